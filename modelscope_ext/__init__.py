@@ -1,0 +1,24 @@
+"""Speech denoising that plugs into ModelScope: CRUSE (and FRCRN) networks, files, streams, training.
+
+>>> from modelscope_ext import Denoiser
+>>> denoiser = Denoiser()
+"""
+
+import importlib
+from typing import Any
+
+from modelscope_ext.plugin import plug_in
+
+__version__ = "0.1.0"
+__all__ = ["Denoiser", "build"]
+
+_HOMES = {"Denoiser": "modelscope_ext.enhance", "build": "modelscope_ext.models"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+plug_in()

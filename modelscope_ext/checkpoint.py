@@ -1,0 +1,215 @@
+"""Model folders and weights files, read strictly and never executed.
+
+A folder holds `configuration.json` and `model.safetensors`, or, for FRCRN, `pytorch_model.bin` in one of the layouts
+that are about: the released one, in which every layer goes by two names; that of modelscope's trainer, the same
+behind `model.` and perhaps inside `{"state_dict": …}`; and the state dict of our own network.
+"""
+
+import json
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from modelscope_ext.models import build
+from modelscope_ext.models.frcrn import Frcrn, dft_matrices
+
+__all__ = [
+    "CONFIGURATION",
+    "CRUSE_TYPE",
+    "FRCRN_TYPE",
+    "RELEASED_WEIGHTS",
+    "WEIGHTS",
+    "CheckpointError",
+    "load_model",
+    "load_weights",
+    "read_configuration",
+    "released_state_dict",
+    "save_model",
+    "save_released",
+]
+
+CONFIGURATION = "configuration.json"
+WEIGHTS = "model.safetensors"
+RELEASED_WEIGHTS = "pytorch_model.bin"
+CRUSE_TYPE = "speech_cruse_ans_16k"
+FRCRN_TYPE = "speech_frcrn_ans_cirm_16k"
+
+#: Our name → the other name of the same tensor in the released FRCRN.
+ALIASES = {
+    "encoders": "encoder",
+    "decoders": "decoder",
+    "se_layers_enc": "se_layer_enc",
+    "se_layers_dec": "se_layer_dec",
+    "fsmn_enc": "fsmn_enc",
+    "fsmn_dec": "fsmn_dec",
+}
+
+
+class CheckpointError(ValueError):
+    """A model folder or a weights file that cannot be used; the message names it and says what is wrong."""
+
+
+def read_configuration(folder: str | Path) -> dict:
+    """The `configuration.json` of a model folder."""
+    path = Path(folder) / CONFIGURATION
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; a model folder holds {CONFIGURATION} and {WEIGHTS}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
+        raise CheckpointError(f'{path}: has no "model" section')
+    return found
+
+
+def load_model(folder: str | Path) -> nn.Module:
+    """The network of a model folder, with its weights, in eval mode, and with `attenuation_limit_db` if it has one.
+
+    `model.safetensors` is taken where there is one, `pytorch_model.bin` otherwise.
+
+    Raises:
+        CheckpointError: configuration or weights are missing, of another architecture, damaged, or not finite.
+    """
+    folder = Path(folder)
+    configuration = read_configuration(folder)
+    options = dict(configuration["model"])
+    kind = options.pop("type", None)
+    if kind not in (CRUSE_TYPE, FRCRN_TYPE):
+        known = f"{CRUSE_TYPE} and {FRCRN_TYPE}"
+        raise CheckpointError(f"{folder / CONFIGURATION}: model type {kind!r} is unknown; known are {known}")
+    try:
+        net = build("FRCRN" if kind == FRCRN_TYPE else options.pop("name"), **options)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / CONFIGURATION}: {error}") from error
+    if kind == FRCRN_TYPE and not any((folder / name).exists() for name in (WEIGHTS, RELEASED_WEIGHTS)):
+        raise CheckpointError(
+            f"{folder}: has neither {WEIGHTS} nor {RELEASED_WEIGHTS}; without weights nothing can be denoised. "
+            f"Get the released ones with: modelscope download --model iic/{FRCRN_TYPE} --local_dir '{folder}'"
+        )
+    old = kind == FRCRN_TYPE and not (folder / WEIGHTS).exists()
+    load_weights(net, folder / (RELEASED_WEIGHTS if old else WEIGHTS))
+    limit_db = configuration.get("inference", {}).get("attenuation_limit_db")
+    if limit_db is not None:
+        net.attenuation_limit_db = limit_db
+    return net.eval()
+
+
+def load_weights(net: nn.Module, path: str | Path) -> None:
+    """Fills a network from a file: every name, every shape, nothing missing and nothing left over.
+
+    Args:
+        net: filled only if all is well.
+        path: safetensors if it is called so, otherwise what `torch.save` wrote; for an FRCRN in any known layout.
+
+    Raises:
+        CheckpointError: the message says what is wrong.
+    """
+    path = Path(path)
+    found = _read(path)
+    own = net.state_dict()
+    second_names = {"stft.weight", *map(_alias, own)} - own.keys()
+    released = isinstance(net, Frcrn) and found.keys() & second_names
+    if problems := _problems(found, released_state_dict(net) if released else own):
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise CheckpointError(f"{path}: {'; '.join(sorted(problems)[:4])}{more}")
+    net.load_state_dict({name: found[name] for name in own})
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file by their names in the network, with nothing but their wrapping checked."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; without weights nothing can be denoised") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path}: a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        why = f"would run {code[1]} when unpickled, and is refused" if code else "not a weights file, or damaged"
+        raise CheckpointError(f"{path}: {why}") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or damaged ({error})") from error
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        # What torch's reader raises on damaged files is not documented; it knows no error class of its own.
+        raise CheckpointError(f"{path}: not a weights file, or damaged ({str(error).partition(chr(10))[0]})") from error
+    return _unwrap(found, path)
+
+
+def _unwrap(found: object, path: Path) -> dict[str, Tensor]:
+    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    items = found.items() if isinstance(found, dict) else ()
+    if not items or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in items):
+        raise CheckpointError(f"{path}: holds no state dict, that is, tensors by name")
+    prefix = "model."
+    if all(name.startswith(prefix) for name in found):
+        found = {name[len(prefix) :]: value for name, value in found.items()}
+    return found
+
+
+def _alias(name: str) -> str:
+    """`unet.encoders.0.bn` → `unet.encoder0.bn`; names without an alias stay as they are."""
+    return re.sub(rf"^(unet2?)\.({'|'.join(ALIASES)})\.", lambda m: f"{m[1]}.{ALIASES[m[2]]}", name)
+
+
+def _problems(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
+    problems = [f"lacks {name}" for name in wanted.keys() - found.keys()]
+    problems += [f"has unknown {name}" for name in found.keys() - wanted.keys()]
+    for name in wanted.keys() & found.keys():
+        if wanted[name].shape != found[name].shape:
+            problems.append(f"{name} is {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}")
+        elif not torch.isfinite(found[name]).all():
+            problems.append(f"{name} has NaN or infinite values")
+        elif name.startswith(("stft.", "istft.")) and not torch.allclose(found[name], wanted[name], atol=1e-5):
+            problems.append(f"{name} is not that of a square-root Hann window")
+    twice = ((name, _alias(name)) for name in wanted if _alias(name) in wanted)
+    if not problems:
+        problems = [f"{a} and {b} are one tensor and differ" for a, b in twice if (found[a] != found[b]).any()]
+    return problems
+
+
+def released_state_dict(net: Frcrn) -> dict[str, Tensor]:
+    """The state dict of an FRCRN in the released layout: every layer by both names, and the DFT's matrices."""
+    own = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    matrices = {name: value.float().contiguous() for name, value in dft_matrices(net.window.cpu()).items()}
+    return matrices | {_alias(name): value for name, value in own.items()} | own
+
+
+def save_model(net: nn.Module, folder: str | Path, configuration: dict) -> None:
+    """Writes a model folder, each file whole or not at all.
+
+    Args:
+        net: the network whose weights are kept, floating point as 32 bits.
+        folder: made if it is not there.
+        configuration: what goes into `configuration.json`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    half = folder / f".{WEIGHTS}.half"
+    save_file(weights, half)
+    half.replace(folder / WEIGHTS)
+    half = folder / f".{CONFIGURATION}.half"
+    half.write_text(json.dumps(configuration, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    half.replace(folder / CONFIGURATION)
+
+
+def save_released(net: nn.Module, path: str | Path) -> None:
+    """Writes an FRCRN's weights in the released layout, which modelscope's own class loads; whole or not at all."""
+    path = Path(path)
+    half = path.with_name(f".{path.name}.half")
+    torch.save(released_state_dict(net), half)
+    half.replace(path)

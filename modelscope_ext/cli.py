@@ -1,0 +1,159 @@
+"""The commands: `modelscope-ext denoise | train`.
+
+Exit codes: 0 all went well, 1 some file or the whole command failed, 2 the command was not understood, 130 Ctrl-C.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+__all__ = ["main"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command and returns its exit code."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING if args.quiet else logging.INFO, format="%(message)s")
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        return _fail(str(error))
+
+
+def _fail(reason: str, code: int = 1) -> int:
+    print(f"modelscope-ext: {reason}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    from modelscope_ext import __version__
+
+    parser = argparse.ArgumentParser(prog="modelscope-ext", description="Removes noise from speech recordings.")
+    parser.add_argument("--version", action="version", version=f"modelscope-ext {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("-q", "--quiet", action="store_true", help="no progress, only warnings and errors")
+    common.add_argument("--device", help="cpu, cuda, cuda:1 …")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    denoise = commands.add_parser(
+        "denoise",
+        parents=[common],
+        help="denoise files and folders",
+        description="Denoises files and folders. Rate, channels, length and format of each file stay as they are.",
+    )
+    denoise.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="audio files, or folders of them")
+    denoise.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        type=Path,
+        metavar="OUT",
+        help="folder for the results, where folders are mirrored; for one input file also a file name",
+    )
+    denoise.add_argument("--model", metavar="FOLDER", help="a model folder instead of the model in this package")
+    denoise.add_argument("--wet", type=float, default=1.0, metavar="W", help="1 all denoised … 0 all as it was [1]")
+    denoise.add_argument(
+        "--attenuation-limit",
+        type=float,
+        metavar="DB",
+        help="lower noise by at most DB; inf for no limit [what the model recommends]",
+    )
+    denoise.add_argument("--skip-existing", action="store_true", help="leave out files whose result is there")
+    denoise.add_argument("--spectrogram", type=Path, metavar="PNG", help="for one input file: draw before and after")
+    denoise.set_defaults(run=_denoise)
+
+    train = commands.add_parser(
+        "train",
+        parents=[common],
+        help="train a CRUSE on folders of speech and noise",
+        description="Trains a CRUSE. Killed and started again, it goes on from its last checkpoint.",
+    )
+    train.add_argument("--config", required=True, type=Path, metavar="JSON", help="see examples/train_cruse.json")
+    train.add_argument("--work-dir", required=True, type=Path, metavar="DIR", help="checkpoints, logs, decoded audio")
+    train.add_argument(
+        "--data-dir", default=Path(), type=Path, metavar="DIR", help="what the configuration's folders are relative to"
+    )
+    train.add_argument("--steps", type=int, metavar="N", help="stop after so many steps from here")
+    train.set_defaults(run=_train)
+    return parser
+
+
+def _denoise(args: argparse.Namespace) -> int:
+    jobs = _plan(args.inputs, args.output)
+    if args.spectrogram and len(jobs) != 1:
+        raise ValueError(f"--spectrogram takes one input file, got {len(jobs)}")
+    if args.skip_existing:
+        jobs = [(source, target) for source, target in jobs if not target.exists()]
+
+    from tqdm import tqdm
+
+    from modelscope_ext.audio import AudioError, open_audio
+    from modelscope_ext.enhance import Denoiser
+
+    denoiser = Denoiser(args.model, args.device, wet=args.wet, attenuation_limit_db=args.attenuation_limit)
+    seconds, readable, failed = 0.0, [], 0
+    for source, target in jobs:
+        try:
+            with open_audio(source) as file:
+                seconds += file.frames / file.samplerate
+            readable.append((source, target))
+        except AudioError as error:
+            failed += 1
+            _fail(str(error))
+    layout = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
+    with tqdm(total=seconds, bar_format=layout, disable=True if args.quiet else None) as bar:
+        for source, target in readable:
+            try:
+                denoiser.file(source, target, bar.update)
+                if args.spectrogram:
+                    from modelscope_ext.report import draw_spectrograms
+
+                    draw_spectrograms(source, target, args.spectrogram)
+            except AudioError as error:
+                failed += 1
+                bar.clear()
+                _fail(str(error))
+    if failed:
+        return _fail(f"{failed} of {len(jobs)} files failed")
+    return 0
+
+
+def _plan(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
+    """What is to be denoised into what; a plan in which a result would be lost is an error."""
+    from modelscope_ext.audio import SUFFIXES, AudioError, audio_files
+
+    single = len(inputs) == 1 and not inputs[0].is_dir()
+    if single and output.suffix.lower() in SUFFIXES and not output.is_dir():
+        return [(inputs[0], output)]
+    if output.exists() and not output.is_dir():
+        raise AudioError(f"{output}: is a file; with several inputs -o names a folder")
+    jobs: dict[Path, Path] = {}
+    for given in inputs:
+        if given.is_dir():
+            inside = audio_files(given)
+            if given.resolve() in output.resolve().parents:  # earlier results are no input
+                inside = [p for p in inside if output.resolve() not in p.resolve().parents]
+            if not inside:
+                raise AudioError(f"{given}: no audio files in this folder")
+            pairs = [(p, output / p.relative_to(given)) for p in inside]
+        else:
+            pairs = [(given, output / given.name)]
+        for source, target in pairs:
+            if target in jobs:
+                raise AudioError(f"{source} and {jobs[target]} would both become {target}")
+            jobs[target] = source
+    return [(source, target) for target, source in jobs.items()]
+
+
+def _train(args: argparse.Namespace) -> int:
+    from modelscope_ext.training.config import load_config
+    from modelscope_ext.training.trainer import Trainer
+
+    trainer = Trainer(load_config(args.config), args.data_dir, args.work_dir, args.device, progress=not args.quiet)
+    scores = trainer.run(args.steps)
+    for name, value in scores.items():
+        print(f"{name} {value:.4g}")
+    return 0

@@ -1,0 +1,1 @@
+"""Training data: corpora from folders, rooms, mixtures."""

@@ -1,0 +1,123 @@
+"""Folders of audio, decoded once into one file that all data workers share.
+
+Clips are 16-bit mono at one rate, end to end in `<name>.pcm`, with `<name>.json` beside it.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from modelscope_ext.audio import AudioError, audio_files, read_mono
+
+__all__ = ["Corpus", "load_corpus"]
+
+logger = logging.getLogger(__name__)
+SHORTEST_S = 0.1
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Clips of one folder.
+
+    pcm: all samples, int16; starts: where each clip begins, and the end, (clips + 1,); names: relative paths;
+    left_out: file name and reason of each file that could not be used.
+    """
+
+    pcm: np.ndarray
+    starts: np.ndarray
+    names: list[str]
+    left_out: dict[str, str]
+    sample_rate: int
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Clip `index`, (N,) float32."""
+        return self.pcm[self.starts[index] : self.starts[index + 1]].astype(np.float32) / 32768
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Samples of each clip."""
+        return np.diff(self.starts)
+
+    @property
+    def seconds(self) -> float:
+        """Of all clips together."""
+        return float(self.starts[-1]) / self.sample_rate
+
+
+def load_corpus(
+    folder: str | Path,
+    cache: str | Path,
+    sample_rate: int = 16000,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Corpus:
+    """The corpus of a folder, decoded into `cache` unless it is there and no file changed since.
+
+    Args:
+        folder: searched for audio files of any rate, channels averaged.
+        cache: folder for the decoded samples, 2 bytes each.
+        sample_rate: rate of the corpus in Hz.
+        progress: wraps the list of files, `tqdm` for example.
+
+    Raises:
+        AudioError: no file in the folder is usable.
+    """
+    folder, cache = Path(folder), Path(cache)
+    if not folder.is_dir():
+        raise AudioError(f"{folder}: no such folder")
+    files = audio_files(folder)
+    facts = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    key = hashlib.sha256(json.dumps([str(folder.resolve()), sample_rate, facts]).encode()).hexdigest()[:16]
+    index = cache / f"{folder.name}-{key}.json"
+    if not index.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        _decode(folder, files, index, sample_rate, progress)
+    found = json.loads(index.read_text())
+    for name, reason in found["left_out"].items():
+        logger.warning("left out %s: %s", folder / name, reason)
+    if not found["names"]:
+        raise AudioError(f"{folder}: none of its {len(files)} audio files is usable")
+    pcm = np.memmap(index.with_suffix(".pcm"), np.int16, "r")
+    return Corpus(pcm, np.array(found["starts"]), found["names"], found["left_out"], sample_rate)
+
+
+def _decode(folder: Path, files: list[Path], index: Path, sample_rate: int, progress: Callable) -> None:
+    starts, names, left_out = [0], [], {}
+    pcm = index.with_suffix(f".pcm.{os.getpid()}")
+    with pcm.open("wb") as out, ThreadPoolExecutor(2) as pool:
+        decoded = pool.map(lambda path: _clip(path, sample_rate), files)
+        for path, clip in zip(progress(files), decoded, strict=True):
+            name = str(path.relative_to(folder))
+            if isinstance(clip, str):
+                left_out[name] = clip
+                continue
+            clip.tofile(out)
+            starts.append(starts[-1] + len(clip))
+            names.append(name)
+    pcm.replace(index.with_suffix(".pcm"))
+    # The index is written last and whole: where it exists, the samples are complete.
+    half = index.with_suffix(f".json.{os.getpid()}")
+    half.write_text(json.dumps({"starts": starts, "names": names, "left_out": left_out}))
+    half.replace(index)
+
+
+def _clip(path: Path, sample_rate: int) -> np.ndarray | str:
+    """The clip as int16, or why it is left out."""
+    try:
+        audio = read_mono(path, sample_rate)
+    except AudioError as error:
+        return str(error).removeprefix(f"{path}: ")
+    if len(audio) < SHORTEST_S * sample_rate:
+        return "empty" if not len(audio) else f"shorter than {SHORTEST_S} s"
+    if not audio.any():
+        return "silent"
+    return np.rint(audio.clip(-1, 32767 / 32768) * 32768).astype(np.int16)

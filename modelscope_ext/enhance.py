@@ -1,0 +1,116 @@
+"""The front door: noisy audio in, clean audio out, of the same rate, shape, type, length and level."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from modelscope_ext.audio import AudioError, open_audio, output_format, read_blocks, write_audio
+from modelscope_ext.checkpoint import load_model
+from modelscope_ext.pretrained import DEFAULT
+from modelscope_ext.streaming import DenoiseStream
+
+__all__ = ["Denoiser"]
+
+#: Seconds of audio in memory at a time.
+BLOCK_S = 10.0
+
+
+class Denoiser:
+    """Removes noise from speech.
+
+    Args:
+        model: a model folder (`configuration.json`, `model.safetensors`), or a network in eval mode; None takes the
+            model inside this package.
+        device: "cpu", "cuda" …; None is the CPU, where these networks run many times faster than real time, or
+            where the network given is.
+        wet: 1 gives the denoised signal, 0 the input, in between a mixture of both.
+        attenuation_limit_db: noise is lowered by at most about so many dB; `math.inf` sets no limit. None takes what
+            the model's configuration recommends.
+
+    Raises:
+        CheckpointError: the model folder is incomplete, damaged, or of an unknown architecture.
+
+    A Denoiser keeps nothing between calls and may be used from several threads. Rates are whole numbers of Hz; audio
+    above 8 kHz is beyond the networks and comes out only by way of `wet` and `attenuation_limit_db`.
+
+    >>> import numpy as np
+    >>> denoised = Denoiser()(np.zeros(48000, np.int16), 48000)
+    >>> denoised.shape, denoised.dtype
+    ((48000,), dtype('int16'))
+    """
+
+    def __init__(
+        self,
+        model: str | Path | nn.Module | None = None,
+        device: str | None = None,
+        *,
+        wet: float = 1.0,
+        attenuation_limit_db: float | None = None,
+    ) -> None:
+        if not 0 <= wet <= 1:
+            raise ValueError(f"wet must be 0 … 1, got {wet}")
+        net = model if isinstance(model, nn.Module) else load_model(model if model is not None else DEFAULT)
+        if not getattr(net, "causal", True):
+            raise ValueError(f"{type(net).__name__} hears a whole utterance at once; so far Denoiser takes causal networks")
+        if attenuation_limit_db is None:
+            attenuation_limit_db = net.attenuation_limit_db
+        if not attenuation_limit_db >= 0:
+            raise ValueError(f"attenuation_limit_db must be at least 0, got {attenuation_limit_db}")
+        self.net = net.to(device) if device else net
+        self.noisy_share = 1 - wet * (1 - 10 ** (-attenuation_limit_db / 20))
+
+    def __call__(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
+        """Denoises an array.
+
+        Args:
+            audio: (N,) or (N, channels), floating point in -1 … 1 or integers over their range; N may be 0.
+            sample_rate: Hz.
+
+        Returns:
+            The same shape and type.
+
+        Raises:
+            AudioError: another shape or type, or NaN or infinite samples.
+        """
+        audio = np.asarray(audio)
+        if audio.ndim not in (1, 2) or (audio.ndim == 2 and not audio.shape[1]):
+            raise AudioError(f"need (N,) or (N, channels) audio, got shape {audio.shape}")
+        stream = self.stream(sample_rate, 1 if audio.ndim == 1 else audio.shape[1])
+        block = max(1, round(BLOCK_S * sample_rate))
+        parts = [stream.feed(audio[start : start + block]) for start in range(0, len(audio), block)]
+        parts.append(stream.flush().astype(audio.dtype).reshape(-1, *audio.shape[1:]))
+        return np.concatenate(parts)
+
+    def file(self, source: str | Path, target: str | Path, progress: Callable[[float], object] | None = None) -> None:
+        """Denoises a file of any length into another; memory does not grow with the length.
+
+        Args:
+            source: anything that soundfile reads.
+            target: written beside and renamed when it is whole; format and subtype are the source's where the suffix
+                is the same.
+            progress: called with the seconds of audio done since its last call.
+
+        Raises:
+            AudioError: the source cannot be read or the target cannot be written; the message names the file.
+        """
+        source, target = Path(source), Path(target)
+        if target.exists() and source.exists() and target.samefile(source):
+            raise AudioError(f"{target}: would overwrite its own input")
+        with open_audio(source) as file:
+            format, subtype = output_format(file, target)
+            rate, channels = file.samplerate, file.channels
+            stream = self.stream(rate, channels)
+            with write_audio(target, rate, channels, format, subtype) as out:
+                for block in read_blocks(file, BLOCK_S):
+                    out.write(stream.feed(block))
+                    if progress:
+                        progress(len(block) / rate)
+                out.write(stream.flush().reshape(-1, channels))
+
+    def stream(self, sample_rate: int, channels: int = 1) -> DenoiseStream:
+        """A stream with `feed(chunk) -> chunk`, `flush()` and `latency_ms`; see `DenoiseStream`."""
+        if not isinstance(sample_rate, (int, np.integer)) or not 1000 <= sample_rate <= 1_000_000:
+            raise AudioError(f"sample_rate must be a whole number of Hz, 1000 … 1000000, got {sample_rate!r}")
+        return DenoiseStream(self.net, int(sample_rate), channels, self.noisy_share)

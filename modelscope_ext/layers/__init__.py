@@ -1,0 +1,1 @@
+"""Building blocks of the networks, a file each."""

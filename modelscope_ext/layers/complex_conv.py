@@ -1,0 +1,106 @@
+"""Complex convolutions and batch norm, each computed as one real operation.
+
+A complex tensor is a real one of twice the channels, (B, 2C, F, T): C real parts, then C imaginary ones, best in
+`channels_last` memory. Parameters are kept in pairs, `*_re` and `*_im`, under the names of the released FRCRN
+(modelscope's `speech_frcrn_ans_cirm_16k`); a pair becomes one real weight, [[re, -im], [im, re]], when it is used.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["ComplexBatchNorm2d", "ComplexConv2d", "ComplexConvTranspose2d"]
+
+
+def _fold(re: Tensor, im: Tensor, parts: int) -> Tensor:
+    """(O, I, …) pair → (2O, 2I, …) real weight; the input is `parts` complex tensors side by side."""
+    columns = zip(re.chunk(parts, 1), im.chunk(parts, 1), strict=True)
+    to_re, to_im = zip(*(((re, -im), (im, re)) for re, im in columns), strict=True)
+    return torch.cat([torch.cat(sum(row, ()), 1) for row in (to_re, to_im)])
+
+
+class ComplexBatchNorm2d(nn.Module):
+    """Batch norm of real and imaginary parts, each by itself."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bn_re = nn.BatchNorm2d(channels)
+        self.bn_im = nn.BatchNorm2d(channels)
+
+    def _both(self, name: str) -> Tensor:
+        return torch.cat((getattr(self.bn_re, name), getattr(self.bn_im, name)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 2C, F, T) → the same shape, with the batch's statistics or, in eval mode, the running ones."""
+        mean, var = self._both("running_mean"), self._both("running_var")
+        affine = self._both("weight"), self._both("bias")
+        x = functional.batch_norm(x, mean, var, *affine, self.training, self.bn_re.momentum, self.bn_re.eps)
+        if self.training:  # `mean` and `var` are copies, moved on by the call above
+            for bn, new_mean, new_var in zip((self.bn_re, self.bn_im), mean.chunk(2), var.chunk(2), strict=True):
+                bn.running_mean.copy_(new_mean)
+                bn.running_var.copy_(new_var)
+                bn.num_batches_tracked.add_(1)
+        return x
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """What eval mode does, as `x * scale + shift`; (2C,) each."""
+        scale = self._both("weight") / (self._both("running_var") + self.bn_re.eps).sqrt()
+        return scale, self._both("bias") - self._both("running_mean") * scale
+
+
+class _ComplexConv(nn.Module):
+    """What both directions share: a pair of real convolutions that only hold parameters."""
+
+    def __init__(self, re: nn.Module, im: nn.Module, prefix: str, parts: int) -> None:
+        super().__init__()
+        self.add_module(f"{prefix}_re", re)
+        self.add_module(f"{prefix}_im", im)
+        self._names = (f"{prefix}_re", f"{prefix}_im")
+        self.parts = parts
+
+    def folded(self, norm: ComplexBatchNorm2d | None) -> tuple[Tensor, Tensor]:
+        """Real weight and bias of the convolution and, in eval mode, of the batch norm after it."""
+        re, im = (getattr(self, name) for name in self._names)
+        weight = self._fold_weight(re.weight, im.weight)
+        bias = torch.cat((re.bias - im.bias, re.bias + im.bias))
+        if norm is None or norm.training:
+            return weight, bias
+        scale, shift = norm.scale_and_shift()
+        return weight * scale.view(self._scale_shape), torch.addcmul(shift, bias, scale)
+
+    def forward(self, x: Tensor, norm: ComplexBatchNorm2d | None = None) -> Tensor:
+        """(B, 2C, F, T) → (B, 2C', F', T'), through `norm` if there is one."""
+        x = self._convolve(x, *self.folded(norm))
+        return norm(x) if norm is not None and norm.training else x
+
+
+class ComplexConv2d(_ComplexConv):
+    """Convolution over (F, T); strides and paddings as in `nn.Conv2d`."""
+
+    _scale_shape = (-1, 1, 1, 1)
+
+    def __init__(self, in_channels: int, out_channels: int, kernel, stride=1, padding=0) -> None:
+        re, im = (nn.Conv2d(in_channels, out_channels, kernel, stride, padding) for _ in range(2))
+        super().__init__(re, im, "conv", 1)
+
+    def _fold_weight(self, re: Tensor, im: Tensor) -> Tensor:
+        return _fold(re, im, self.parts)
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return functional.conv2d(x, weight, bias, self.conv_re.stride, self.conv_re.padding)
+
+
+class ComplexConvTranspose2d(_ComplexConv):
+    """Transposed convolution over (F, T) of `parts` complex tensors of equal width, concatenated along the channels."""
+
+    _scale_shape = (1, -1, 1, 1)
+
+    def __init__(self, in_channels: int, out_channels: int, kernel, stride=1, padding=0, parts: int = 1) -> None:
+        re, im = (nn.ConvTranspose2d(in_channels, out_channels, kernel, stride, padding) for _ in range(2))
+        super().__init__(re, im, "tconv", parts)
+
+    def _fold_weight(self, re: Tensor, im: Tensor) -> Tensor:
+        return _fold(re.transpose(0, 1), im.transpose(0, 1), self.parts).transpose(0, 1)
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return functional.conv_transpose2d(x, weight, bias, self.tconv_re.stride, self.tconv_re.padding)

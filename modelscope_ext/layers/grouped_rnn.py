@@ -1,0 +1,116 @@
+"""P disconnected recurrent networks side by side, each on its contiguous share of the features.
+
+Axes: sequences (B, T, R); inside, (P, T, B, H) with H = R / P.
+"""
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["GroupedRNN", "grouped_gru"]
+
+
+class _GruLayer(torch.autograd.Function):
+    """One GRU layer of every group: all inputs in one batched product, then one batched product a step.
+
+    On a CPU a step of `nn.GRU` is dominated by autograd's bookkeeping, once a group; here the backward pass is
+    written out, and the tape is four tensors.
+    """
+
+    @staticmethod
+    def forward(ctx, x, h0, w_ih, w_hh, bias, bias_hn):
+        steps, batch, width = *x.shape[1:3], h0.shape[-1]
+        gates = torch.baddbmm(bias.unsqueeze(1), x.flatten(1, 2), w_ih.transpose(1, 2))
+        gates = gates.unflatten(1, (steps, batch))  # (P, T, B, 3H), becomes r, z, n
+        outputs, recurrent_n = (gates.new_empty(*gates.shape[:3], width) for _ in range(2))
+        w_hh_t, bias_hn = w_hh.transpose(1, 2), bias_hn.unsqueeze(1)
+        product = h0.new_empty(h0.shape[0], batch, 3 * width)
+        h = h0
+        for t in range(steps):
+            torch.bmm(h, w_hh_t, out=product)
+            rz, n = gates[:, t, :, : 2 * width], gates[:, t, :, 2 * width :]
+            rz.add_(product[..., : 2 * width]).sigmoid_()
+            hn = torch.add(product[..., 2 * width :], bias_hn, out=recurrent_n[:, t])
+            n.addcmul_(rz[..., :width], hn).tanh_()
+            h = torch.lerp(n, h, rz[..., width:], out=outputs[:, t])
+        ctx.save_for_backward(x, h0, w_ih, w_hh, gates, recurrent_n, outputs)
+        return outputs
+
+    @staticmethod
+    def backward(ctx, grad_outputs):
+        x, h0, w_ih, w_hh, gates, recurrent_n, outputs = ctx.saved_tensors
+        width = h0.shape[-1]
+        r, z, n = gates.split(width, -1)
+        before = torch.cat((h0.unsqueeze(1), outputs[:, :-1]), 1)
+        # d(gate's argument) / dh for all steps at once; the loop only multiplies them by dh.
+        to_n = (1 - z) * (1 - n * n)
+        grads = torch.empty_like(gates)  # (P, T, B, 3H), with respect to W_hh h
+        torch.mul(to_n * recurrent_n * r, 1 - r, out=grads[..., :width])
+        torch.mul((before - n) * z, 1 - z, out=grads[..., width : 2 * width])
+        torch.mul(to_n, r, out=grads[..., 2 * width :])
+        dh = torch.zeros_like(h0)
+        for t in range(outputs.shape[1] - 1, -1, -1):
+            dh = dh + grad_outputs[:, t]
+            now = grads[:, t].unflatten(-1, (3, width)).mul_(dh.unsqueeze(-2)).flatten(-2)
+            to_n[:, t].mul_(dh)
+            dh = torch.baddbmm(dh * z[:, t], now, w_hh)
+        rows = grads.flatten(1, 2)  # (P, T * B, 3H)
+        grad_w_hh = torch.bmm(rows.transpose(1, 2), before.flatten(1, 2))
+        grad_bias_hn = grads[..., 2 * width :].sum((1, 2))
+        grads[..., 2 * width :] = to_n  # now with respect to W_ih x, which r does not multiply
+        grad_w_ih = torch.bmm(rows.transpose(1, 2), x.flatten(1, 2))
+        grad_x = torch.bmm(rows, w_ih).unflatten(1, x.shape[1:3])
+        return grad_x, dh, grad_w_ih, grad_w_hh, rows.sum(1), grad_bias_hn
+
+
+def grouped_gru(x: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
+    """One GRU layer for each of P groups, PyTorch's gate order (r, z, n) and equations.
+
+    x (P, T, B, H_in), h0 (P, B, H), w_ih (P, 3H, H_in), w_hh (P, 3H, H), biases (P, 3H). Returns (P, T, B, H).
+    """
+    rz = 2 * h0.shape[-1]
+    bias = torch.cat((b_ih[:, :rz] + b_hh[:, :rz], b_ih[:, rz:]), 1)
+    return _GruLayer.apply(x, h0, w_ih, w_hh, bias, b_hh[:, rz:])
+
+
+class GroupedRNN(nn.Module):
+    """P disconnected GRUs or LSTMs of `layers` layers over contiguous parts of R features (Braun et al. 2021).
+
+    The parts are not interleaved between layers. `forward(x (B, T, R), state)` returns the output, same shape, and
+    the state: (h,) for GRUs, (h, c) for LSTMs, each (P, layers, B, R / P).
+    """
+
+    def __init__(self, kind: str, features: int, layers: int = 1, groups: int = 1) -> None:
+        super().__init__()
+        if features % groups:
+            raise ValueError(f"{features} features cannot be cut into {groups} equal groups")
+        make = {"GRU": nn.GRU, "LSTM": nn.LSTM}[kind]
+        width = features // groups
+        self.groups = nn.ModuleList(make(width, width, layers, batch_first=True) for _ in range(groups))
+
+    def forward(self, x: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(B, T, R) → (B, T, R), and the state after the last step; no state is a state of zeros."""
+        if state is None:
+            first = self.groups[0]
+            shape = (len(self.groups), first.num_layers, x.shape[0], first.hidden_size)
+            state = tuple(x.new_zeros(shape) for _ in range(2 if isinstance(first, nn.LSTM) else 1))
+        if isinstance(self.groups[0], nn.GRU) and x.device.type == "cpu" and not torch.onnx.is_in_onnx_export():
+            return self._gru_in_one_call(x, state[0])
+        outputs, ends = [], []
+        for i, (group, part) in enumerate(zip(self.groups, x.chunk(len(self.groups), -1), strict=True)):
+            start = tuple(s[i] for s in state)
+            y, end = group(part.contiguous(), start if len(start) == 2 else start[0])
+            outputs.append(y)
+            ends.append(end if len(start) == 2 else (end,))
+        return torch.cat(outputs, -1), tuple(torch.stack(s) for s in zip(*ends, strict=True))
+
+    def _gru_in_one_call(self, x: Tensor, h0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        x = x.unflatten(-1, (len(self.groups), -1)).permute(2, 1, 0, 3).contiguous()  # (P, T, B, H)
+        ends = []
+        for layer in range(h0.shape[1]):
+            weights = (
+                torch.stack([getattr(group, f"{name}_l{layer}") for group in self.groups])
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            x = grouped_gru(x, h0[:, layer], *weights)
+            ends.append(x[:, -1])
+        return x.permute(2, 1, 0, 3).flatten(2), (torch.stack(ends, 1),)

@@ -1,0 +1,104 @@
+"""Training losses on (B, N) waveforms; one number each, or named terms that add up to one.
+
+The compressed spectral loss of CRUSE: Braun et al., ICASSP 2021, equation 1; Braun & Tashev, arXiv 2008.06412.
+The loss of FRCRN: Zhao et al., ICASSP 2022, with the constants of modelscope's `speech_frcrn_ans_cirm_16k`.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from modelscope_ext.stft import analysis, sqrt_hann
+
+__all__ = ["CompressedSpectralLoss", "active_std", "frcrn_loss", "ideal_ratio_mask", "si_snr"]
+
+
+def active_std(audio: Tensor, frame: int = 320, range_db: float = 40.0) -> Tensor:
+    """Root mean square of (B, N) audio over its active frames: those at most `range_db` below the loudest. (B,)."""
+    padded = functional.pad(audio, (0, -audio.shape[1] % frame))
+    power = padded.unflatten(1, (-1, frame)).square().mean(2)  # (B, T)
+    active = power >= power.amax(1, keepdim=True) * 10 ** (-range_db / 10)
+    return ((power * active).sum(1) / active.sum(1).clamp_min(1)).sqrt()
+
+
+class CompressedSpectralLoss(nn.Module):
+    """Mean over bins of (1 - w) (|S|^c - |E|^c)^2 + w | |S|^c e^{j arg S} - |E|^c e^{j arg E} |^2.
+
+    S and E are spectra of the waveforms themselves, so that a spectrum no signal has is not rewarded (consistency).
+    Both signals are divided by the target's level over its active frames, so that loud and quiet utterances weigh the
+    same; a silent target is divided by `floor` instead.
+
+    Args:
+        compression: c.
+        complex_weight: w, called lambda in the paper.
+        window: STFT window in samples, square-root Hann, hop of half of it.
+        floor: lowest level that is normalised to one, as an amplitude.
+    """
+
+    def __init__(
+        self, compression: float = 0.3, complex_weight: float = 0.3, window: int = 320, floor: float = 1e-3
+    ) -> None:
+        super().__init__()
+        self.compression, self.complex_weight, self.floor = compression, complex_weight, floor
+        self.register_buffer("window", sqrt_hann(window), persistent=False)
+
+    def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
+        """Loss of (B, N) `estimate` against `target`: a scalar, finite on silence, and so are its gradients."""
+        if estimate.shape != target.shape or estimate.ndim != 2:
+            raise ValueError(f"need two (B, N) signals, got {tuple(estimate.shape)} and {tuple(target.shape)}")
+        level = active_std(target).clamp_min(self.floor).unsqueeze(1)
+        e_mag, e = self._compress(estimate / level)
+        s_mag, s = self._compress(target / level)
+        magnitude = (s_mag - e_mag).square().mean()
+        phase_aware = (s - e).square().mean() * 2  # the mean runs over real and imaginary parts
+        return (1 - self.complex_weight) * magnitude + self.complex_weight * phase_aware
+
+    def _compress(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        window = self.window
+        hop = window.shape[0] // 2
+        frames = functional.pad(audio, (hop, hop + -audio.shape[1] % hop)).unfold(1, 2 * hop, hop)
+        spec = torch.view_as_real(torch.fft.rfft(frames * window))  # (B, T, F, 2)
+        power = spec.square().sum(-1) + 1e-8  # the slope of |x|^c at zero is infinite
+        return power ** (self.compression / 2), spec * power.unsqueeze(-1) ** ((self.compression - 1) / 2)
+
+
+def si_snr(estimate: Tensor, target: Tensor, eps: float = 1e-8) -> Tensor:
+    """Scale-invariant signal-to-noise ratio of (B, N) signals in dB, (B,). No mean is taken off, as in FRCRN."""
+    gain = (estimate * target).sum(1, keepdim=True) / (target.square().sum(1, keepdim=True) + eps)
+    wanted = gain * target
+    noise = (estimate - wanted).square().sum(1)
+    return 10 * torch.log10(wanted.square().sum(1) / (noise + eps) + eps)
+
+
+def ideal_ratio_mask(noisy: Tensor, clean: Tensor, window: Tensor) -> Tensor:
+    """Complex mask that turns the spectrum of (B, N) `noisy` into that of `clean`: (B, 2F, T), real parts first.
+
+    Where the noise takes speech away the ideal grows without bound: parts above 2 become 1, those below -2 become -1.
+    """
+    y, s = analysis(noisy, window), analysis(clean, window)  # (B, T, F)
+    mask = s * y.conj() / (y.real.square() + y.imag.square() + 1e-8)
+    parts = torch.cat((mask.real, mask.imag), 2).transpose(1, 2)
+    return torch.where(parts.abs() > 2, parts.sign(), parts)
+
+
+def frcrn_loss(estimate: Tensor, mask: Tensor, noisy: Tensor, clean: Tensor) -> dict[str, Tensor]:
+    """What FRCRN is trained with: errors of the mask, and the SI-SNR of the signal.
+
+    Args:
+        estimate: `wav_l2` of the network, (B, N'); N' may be less than N by the samples that fill no whole frame.
+        mask: `mask_l2`, (B, 2F, T).
+        noisy: the network's input, (B, N).
+        clean: (B, N).
+
+    Returns:
+        Scalars: "amp_loss" and "phase_loss", mean squared errors of the mask's real and imaginary parts times 2F;
+        "sisnr", the mean SI-SNR with its sign changed; "loss", the sum of the three.
+    """
+    if noisy.shape != clean.shape or noisy.ndim != 2:
+        raise ValueError(f"need two (B, N) signals, got {tuple(noisy.shape)} and {tuple(clean.shape)}")
+    width = mask.shape[1]
+    with torch.no_grad():
+        ideal = ideal_ratio_mask(noisy, clean, sqrt_hann(width - 2).to(noisy))
+    amp, phase = ((mask - ideal).square() * width).unflatten(1, (2, -1)).mean((0, 2, 3))
+    negative = -si_snr(estimate, clean[:, : estimate.shape[1]]).mean()
+    return {"loss": amp + phase + negative, "amp_loss": amp, "phase_loss": phase, "sisnr": negative}

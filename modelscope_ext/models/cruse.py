@@ -1,0 +1,284 @@
+"""CRUSE: convolutional recurrent U-nets for real-time speech enhancement.
+
+Braun, Gamper, Reddy, Tashev, "Towards efficient models for real-time deep noise suppression", ICASSP 2021.
+16 kHz audio (B, N); features and gains (B, C, T, F): channels, 10-ms frames, frequencies.
+
+Where the sources leave a choice open, this is ours: the frequency axis is padded by 1 in nets of up to four encoder
+layers and not at all in deeper ones, which reproduces the published operation counts of both; skips are scaled and
+shifted per channel before they are added (the paper's text and counts; a public reading of "1x1" as a full
+convolution is `skip="add_conv1x1"`); the groups of recurrent units are not interleaved between layers.
+"""
+
+import math
+import re
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from modelscope_ext.layers.causal_conv import CausalConv2d, CausalConvTranspose2d
+from modelscope_ext.layers.grouped_rnn import GroupedRNN
+from modelscope_ext.stft import analysis, overlap_add, sqrt_hann, synthesis
+
+__all__ = ["PUBLISHED", "Cruse", "CruseConfig", "CruseState", "published_macs"]
+
+WINDOW, HOP = 320, 160
+BINS = WINDOW // 2 + 1
+SKIPS = ("none", "add", "add_scale", "add_conv1x1", "concat")
+
+#: Million MACs a frame as the paper's figure 5 prints them.
+PUBLISHED = {
+    "CRUSE5-256-2xLSTM1": 19.2,
+    "CRUSE5-256-2xGRU1": 15.0,
+    "CRUSE5-256-1xGRU1": 8.7,
+    "CRUSE5-256-1xGRU1-1D": 7.5,
+    "CRUSE4-120-1xGRU1": 11.7,
+    "CRUSE4-120-1xGRU1-1D": 11.1,
+    "CRUSE4-64-1xGRU1": 3.9,
+    "CRUSE4-64-1xGRU4": 1.7,
+    "CRUSE4-128-1xGRU4": 4.3,
+}
+
+
+@dataclass(frozen=True)
+class CruseConfig:
+    """What a CRUSE is made of; `CruseConfig.from_name` reads the paper's names."""
+
+    layers: int = 4
+    channels: int = 64
+    rnn_layers: int = 1
+    rnn: str = "GRU"
+    groups: int = 4
+    skip: str = "add_scale"
+    time_kernel: int = 2
+    freq_padding: int = 1
+    batch_norm: bool = True
+
+    @classmethod
+    def from_name(cls, name: str, **options) -> "CruseConfig":
+        """`CRUSE{L}-{C_L}-{N}x{GRU|LSTM}{P}`, and `-1D` at the end for kernels of one frame; `options` go on top."""
+        match = re.fullmatch(r"CRUSE(\d+)-(\d+)-(\d+)x(GRU|LSTM)(\d+)(-1D)?", name)
+        if not match:
+            raise ValueError(f"no CRUSE is called {name!r}; names look like CRUSE4-64-1xGRU4 or CRUSE5-256-2xLSTM1-1D")
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(options) - set(known)):
+            raise ValueError(f"unknown CRUSE options {', '.join(unknown)}; known are {', '.join(known)}")
+        depth, channels, rnn_layers, rnn, groups, one_frame = match.groups()
+        config = cls(
+            layers=int(depth),
+            channels=int(channels),
+            rnn_layers=int(rnn_layers),
+            rnn=rnn,
+            groups=int(groups),
+            time_kernel=1 if one_frame else 2,
+            freq_padding=1 if int(depth) <= 4 else 0,
+        )
+        return replace(config, **options)
+
+    @property
+    def name(self) -> str:
+        """The paper's name; what it does not say (skips, padding, batch norm) is in the other fields."""
+        kernels = "-1D" if self.time_kernel == 1 else ""
+        return f"CRUSE{self.layers}-{self.channels}-{self.rnn_layers}x{self.rnn}{self.groups}{kernels}"
+
+    def __post_init__(self) -> None:
+        checks = {
+            "layers must be 1 to 7": 1 <= self.layers <= 7,
+            "channels must be 1 to 4096": 1 <= self.channels <= 4096,
+            "rnn_layers must be 1 to 8": 1 <= self.rnn_layers <= 8,
+            "rnn must be GRU or LSTM": self.rnn in ("GRU", "LSTM"),
+            f"skip must be one of {', '.join(SKIPS)}": self.skip in SKIPS,
+            "time_kernel must be 1 or 2": self.time_kernel in (1, 2),
+            "freq_padding must be 0 or 1": self.freq_padding in (0, 1),
+            "groups must be at least 1": self.groups >= 1,
+        }
+        if wrong := [text for text, ok in checks.items() if not ok]:
+            raise ValueError(f"CRUSE: {'; '.join(wrong)}, got {self}")
+        if min(self.freqs) < 1 or self.rnn_width % self.groups:
+            raise ValueError(
+                f"CRUSE: {self.rnn_width} features (channels x frequencies {self.freqs[-1]}) "
+                f"cannot be cut into {self.groups} equal groups"
+            )
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels from the input to the last encoder layer: 1, 16, 32 … C_L."""
+        return [1, *(16 * 2**i for i in range(self.layers - 1)), self.channels]
+
+    @property
+    def freqs(self) -> list[int]:
+        """Frequency bins from the input to the last encoder layer: 161, 81 …"""
+        freqs = [BINS]
+        for _ in range(self.layers):
+            freqs.append((freqs[-1] + 2 * self.freq_padding - 3) // 2 + 1)
+        return freqs
+
+    @property
+    def rnn_width(self) -> int:
+        """R, the features of a frame between encoder and decoder."""
+        return self.channels * self.freqs[-1]
+
+
+def _conv_macs(config: CruseConfig) -> int:
+    taps = 3 * config.time_kernel
+    w, f = config.widths, config.freqs
+    return sum(w[i] * w[i + 1] * f[i + 1] * taps for i in range(config.layers))
+
+
+def _rnn_macs(config: CruseConfig) -> int:
+    gates = 3 if config.rnn == "GRU" else 4
+    return 2 * gates * config.rnn_layers * config.rnn_width**2 // config.groups
+
+
+def published_macs(config: CruseConfig) -> float:
+    """MACs a frame as the paper counts them: the recurrent layers, and one and a half times the encoder's."""
+    return _rnn_macs(config) + 1.5 * _conv_macs(config)
+
+
+class CruseState(NamedTuple):
+    """What a stream remembers between two calls; B streams run side by side."""
+
+    audio: Tensor  # (B, < 320) input samples that wait for a whole frame
+    tail: Tensor  # (B, 160) second half of the last output frame
+    encoder: tuple[Tensor | None, ...]  # last input frame of each layer, (B, C, 1, F)
+    decoder: tuple[Tensor | None, ...]
+    rnn: tuple[Tensor, ...] | None  # (P, layers, B, R / P) each
+
+
+class _Layer(nn.Module):
+    """(Transposed) convolution, batch norm if asked, leaky ReLU; the last layer of the net goes without the two."""
+
+    def __init__(self, conv: nn.Module, channels: int, batch_norm: bool, last: bool = False) -> None:
+        super().__init__()
+        self.causal = conv
+        # A low momentum: a batch holds few utterances, and their levels differ by tens of dB.
+        self.norm = nn.BatchNorm2d(channels, momentum=0.02) if batch_norm and not last else nn.Identity()
+        self.activation = nn.Identity() if last else nn.LeakyReLU(0.2, inplace=True)
+
+    def forward(self, x: Tensor, cache: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        x, cache = self.causal(x, cache)
+        return self.activation(self.norm(x)), cache
+
+
+class _ChannelScale(nn.Module):
+    """A trainable factor and offset a channel: a depthwise 1 x 1 convolution, without that path's slowness on a CPU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.bias, x, self.weight)
+
+
+def _make_skip(kind: str, channels: int) -> nn.Module | None:
+    if kind == "none":
+        return None
+    if kind in ("add", "concat"):
+        return nn.Identity()
+    if kind == "add_scale":
+        return _ChannelScale(channels)
+    conv = nn.Conv2d(channels, channels, 1)
+    nn.init.dirac_(conv.weight)
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+class Cruse(nn.Module):
+    """A CRUSE network from audio to audio.
+
+    Args:
+        config: the architecture.
+
+    `forward(audio, state)` takes (B, N) audio and returns the finished samples and the new state. Every sample is
+    finished 160 samples after its own frame hop began, so what comes out is the input delayed by 160 samples, in
+    whole hops: cutting the input into chunks anywhere changes nothing but where the output is cut. An output sample
+    depends on at most `latency` samples of input from itself on. `enhance(audio)` aligns a whole utterance.
+    """
+
+    sample_rate = 16000
+    latency = WINDOW
+    #: What the model folder recommends to limit the attenuation to.
+    attenuation_limit_db = math.inf
+    #: How far the output of `forward` lags behind its input.
+    delay = WINDOW - HOP
+
+    def __init__(self, config: CruseConfig) -> None:
+        super().__init__()
+        self.config = config
+        w, f, depth = config.widths, config.freqs, config.layers
+        kernel, padding, norm = config.time_kernel, config.freq_padding, config.batch_norm
+        self.encoder = nn.ModuleList(
+            _Layer(CausalConv2d(w[i], w[i + 1], kernel, padding), w[i + 1], norm) for i in range(depth)
+        )
+        self.rnn = GroupedRNN(config.rnn, config.rnn_width, config.rnn_layers, config.groups)
+        self.skips = nn.ModuleList(_make_skip(config.skip, w[i + 1]) for i in range(depth))
+        double = 2 if config.skip == "concat" else 1
+        self.decoder = nn.ModuleList(
+            _Layer(
+                CausalConvTranspose2d(double * w[i + 1], w[i], kernel, padding, f[i + 1], f[i]), w[i], norm, last=i == 0
+            )
+            for i in range(depth)
+        )
+        self.register_buffer("window", sqrt_hann(WINDOW), persistent=False)
+        self.to(memory_format=torch.channels_last)  # many times faster than the default with few channels, on a CPU
+
+    def initial_state(self, batch: int = 1) -> CruseState:
+        """The state before the first sample: everything was silent."""
+        zeros = self.window.new_zeros
+        nothing = (None,) * self.config.layers
+        return CruseState(zeros(batch, self.delay), zeros(batch, HOP), nothing, nothing, None)
+
+    def forward(self, audio: Tensor, state: CruseState | None = None) -> tuple[Tensor, CruseState]:
+        """Finished samples (B, a multiple of 160) and the new state; see the class."""
+        if audio.ndim != 2:
+            raise ValueError(f"need (B, N) audio, got shape {tuple(audio.shape)}")
+        state = state or self.initial_state(audio.shape[0])
+        audio = torch.cat((state.audio, audio), 1)
+        frames = max(0, (audio.shape[1] - WINDOW) // HOP + 1)
+        waiting = audio[:, frames * HOP :]
+        if not frames:
+            return audio[:, :0], state._replace(audio=waiting)
+        spec = analysis(audio[:, : (frames - 1) * HOP + WINDOW], self.window)  # (B, T, F)
+        gain, state = self.gain(spec.real.square() + spec.imag.square(), state)
+        done, tail = overlap_add(synthesis(spec * gain, self.window), state.tail)
+        return done, state._replace(audio=waiting, tail=tail)
+
+    def enhance(self, audio: Tensor) -> Tensor:
+        """Whole (B, N) utterances, same length and no delay."""
+        length = audio.shape[1]
+        padded = functional.pad(audio, (0, self.delay + -length % HOP))
+        return self(padded)[0][:, self.delay : self.delay + length]
+
+    def gain(self, power: Tensor, state: CruseState) -> tuple[Tensor, CruseState]:
+        """Gains in (0, 1) of (B, T, F) power spectra, same shape."""
+        x = (torch.log10(power + 1e-8) / 4 + 1).unsqueeze(1)  # (B, 1, T, F), about -1 … 1.5
+        x = x.contiguous(memory_format=torch.channels_last)
+        encoder, skips = [], []
+        for layer, skip, cache in zip(self.encoder, self.skips, state.encoder, strict=True):
+            x, cache = layer(x, cache)
+            encoder.append(cache)
+            skips.append(skip(x) if skip is not None else None)
+        channels = x.shape[1]
+        x, rnn = self.rnn(x.transpose(1, 2).flatten(2), state.rnn)  # (B, T, R)
+        x = x.unflatten(2, (channels, -1)).transpose(1, 2).contiguous(memory_format=torch.channels_last)
+        decoder: list[Tensor | None] = []
+        for layer, skip, cache in zip(reversed(self.decoder), reversed(skips), state.decoder, strict=True):
+            if skip is not None:
+                x = torch.cat((x, skip), 1) if self.config.skip == "concat" else x + skip
+            x, cache = layer(x, cache)
+            decoder.append(cache)
+        return torch.sigmoid(x.squeeze(1)), state._replace(encoder=tuple(encoder), decoder=tuple(decoder), rnn=rnn)
+
+    def macs_per_frame(self) -> int:
+        """Multiply-accumulates of one 10-ms frame: convolutions, skips and recurrent layers, honestly counted."""
+        config = self.config
+        w, f = config.widths, config.freqs
+        skip = {"add_scale": lambda c: c, "add_conv1x1": lambda c: c * c}.get(config.skip, lambda c: 0)
+        skips = sum(skip(w[i + 1]) * f[i + 1] for i in range(config.layers))
+        # A transposed convolution's taps fall on its input positions, as the mirrored encoder's on its output.
+        decoder = _conv_macs(config) * (2 if config.skip == "concat" else 1)
+        return _conv_macs(config) + decoder + skips + _rnn_macs(config)

@@ -1,0 +1,123 @@
+"""Denoising of audio that comes in chunks of any size, at any rate, with explicit state.
+
+Axes: chunks are (n,) or (n, channels); inside, (channels, n) tensors, one stream a channel.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+
+from modelscope_ext.audio import AudioError, StreamResampler
+
+__all__ = ["DenoiseStream", "as_float", "from_float"]
+
+
+def as_float(audio: np.ndarray) -> np.ndarray:
+    """Samples as float32 in -1 … 1: floating point as it is, integers by their range.
+
+    Unsigned integers have silence in the middle of theirs.
+
+    Raises:
+        AudioError: the type is none that audio has, or there are NaN or infinite samples.
+    """
+    if audio.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
+            audio = audio.astype(np.float32, copy=False)
+        if not np.isfinite(audio).all():
+            raise AudioError("the audio has NaN or infinite samples (as 32-bit floats)")
+        return audio
+    if audio.dtype.kind not in "iu":
+        raise AudioError(f"audio must be floating point or integers, not {audio.dtype}")
+    span = 2.0 ** (8 * audio.dtype.itemsize - 1)
+    middle = span if audio.dtype.kind == "u" else 0
+    return ((audio.astype(np.float64) - middle) / span).astype(np.float32)
+
+
+def from_float(audio: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The way back from `as_float`; integers are rounded, and clipped at full scale."""
+    if dtype.kind == "f":
+        return audio.astype(dtype, copy=False)
+    span = 2.0 ** (8 * dtype.itemsize - 1)
+    middle = span if dtype.kind == "u" else 0
+    limits = np.iinfo(dtype)
+    scaled = np.rint(audio.astype(np.float64) * span) + middle
+    return scaled.clip(limits.min, np.nextafter(limits.max + 1.0, 0)).astype(dtype)
+
+
+class DenoiseStream:
+    """One running stream; made by `Denoiser.stream`.
+
+    Args:
+        net: a causal network, `net(audio (B, n), state) -> (finished samples, state)`, with `sample_rate`,
+            `latency` and `delay` in samples.
+        sample_rate: of the chunks, Hz.
+        channels: of the chunks; each is denoised on its own.
+        noisy_share: how much of the input stays in the output, 0 … 1.
+
+    What `feed` and `flush` return, one after the other, is as long as what was fed and lines up with it.
+    `latency_ms` is how much later input an output sample may depend on.
+    """
+
+    def __init__(self, net: nn.Module, sample_rate: int, channels: int = 1, noisy_share: float = 0.0) -> None:
+        self.net, self.channels, self.noisy_share = net, channels, noisy_share
+        self.device = next(net.parameters()).device
+        self.down = self.up = None
+        if sample_rate != net.sample_rate:
+            self.down = StreamResampler(sample_rate, net.sample_rate, channels)
+            self.up = StreamResampler(net.sample_rate, sample_rate, channels)
+        waits = sum(resampler.waits for resampler in (self.down, self.up) if resampler)
+        self.latency_ms = 1000 * (net.latency / net.sample_rate + waits)
+        self.state = None
+        self.lag = net.delay  # samples of the network's output that come before the first of the input
+        self.noisy = np.zeros((0, channels), np.float32)  # input whose output is not out yet
+        self.dtype: np.dtype | None = None
+        self.mono = True
+        self.closed = False
+
+    def feed(self, chunk: np.ndarray) -> np.ndarray:
+        """Takes (n,) or (n, channels) samples, n from 0 up; returns those that are finished, of the same type.
+
+        Raises:
+            AudioError: the shape or the type is not that of this stream, or a sample is NaN or infinite.
+            RuntimeError: the stream was flushed.
+        """
+        if self.closed:
+            raise RuntimeError("this stream was flushed; make a new one")
+        chunk = np.asarray(chunk)
+        wanted = f"(n, {self.channels})" if self.channels > 1 else "(n,)"
+        if chunk.ndim not in (1, 2) or (chunk.shape[1] if chunk.ndim == 2 else 1) != self.channels:
+            raise AudioError(f"this stream takes chunks of shape {wanted}, got {chunk.shape}")
+        samples = as_float(chunk).reshape(len(chunk), self.channels)
+        self.dtype, self.mono = chunk.dtype, chunk.ndim == 1
+        self.noisy = np.concatenate((self.noisy, samples))
+        resampled = self.down.feed(samples) if self.down else samples
+        out = self._enhance(resampled)
+        return self._emit(self.up.feed(out) if self.up else out)
+
+    def flush(self) -> np.ndarray:
+        """The samples that were waiting for later input; the stream ends here."""
+        if self.closed:
+            raise RuntimeError("this stream was flushed; make a new one")
+        self.closed = True
+        rest = self.down.flush() if self.down else np.zeros((0, self.channels), np.float32)
+        silence = np.zeros((self.net.latency, self.channels), np.float32)
+        out = self._enhance(np.concatenate((rest, silence)))
+        if self.up:
+            out = np.concatenate((self.up.feed(out), self.up.flush()))
+        return self._emit(out)
+
+    def _enhance(self, samples: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            audio = torch.from_numpy(np.ascontiguousarray(samples.T)).to(self.device)  # (channels, n)
+            out, self.state = self.net(audio, self.state)
+        drop = min(self.lag, out.shape[1])
+        self.lag -= drop
+        return out[:, drop:].cpu().numpy().T
+
+    def _emit(self, out: np.ndarray) -> np.ndarray:
+        out, noisy = out[: len(self.noisy)], self.noisy[: len(out)]
+        self.noisy = self.noisy[len(out) :]
+        if self.noisy_share:
+            out = out + np.float32(self.noisy_share) * (noisy - out)
+        out = from_float(out, self.dtype or np.dtype(np.float32))
+        return out[:, 0] if self.mono and self.channels == 1 else out

@@ -1,0 +1,1 @@
+"""Training: configuration, the trainer that can be killed, validation."""

@@ -1,0 +1,96 @@
+"""The training configuration: a JSON file whose keys are the fields below."""
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from modelscope_ext.data.mixing import MixConfig
+
+__all__ = ["DataConfig", "TrainConfig", "ValidationConfig", "load_config"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where audio is, relative to `--data-dir`, and how it is mixed.
+
+    speech, noise: folder → weight, or folder → {"weight": …, "band_limit_hz": …} for speech with nothing above that.
+    rooms: how many rooms to simulate, four positions each; room_folder: real impulse responses, used beside them.
+    """
+
+    speech: dict[str, Any]
+    noise: dict[str, Any]
+    rooms: int = 500
+    room_folder: str | None = None
+    mix: MixConfig = field(default_factory=MixConfig)
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Fixed pairs that no training sample shares a file with."""
+
+    speech: str
+    noise: str
+    pairs: int = 40
+    seconds: float = 5.0
+    seed: int = 2021
+    every: int = 1000  # steps
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. `model` is a name and the options of `build`."""
+
+    model: dict[str, Any]
+    data: DataConfig
+    validation: ValidationConfig
+    steps: int = 100_000
+    batch: int = 12
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 1e-5
+    warmup: int = 500  # steps
+    weight_decay: float = 0.1
+    clip_norm: float = 5.0
+    norm_steps: int = 2000  # after these, batch norm keeps its statistics: the net then trains as it will be used
+    ema: float = 0.999  # share of the old average that stays at each step
+    compression: float = 0.3
+    complex_weight: float = 0.3
+    seed: int = 0
+    workers: int = 1
+    threads: int = 1  # of torch, on a CPU
+    checkpoint_seconds: float = 120.0
+
+
+_NESTED = {"data": DataConfig, "mix": MixConfig, "validation": ValidationConfig}
+
+
+def load_config(path: str | Path) -> TrainConfig:
+    """Reads a configuration; an unknown or a missing key is a `ValueError` that names it and the known ones."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error})") from error
+    try:
+        return _fill(TrainConfig, found, "")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _fill(kind: type, found: Any, where: str):
+    known = {f.name: f for f in fields(kind)}
+    if not isinstance(found, dict):
+        raise ValueError(f"{where or 'the file'} must be an object with {', '.join(known)}")
+    if unknown := sorted(found.keys() - known.keys()):
+        raise ValueError(f"unknown key {where}{unknown[0]}; known are {', '.join(known)}")
+    values = {}
+    for name, value in found.items():
+        nested = _NESTED.get(name)
+        if nested:
+            value = _fill(nested, value, f"{where}{name}.")
+        values[name] = tuple(value) if isinstance(value, list) else value
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ValueError(f"{where or 'the file'}: {str(error).split('() ')[-1]}") from error

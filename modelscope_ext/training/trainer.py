@@ -1,0 +1,339 @@
+"""Trains CRUSE on an endless stream of mixtures, and goes on where it was killed.
+
+In the work folder: `last.pt` (everything needed to go on), `best/` (a model folder: the averaged weights with the
+highest validation score), `log.csv`, TensorBoard events, and `cache/` (decoded corpora, rooms).
+"""
+
+import csv
+import json
+import logging
+import math
+import signal
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from modelscope_ext import metrics
+from modelscope_ext.checkpoint import CRUSE_TYPE, save_model
+from modelscope_ext.data.corpus import Corpus, load_corpus
+from modelscope_ext.data.mixing import Mixer, validation_pairs
+from modelscope_ext.data.rooms import load_rooms, save_rooms, simulate_rooms
+from modelscope_ext.losses import CompressedSpectralLoss
+from modelscope_ext.models import build
+from modelscope_ext.training.config import TrainConfig
+
+__all__ = ["Trainer", "learning_rate", "validate"]
+
+logger = logging.getLogger(__name__)
+FIELDS = ["step", "hours", "learning_rate", "loss", "grad_norm", "pesq", "si_sdr", "stoi", "cd", "q", "seconds"]
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then half a cosine down to the final rate."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    done = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
+    span = config.learning_rate - config.final_learning_rate
+    return config.final_learning_rate + span * (1 + math.cos(math.pi * done)) / 2
+
+
+@torch.no_grad()
+def validate(net: nn.Module, pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """Mean pesq, si_sdr, stoi, cd and q = pesq + 0.2 si_sdr - cd over (noisy, clean) pairs; NaN rows are left out."""
+    net.eval()
+    device = next(net.parameters()).device
+    rows = []
+    for noisy, clean in pairs:
+        out = net.enhance(torch.from_numpy(noisy).to(device)[None])[0].cpu().numpy()
+        row = [metrics.pesq(out, clean), metrics.si_sdr(out, clean), metrics.stoi(out, clean)]
+        rows.append([*row, metrics.cepstral_distance(out, clean)])
+    pesq, si_sdr, stoi, cd = (float(value) for value in np.nanmean(rows, axis=0))
+    return {"pesq": pesq, "si_sdr": si_sdr, "stoi": stoi, "cd": cd, "q": pesq + 0.2 * si_sdr - cd}
+
+
+@dataclass
+class _Progress:
+    step: int = 0
+    seconds: float = 0.0  # of training, over all runs
+    best_q: float = -math.inf
+
+
+class Trainer:
+    """One run in one folder.
+
+    Args:
+        config: what to train, and on what.
+        data_dir: the folder that the configuration's data folders are relative to.
+        work_dir: where the run lives; one that was begun before goes on, with the same data order.
+        device: "cpu" or "cuda" (there with bfloat16 autocast); None takes CUDA where there is one.
+        progress: show a bar.
+
+    Raises:
+        ValueError: the folder holds a run of another configuration.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data_dir: str | Path,
+        work_dir: str | Path,
+        device: str | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.config, self.data_dir, self.work_dir = config, Path(data_dir), Path(work_dir)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.bar = progress
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(config.seed)
+        if self.device.type == "cpu":
+            torch.set_num_threads(config.threads)
+        options = dict(config.model)
+        self.net = build(options.pop("name"), **options).to(self.device)
+        # Batch norm's running statistics are copied, not averaged: an average of them lags behind the weights' own.
+        self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+        self.loss = CompressedSpectralLoss(config.compression, config.complex_weight).to(self.device)
+        matrices = [p for p in self.net.parameters() if p.ndim > 1]
+        vectors = [p for p in self.net.parameters() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
+            config.learning_rate,
+            weight_decay=config.weight_decay,
+        )
+        self.done = _Progress()
+        if self.checkpoint.exists():
+            self._load()
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state of the run is kept."""
+        return self.work_dir / "last.pt"
+
+    def run(self, stop_after: int | None = None) -> dict[str, float]:
+        """Trains to the configured number of steps, or `stop_after` steps from here; returns the last validation.
+
+        On SIGTERM or Ctrl-C the step is finished and the state is saved.
+        """
+        config, done = self.config, self.done
+        last = config.steps if stop_after is None else min(config.steps, done.step + stop_after)
+        mixer = self._data()
+        pairs = self._validation_pairs()
+        indices = range(done.step * config.batch, last * config.batch)
+        # Its own workers' seeds come from this generator, so that making the loader leaves torch's own untouched.
+        loader = DataLoader(
+            mixer,
+            batch_size=config.batch,
+            sampler=indices,
+            num_workers=config.workers,
+            generator=torch.Generator(),
+            prefetch_factor=4 if config.workers else None,
+            worker_init_fn=_leave_signals_to_the_trainer,
+            pin_memory=self.device.type == "cuda",
+        )
+        stopping: list[int] = []
+        handlers = {s: signal.signal(s, lambda number, _: stopping.append(number)) for s in _signals()}
+        log = _Log(self.work_dir, done.step)
+        bar = tqdm(total=config.steps, initial=done.step, disable=not self.bar, unit="step", dynamic_ncols=True)
+        scores: dict[str, float] = {}
+        saved, begun, losses, norms = time.monotonic(), time.monotonic(), [], []
+        try:
+            for noisy, target in loader:
+                loss, norm = self._step(noisy.to(self.device), target.to(self.device))
+                losses.append(loss)
+                norms.append(norm)
+                done.step += 1
+                done.seconds += time.monotonic() - begun
+                begun = time.monotonic()
+                hours = done.step * config.batch * config.data.mix.seconds / 3600
+                if done.step % 10 == 0:
+                    bar.set_postfix(loss=f"{np.mean(losses[-100:]):.4f}", hours=f"{hours:.1f}", refresh=False)
+                bar.update()
+                if done.step % 100 == 0 or done.step == last:
+                    row = {
+                        "step": done.step,
+                        "hours": hours,
+                        "learning_rate": learning_rate(config, done.step),
+                        "loss": np.mean(losses),
+                        "grad_norm": np.mean(norms),
+                        "seconds": done.seconds,
+                    }
+                    if done.step % config.validation.every == 0 or done.step == last:
+                        scores = self._validate(pairs)
+                        row |= scores
+                    log.write(row)
+                    losses, norms = [], []
+                if stopping or done.step == last or time.monotonic() - saved > config.checkpoint_seconds:
+                    self._save()
+                    saved = time.monotonic()
+                if stopping:
+                    break
+        finally:
+            bar.close()
+            log.close()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        return scores
+
+    def _step(self, noisy: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
+        self.net.train()
+        if self.done.step >= self.config.norm_steps:
+            for module in self.net.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.done.step)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            estimate = self.net.enhance(noisy)
+        loss = self.loss(estimate.float(), target)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip_norm))
+        if math.isfinite(norm):
+            self.optimizer.step()
+            self.average.update_parameters(self.net)
+        else:
+            logger.warning("step %d: the gradient is not finite; skipped", self.done.step)
+        return float(loss.detach()), norm
+
+    def _validate(self, pairs: list) -> dict[str, float]:
+        scores = validate(self.average.module, pairs)
+        if scores["q"] > self.done.best_q:
+            self.done.best_q = scores["q"]
+            described = {
+                "framework": "pytorch",
+                "task": "acoustic-noise-suppression",
+                "pipeline": {"type": CRUSE_TYPE},
+                "preprocessor": {"type": CRUSE_TYPE},
+                "model": {"type": CRUSE_TYPE, **self.config.model},
+                "training": {"steps": self.done.step, "hours": self._hours(), "validation": scores},
+            }
+            save_model(self.average.module, self.work_dir / "best", described)
+        return scores
+
+    def _hours(self) -> float:
+        return round(self.done.step * self.config.batch * self.config.data.mix.seconds / 3600, 1)
+
+    def _data(self) -> Mixer:
+        config = self.config.data
+        speech, limits = [], {}
+        for i, (folder, weight) in enumerate(config.speech.items()):
+            details = weight if isinstance(weight, dict) else {"weight": weight}
+            speech.append((self._corpus(folder), details["weight"]))
+            if "band_limit_hz" in details:
+                limits[i] = details["band_limit_hz"]
+        noise = [(self._corpus(folder), weight) for folder, weight in config.noise.items()]
+        return Mixer(speech, noise, self._rooms(), config.mix, self.config.seed, limits)
+
+    def _corpus(self, folder: str) -> Corpus:
+        def show(files):
+            return tqdm(files, desc=f"decoding {folder}", unit="file", disable=not self.bar)
+
+        corpus = load_corpus(self.data_dir / folder, self.work_dir / "cache", progress=show)
+        logger.info("%s: %d clips, %.1f min", folder, len(corpus), corpus.seconds / 60)
+        return corpus
+
+    def _rooms(self) -> list[np.ndarray]:
+        config = self.config.data
+        rooms: list[np.ndarray] = []
+        if config.rooms:
+            kept = self.work_dir / "cache" / f"rooms-{config.rooms}-{self.config.seed}.npz"
+            if not kept.exists():
+                logger.info("simulating %d rooms", config.rooms)
+                save_rooms(kept, simulate_rooms(np.random.default_rng(self.config.seed), config.rooms))
+            rooms += load_rooms(kept)
+        if config.room_folder:
+            rooms += load_rooms(self.data_dir / config.room_folder)
+        return rooms
+
+    def _validation_pairs(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        config = self.config.validation
+        speech, noise = self._corpus(config.speech), self._corpus(config.noise)
+        return validation_pairs(speech, noise, config.pairs, config.seed, config.seconds)
+
+    def _save(self) -> None:
+        state = {
+            "config": json.dumps(_comparable(self.config)),
+            "progress": asdict(self.done),
+            "net": self.net.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        half = self.work_dir / ".last.half"
+        torch.save(state, half)
+        half.replace(self.checkpoint)
+
+    def _load(self) -> None:
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        before = json.loads(state["config"])
+        now = json.loads(json.dumps(_comparable(self.config)))
+        if changed := [key for key in now if now[key] != before.get(key)]:
+            raise ValueError(
+                f"{self.checkpoint} belongs to a run with another configuration ({', '.join(changed)} differ); "
+                "choose another --work-dir, or remove that file"
+            )
+        self.done = _Progress(**state["progress"])
+        self.net.load_state_dict(state["net"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"].cpu())
+        logger.info("going on from step %d", self.done.step)
+
+
+def _comparable(config: TrainConfig) -> dict[str, Any]:
+    """What must not change within a run; how fast it runs and how often it is looked at may."""
+    free = ("threads", "workers", "checkpoint_seconds", "validation")
+    return {key: value for key, value in asdict(config).items() if key not in free}
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """A signal to the whole process group would end a data worker in the middle of a step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _signals() -> list[int]:
+    """The signals that end a run in good order; only the main thread may catch them."""
+    return [signal.SIGINT, signal.SIGTERM] if threading.current_thread() is threading.main_thread() else []
+
+
+class _Log:
+    """`log.csv`, and TensorBoard events where it is installed; rows after `step` belong to a killed run and go."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        path = folder / "log.csv"
+        rows = []
+        if path.exists():
+            with path.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if row["step"].isdigit() and int(row["step"]) <= step]
+        self.file = path.open("w", newline="")
+        self.csv = csv.DictWriter(self.file, FIELDS)
+        self.csv.writeheader()
+        self.csv.writerows({name: row.get(name, "") for name in FIELDS} for row in rows)
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self.board = None
+        else:
+            self.board = SummaryWriter(folder, purge_step=step)
+
+    def write(self, row: dict[str, float]) -> None:
+        self.csv.writerow({name: f"{value:.6g}" for name, value in row.items()})
+        self.file.flush()
+        if self.board:
+            for name, value in row.items():
+                if name != "step":
+                    self.board.add_scalar(name, value, row["step"])
+
+    def close(self) -> None:
+        self.file.close()
+        if self.board:
+            self.board.close()

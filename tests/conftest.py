@@ -1,0 +1,61 @@
+"""What several test files share: where the corpora are, a voice and a noise of our own, one torch thread."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+EXAMPLES = ROOT / "examples"
+RATE = 16000
+
+# Two threads can be ten times slower than one where the other core is busy.
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("shared") and not (SHARED / "data").is_dir():
+            item.add_marker(pytest.mark.skip(reason="there is no ../shared"))
+
+
+@pytest.fixture(scope="session")
+def clean() -> np.ndarray:
+    """8 s of a synthetic voice, (N,) float32."""
+    return soundfile.read(EXAMPLES / "clean.wav", dtype="float32")[0]
+
+
+@pytest.fixture(scope="session")
+def noisy() -> np.ndarray:
+    """The same voice in noise."""
+    return soundfile.read(EXAMPLES / "noisy.wav", dtype="float32")[0]
+
+
+@pytest.fixture(scope="session")
+def denoiser():
+    from modelscope_ext import Denoiser
+
+    return Denoiser()
+
+
+@pytest.fixture
+def corpora(tmp_path, clean) -> Path:
+    """A data folder as `examples/train_cruse.json` expects one, of seconds instead of hours."""
+    rng = np.random.default_rng(0)
+    for folder in ("speech", "noise", "valid_speech", "valid_noise", "speech_6khz", "rir"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    data = tmp_path / "data"
+    soundfile.write(data / "speech" / "a.wav", clean[: 3 * RATE], RATE)
+    soundfile.write(data / "speech" / "b.flac", np.tile(clean[3 * RATE : 5 * RATE, None], (1, 2)), 22050)
+    soundfile.write(data / "speech_6khz" / "c.ogg", clean[4 * RATE : 6 * RATE], RATE)
+    soundfile.write(data / "noise" / "n.wav", rng.standard_normal(2 * RATE) * 0.1, RATE)
+    soundfile.write(data / "valid_speech" / "v.wav", clean[RATE : 4 * RATE], RATE)
+    soundfile.write(data / "valid_noise" / "w.wav", rng.standard_normal(2 * RATE) * 0.1, RATE)
+    room = np.zeros(2000)
+    room[100], room[100:] = 1, rng.standard_normal(1900) * np.exp(-np.arange(1900) / 400) * 0.2
+    room[100] = 1
+    soundfile.write(data / "rir" / "room.wav", room, RATE)
+    return data

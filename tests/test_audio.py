@@ -1,0 +1,114 @@
+import io
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+
+from modelscope_ext.audio import (
+    AudioError,
+    StreamResampler,
+    audio_files,
+    open_audio,
+    read_blocks,
+    read_mono,
+    resample,
+    write_audio,
+)
+
+RATES = [(48000, 16000), (16000, 48000), (44100, 16000), (16000, 44100), (8000, 16000), (16000, 8000), (11025, 16000)]
+
+
+@pytest.mark.parametrize(("source", "target"), RATES)
+def test_a_resampled_stream_equals_the_whole_and_soxr(source, target):
+    rng = np.random.default_rng(0)
+    low = min(source, target)
+    audio = np.zeros((source, 2), np.float32)
+    time = np.arange(source) / source
+    for hz in (100, 0.2 * low, 0.38 * low):  # within the pass band of both
+        audio += np.sin(2 * np.pi * hz * time + rng.uniform(0, 6, (2, 1))).T.astype(np.float32) * 0.2
+    whole = StreamResampler(source, target, 2)
+    expected = np.concatenate((whole.feed(audio), whole.flush()))
+    assert len(expected) == target
+    stream = StreamResampler(source, target, 2)
+    cuts = np.cumsum([1, 0, 7, 160, 997, 5000])
+    parts = [stream.feed(part) for part in np.split(audio, cuts)] + [stream.flush()]
+    assert np.allclose(np.concatenate(parts), expected, atol=1e-6)
+    middle = slice(target // 20, -target // 20)
+    assert np.abs(expected - soxr.resample(audio, source, target))[middle].max() < 2e-3
+
+
+@pytest.mark.parametrize(("source", "target"), [(48000, 16000), (44100, 16000)])
+def test_resampling_keeps_aliases_out(source, target):
+    tone = np.sin(2 * np.pi * 9500 * np.arange(source) / source).astype(np.float32)[:, None]
+    out = StreamResampler(source, target, 1).feed(tone)
+    assert np.abs(out[200:]).max() < 1e-3
+
+
+@pytest.mark.parametrize(("source", "target"), RATES)
+def test_a_resampled_sample_waits_as_long_as_stated(source, target):
+    stream = StreamResampler(source, target, 1)
+    for _ in range(source // 10):
+        stream.feed(np.zeros((1, 1), np.float32))
+        assert stream.fed / source - stream.done / target <= stream.waits + 1 / target + 1 / source
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3", "aiff"])
+def test_reads_what_soundfile_reads(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    tone = np.sin(2 * np.pi * 440 * np.arange(22050) / 22050).astype(np.float32) * 0.5
+    soundfile.write(path, np.stack((tone, tone), 1), 22050)
+    audio = read_mono(path, 16000)
+    assert abs(len(audio) - 16000) < 1200  # mp3 pads
+    assert np.sqrt(np.mean(audio**2)) == pytest.approx(0.5 / np.sqrt(2), rel=0.05)
+
+
+def test_bad_files_are_named_with_the_reason(tmp_path):
+    cases = {"none.wav": "no such file", "text.wav": "not readable as audio", "folder.wav": "is a folder"}
+    (tmp_path / "text.wav").write_text("this is a letter to my aunt")
+    (tmp_path / "folder.wav").mkdir()
+    nan = tmp_path / "nan.wav"
+    soundfile.write(nan, np.full(100, np.nan), 16000, "FLOAT")
+    cases["nan.wav"] = "has NaN or infinite samples"
+    for name, reason in cases.items():
+        with pytest.raises(AudioError, match=f"{name}: .*{reason}"):
+            read_mono(tmp_path / name, 16000)
+    with pytest.raises(AudioError, match="not readable as audio"), open_audio(io.BytesIO(b"nothing")):
+        pass
+
+
+def test_a_cut_off_file_is_told(tmp_path):
+    whole = tmp_path / "whole.flac"
+    soundfile.write(whole, np.random.default_rng(0).standard_normal(50000) * 0.1, 16000)
+    cut = tmp_path / "cut.flac"
+    cut.write_bytes(whole.read_bytes()[:40000])
+    with pytest.raises(AudioError, match=r"cut\.flac: (cut off|damaged)"), open_audio(cut) as file:
+        list(read_blocks(file, 1.0))
+
+
+def test_audio_files_are_found_below_a_folder(tmp_path):
+    for name in ("b/x.WAV", "a.flac", "notes.txt", ".hidden/h.wav", "._a.flac"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [str(p.relative_to(tmp_path)) for p in audio_files(tmp_path)] == ["a.flac", "b/x.WAV"]
+
+
+def test_a_written_file_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "deep" / "out.wav"
+
+    def break_off():
+        with write_audio(path, 16000, 1, "WAV", "PCM_16") as file:
+            file.write(np.zeros(100))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        break_off()
+    assert list(tmp_path.rglob("*.*")) == []
+    with write_audio(path, 16000, 1, "WAV", "PCM_16") as file:
+        file.write(np.zeros(100))
+    assert [p.name for p in path.parent.iterdir()] == ["out.wav"]
+
+
+def test_same_rate_is_no_work():
+    audio = np.zeros(3)
+    assert resample(audio, 16000, 16000) is audio

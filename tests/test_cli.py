@@ -1,0 +1,147 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import EXAMPLES, ROOT
+
+from modelscope_ext.cli import main
+
+NOISY = EXAMPLES / "noisy.wav"
+
+
+@pytest.fixture
+def folder(tmp_path, noisy):
+    source = tmp_path / "in"
+    (source / "deep" / "er").mkdir(parents=True)
+    soundfile.write(source / "a.wav", noisy[:16000], 16000)
+    soundfile.write(source / "deep" / "er" / "b.flac", noisy[:16000], 22050)
+    (source / "deep" / "notes.txt").write_text("not audio")
+    return source
+
+
+def denoise(*arguments):
+    return main(["denoise", "-q", *map(str, arguments)])
+
+
+def tree(folder):
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_a_file_to_a_file_and_to_a_folder(tmp_path, denoiser, noisy):
+    assert denoise(NOISY, "-o", tmp_path / "new" / "clean.wav") == 0
+    assert denoise(NOISY, "-o", tmp_path / "folder") == 0
+    assert tree(tmp_path) == ["folder/noisy.wav", "new/clean.wav"]
+    out = soundfile.read(tmp_path / "new" / "clean.wav", dtype="float32")[0]
+    assert np.abs(out - denoiser(noisy, 16000)).max() < 1e-4
+
+
+def test_a_folder_is_mirrored(tmp_path, folder):
+    assert denoise(folder, NOISY, "-o", tmp_path / "out") == 0
+    assert tree(tmp_path / "out") == ["a.wav", "deep/er/b.flac", "noisy.wav"]
+
+
+def test_results_inside_the_input_are_not_taken_for_input(folder):
+    assert denoise(folder, "-o", folder / "out") == 0
+    assert denoise(folder, "-o", folder / "out") == 0
+    assert tree(folder / "out") == ["a.wav", "deep/er/b.flac"]
+
+
+def test_a_bad_file_is_reported_and_the_rest_go_on(tmp_path, folder, capsys):
+    (folder / "deep" / "bad.wav").write_text("text")
+    assert denoise(folder, tmp_path / "none.wav", "-o", tmp_path / "out") == 1
+    assert tree(tmp_path / "out") == ["a.wav", "deep/er/b.flac"]
+    errors = capsys.readouterr().err
+    assert "bad.wav: not readable as audio" in errors
+    assert "none.wav: no such file" in errors
+    assert "2 of 4 files failed" in errors
+
+
+def test_existing_results_are_skipped_if_asked(tmp_path, folder):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.wav").write_text("mine")
+    assert denoise(folder, "-o", out, "--skip-existing") == 0
+    assert (out / "a.wav").read_text() == "mine"
+    assert tree(out) == ["a.wav", "deep/er/b.flac"]
+    assert denoise(folder, "-o", out) == 0
+    assert soundfile.info(out / "a.wav").frames == 16000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["in/none.wav", "-o", "out.wav"], "no such file"),
+        (["in", "-o", "in/a.wav"], "is a file; with several inputs -o names a folder"),
+        (["in/a.wav", "in/a.wav", "-o", "out"], "would both become"),
+        (["in/deep/er", "-o", "in"], None),
+        (["in/a.wav", "-o", "in/a.wav"], "overwrite its own input"),
+        (["in", "-o", "in"], "overwrite its own input"),
+        (["in", "-o", "out", "--spectrogram", "x.png"], "--spectrogram takes one input file, got 2"),
+        (["in/a.wav", "-o", "out", "--wet", "2"], "wet must be 0 … 1, got 2.0"),
+        (["in/a.wav", "-o", "out", "--model", "in"], "a model folder holds"),
+    ],
+)
+def test_what_cannot_be_done_is_told(folder, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(folder.parent)
+    before = (folder / "a.wav").read_bytes()
+    assert denoise(*arguments) == (1 if message else 0)
+    assert (message or "") in capsys.readouterr().err
+    assert (folder / "a.wav").read_bytes() == before
+
+
+def test_wet_zero_is_the_input(tmp_path):
+    assert denoise(NOISY, "-o", tmp_path / "out.wav", "--wet", "0") == 0
+    assert np.abs(soundfile.read(NOISY)[0] - soundfile.read(tmp_path / "out.wav")[0]).max() < 1e-4
+
+
+def test_the_picture_is_drawn(tmp_path):
+    assert denoise(NOISY, "-o", tmp_path / "out.wav", "--spectrogram", tmp_path / "p.png") == 0
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def run(*arguments, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **options}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_the_command_never_imports_modelscope(tmp_path):
+    code = (
+        "import sys; from modelscope_ext.cli import main\n"
+        f"assert main(['denoise', r'{NOISY}', '-o', r'{tmp_path / 'out.wav'}']) == 0\n"
+        "assert 'modelscope' not in sys.modules"
+    )
+    done = run("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "\r" not in done.stderr  # no bar where nobody looks
+
+
+def test_help_is_fast_to_import():
+    done = run("-c", "import sys; import modelscope_ext.cli; assert not {'torch', 'numpy'} & set(sys.modules)")
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_m_and_exit_codes():
+    assert run("-m", "modelscope_ext", "--version").stdout.startswith("modelscope-ext 0.")
+    assert run("-m", "modelscope_ext", "denoise").returncode == 2
+    failed = run("-m", "modelscope_ext", "denoise", "nothing.wav", "-o", "out.wav")
+    assert failed.returncode == 1
+    assert "nothing.wav: no such file" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_training_from_the_shell(tmp_path, corpora, capsys):
+    config = tmp_path / "train.json"
+    config.write_text(
+        '{"model": {"name": "CRUSE2-8-1xGRU2"}, "steps": 2, "batch": 1, "workers": 0,'
+        '"data": {"speech": {"speech": 1}, "noise": {"noise": 1}, "rooms": 0, "mix": {"seconds": 0.5}},'
+        '"validation": {"speech": "valid_speech", "noise": "valid_noise", "pairs": 1, "seconds": 2}}'
+    )
+    arguments = ["--config", str(config), "--work-dir", str(tmp_path / "run"), "--device", "cpu", "-q"]
+    assert main(["train", *arguments, "--data-dir", str(corpora)]) == 0
+    assert "pesq" in capsys.readouterr().out
+    assert main(["train", *arguments, "--data-dir", str(tmp_path / "nothing")]) == 1
+    assert "no such folder" in capsys.readouterr().err

@@ -1,0 +1,144 @@
+import pytest
+import torch
+
+from modelscope_ext.models import build
+from modelscope_ext.models.cruse import PUBLISHED, SKIPS, CruseConfig, published_macs
+
+SMALL = "CRUSE3-24-1xGRU3"
+#: Parameters without batch norm, in millions: facts/cruse.md counts 10.6 for CRUSE4-120 and so on.
+PARAMETERS = {
+    "CRUSE5-256-2xLSTM1": 17.3,
+    "CRUSE5-256-2xGRU1": 13.1,
+    "CRUSE5-256-1xGRU1": 6.8,
+    "CRUSE4-120-1xGRU1": 10.6,
+    "CRUSE4-64-1xGRU1": 3.06,
+    "CRUSE4-64-1xGRU4": 0.83,
+    "CRUSE4-128-1xGRU4": 3.11,
+}
+
+
+def randomised(name, **options):
+    """A net whose batch norms are no identity, in eval mode."""
+    torch.manual_seed(1)
+    net = build(name, **options)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.normal_(module.weight, 1, 0.2)
+            torch.nn.init.normal_(module.bias, 0, 0.2)
+    return net.eval()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_variants_cost_what_the_paper_says(name):
+    config = CruseConfig.from_name(name)
+    assert config.name == name
+    assert published_macs(config) / 1e6 == pytest.approx(PUBLISHED[name], rel=0.03)
+    if name in PARAMETERS:
+        net = build(name, batch_norm=False, skip="none")
+        assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(PARAMETERS[name], rel=0.03)
+
+
+@pytest.mark.parametrize("skip", [*SKIPS])
+def test_honest_macs_are_what_hooks_count(skip):
+    """Every multiplication by a weight, seen while a frame goes through."""
+    net = randomised("CRUSE4-128-1xGRU4", skip=skip)
+    counted = []
+
+    def count(module, inputs, output):
+        x, y = inputs[0], output
+        if isinstance(module, torch.nn.Conv2d):
+            counted.append(y.numel() * module.weight[0].numel())
+        elif isinstance(module, torch.nn.ConvTranspose2d):
+            # one frame in; the cached one is counted when it comes
+            counted.append(x[:, :, -1:].numel() * module.weight[0].numel())
+        elif type(module).__name__ == "_ChannelScale":
+            counted.append(x.numel())
+        elif type(module).__name__ == "GroupedRNN":
+            counted.append(sum(p.numel() for p in module.parameters() if p.ndim == 2) * x.shape[1])
+
+    for module in net.modules():
+        module.register_forward_hook(lambda m, i, o: count(m, i, o[0] if isinstance(o, tuple) else o))
+    with torch.no_grad():
+        net(torch.randn(1, 160))
+    # Convolutions at the edges of the frequency axis multiply zeros; they are counted like the others.
+    assert net.macs_per_frame() == pytest.approx(sum(counted), rel=0.01)
+
+
+def test_honest_count_of_the_facts_sheet():
+    assert build("CRUSE4-128-1xGRU4", skip="none").macs_per_frame() == pytest.approx(4.84e6, rel=0.01)
+
+
+@pytest.mark.parametrize("chunk", [1, 160, 997])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((SMALL, {"skip": skip}) for skip in SKIPS),
+        (SMALL, {"batch_norm": False, "freq_padding": 0}),
+        ("CRUSE3-24-2xLSTM1", {}),
+        ("CRUSE5-32-2xGRU2", {}),
+        ("CRUSE4-64-1xGRU4-1D", {}),
+    ],
+    ids=str,
+)
+def test_a_stream_equals_the_whole(name, options, chunk):
+    net = randomised(name, **options)
+    audio = torch.randn(2, 2400 if chunk == 1 else 8000) * 0.1
+    with torch.no_grad():
+        whole, _ = net(audio)
+        state, parts = None, []
+        for part in audio.split(chunk, 1):
+            out, state = net(part, state)
+            parts.append(out)
+    assert torch.allclose(torch.cat(parts, 1), whole, atol=1e-5)
+    assert whole.std() > 1e-3
+
+
+@pytest.mark.parametrize("name", [SMALL, "CRUSE5-32-2xLSTM2"])
+def test_nothing_later_than_the_latency_is_heard(name):
+    net = randomised(name)
+    audio = torch.randn(1, 4000) * 0.1
+    with torch.no_grad():
+        whole = net.enhance(audio)
+        for cut in (1000, 1117, 2400):
+            changed = audio.clone()
+            changed[:, cut:] = torch.randn(1, 4000 - cut)
+            heard = (net.enhance(changed) - whole).abs()[0] > 1e-7
+            first = int(heard.nonzero()[0])
+            assert cut - net.latency <= first <= cut
+
+
+@pytest.mark.parametrize("length", [0, 1, 3, 160, 319, 320, 12345])
+def test_enhance_keeps_the_length(length):
+    assert randomised(SMALL).enhance(torch.randn(3, length)).shape == (3, length)
+
+
+def test_unit_gain_returns_the_input(monkeypatch):
+    """With a gain of one, analysis, synthesis and alignment are exact."""
+    net = randomised(SMALL)
+    monkeypatch.setattr(net, "gain", lambda power, state: (torch.ones_like(power), state))
+    audio = torch.randn(2, 5001)
+    assert torch.allclose(net.enhance(audio), audio, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("CRUSE4-64", {}, "no CRUSE is called 'CRUSE4-64'"),
+        ("FRCRM", {}, "FRCRM"),
+        (SMALL, {"skips": "add"}, "unknown CRUSE options skips; known are layers"),
+        (SMALL, {"skip": "mul"}, "skip must be one of none, add"),
+        ("CRUSE4-64-1xGRU7", {}, "704 features .* cannot be cut into 7 equal groups"),
+        ("CRUSE4-1000000000-1xGRU1", {}, "channels must be 1 to 4096"),
+        ("CRUSE9-64-1xGRU1", {}, "layers must be 1 to 7"),
+    ],
+)
+def test_unknown_names_and_options_are_told(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, **options)
+
+
+def test_shapes_are_checked():
+    with pytest.raises(ValueError, match=r"need \(B, N\) audio, got shape \(1, 1, 9\)"):
+        build(SMALL)(torch.zeros(1, 1, 9))

@@ -1,0 +1,220 @@
+"""FRCRN beside modelscope's own class: same weights, same batch, same numbers."""
+
+import json
+
+import pytest
+import torch
+from conftest import SHARED
+from torch.nn import functional
+
+from modelscope_ext.layers.complex_conv import ComplexConv2d, ComplexConvTranspose2d
+from modelscope_ext.layers.fsmn import ComplexFsmn
+from modelscope_ext.losses import frcrn_loss, si_snr
+from modelscope_ext.models import build
+from modelscope_ext.models.frcrn import FrcrnConfig, dft_matrices
+
+NAMES = ("spec_l1", "wav_l1", "mask_l1", "spec_l2", "wav_l2", "mask_l2")  # the order of the stock class's list
+RELEASED = {
+    "complex": True,
+    "model_complexity": 45,
+    "model_depth": 14,
+    "log_amp": False,
+    "padding_mode": "zeros",
+    "win_len": 640,
+    "win_inc": 320,
+    "fft_len": 640,
+    "win_type": "hann",
+}
+
+
+def relative(found, wanted):
+    return ((found - wanted).norm() / wanted.norm()).item()
+
+
+def randomize(net):
+    """Batch norms as after some training: nothing is at its initial value."""
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, 0, 0.3)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.3)
+
+
+@pytest.fixture(scope="module")
+def ours():
+    torch.manual_seed(1)
+    net = build("FRCRN")
+    randomize(net)
+    return net.eval()
+
+
+@pytest.fixture
+def pair(ours):
+    """(stock, ours) with the same weights, in eval mode; both may be changed."""
+    stock_class = pytest.importorskip("modelscope.models.audio.ans.frcrn").FRCRN
+    stock, net = stock_class(**RELEASED).eval(), build("FRCRN").eval()
+    net.load_state_dict(ours.state_dict())
+    found = stock.load_state_dict(ours.state_dict(), strict=False)
+    assert not found.unexpected_keys
+    return stock, net
+
+
+def test_the_released_configuration_is_the_default():
+    path = SHARED / "model_card" / "configuration.json"
+    found = json.loads(path.read_text())["model"] if path.exists() else {"type": "", **RELEASED}
+    found.pop("type")
+    assert found == RELEASED
+    assert FrcrnConfig.from_options(**found) == FrcrnConfig()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model_depth": 20}, "model_depth must be 14, got 20"),
+        ({"win_type": "hamming", "complex": False}, "complex must be True.*win_type must be 'hann', got 'hamming'"),
+        ({"depth": 14, "a": 1}, "unknown FRCRN options a, depth; known are complex, model_complexity, .*win_type"),
+    ],
+)
+def test_other_configurations_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        build("FRCRN", **options)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize(("batch", "length"), [(1, 640), (2, 1700), (3, 961), (4, 641 + 320)])
+def test_outputs_are_those_of_the_stock_class(pair, training, batch, length):
+    stock, net = (m.train(training) for m in pair)
+    audio = torch.randn(batch, length, generator=torch.Generator().manual_seed(batch)) * 0.1
+    with torch.no_grad():
+        wanted, found = dict(zip(NAMES, stock(audio), strict=True)), net(audio)
+    assert sorted(found) == sorted(NAMES)
+    for name in NAMES:
+        assert found[name].shape == wanted[name].shape
+        assert relative(found[name], wanted[name]) < 3e-5, name
+    if training:
+        state = stock.state_dict()
+        for name, value in net.state_dict().items():
+            torch.testing.assert_close(value, state[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_gradients_are_those_of_the_stock_class(pair, training):
+    """In double precision: in single precision, rounding decides on which side of a ReLU's corner a value lies."""
+    stock, net = (m.double().train(training) for m in pair)
+    for name, value in dft_matrices(net.window).items():  # both by the same DFT
+        stock.state_dict()[name].copy_(value)
+    torch.manual_seed(3)
+    audio = torch.randn(2, 960, dtype=torch.float64) * 0.1
+    wanted, found = dict(zip(NAMES, stock(audio), strict=True)), net(audio)
+    directions = {name: torch.randn_like(value) / value.norm().detach() for name, value in wanted.items()}
+    for outputs in (wanted, found):
+        sum((outputs[name] * direction).sum() for name, direction in directions.items()).backward()
+    grads = {name: p.grad for name, p in stock.named_parameters(remove_duplicate=False)}
+    total = torch.stack([g.norm() for g in grads.values() if g is not None]).norm()
+    unused = [name for name, p in net.named_parameters() if p.grad is None]
+    assert unused == [n for n, _ in net.named_parameters() if grads[n] is None]
+    assert {tuple(n.split(".")[1:3]) for n in unused} == {
+        ("fsmn_enc", "0"),
+        ("fsmn_dec", "6"),
+        ("se_layers_enc", "6"),
+        ("se_layers_dec", "5"),
+    }
+    for name, p in net.named_parameters():
+        if p.grad is not None:
+            assert (p.grad - grads[name]).norm() <= 1e-6 * grads[name].norm() + 1e-10 * total, name
+
+
+def test_the_loss_is_the_stock_loss(pair, clean, noisy):
+    stock, _ = pair
+    clean, noisy = (torch.from_numpy(x[: 2 * 6400]).view(2, -1) for x in (clean[8000:], noisy[8000:]))
+    with torch.no_grad():
+        outputs = stock(noisy)
+        wanted = stock.loss(noisy, clean, outputs, mode="Mix") | stock.loss(noisy, clean, outputs, mode="SiSNR")
+    outputs = dict(zip(NAMES, outputs, strict=True))
+    found = frcrn_loss(outputs["wav_l2"], outputs["mask_l2"], noisy, clean)
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert found[name].item() == pytest.approx(value.item(), rel=1e-4), name
+
+
+def test_the_loss_takes_lengths_that_are_no_whole_frames(ours):
+    noisy, clean = torch.randn(2, 2, 1000)
+    with torch.no_grad():
+        outputs = ours(noisy)
+    found = frcrn_loss(outputs["wav_l2"], outputs["mask_l2"], noisy, clean)
+    assert found["loss"].isfinite()
+    assert found["sisnr"] == -si_snr(outputs["wav_l2"], clean[:, :960]).mean()
+    with pytest.raises(ValueError, match=r"got \(2, 1000\) and \(2, 960\)"):
+        frcrn_loss(outputs["wav_l2"], outputs["mask_l2"], noisy, clean[:, :960])
+
+
+def test_each_of_a_batch_is_as_alone(ours):
+    audio = torch.randn(2, 640)  # one frame: the shape at which a bare squeeze goes wrong
+    with torch.no_grad():
+        together, alone = ours(audio), [ours(row[None]) for row in audio]
+    for name in NAMES:
+        assert relative(together[name], torch.cat([one[name] for one in alone])) < 1e-5, name
+
+
+@pytest.mark.parametrize("length", [1, 319, 640, 1001])
+def test_utterances_of_any_length_are_enhanced(ours, length):
+    audio = torch.randn(2, length)
+    with torch.no_grad():
+        found = ours.enhance(audio)
+        whole = ours(functional.pad(audio, (320, 320 + -length % 320)))["wav_l2"]
+    assert found.shape == audio.shape
+    torch.testing.assert_close(found, whole[:, 320 : 320 + length], rtol=1e-4, atol=1e-5)
+
+
+def test_silence_stays_silent(ours):
+    with torch.no_grad():
+        assert not ours.enhance(torch.zeros(1, 2000)).any()
+
+
+def test_other_shapes_are_refused(ours):
+    for audio in (torch.zeros(1, 1, 700), torch.zeros(1, 639)):
+        with pytest.raises(ValueError, match=r"need \(B, N\) audio, N >= 640, got shape"):
+            ours(audio)
+    with pytest.raises(ValueError, match=r"need \(B, N\) audio, got shape \(700,\)"):
+        ours.enhance(torch.zeros(700))
+
+
+def test_it_says_what_it_is(ours):
+    assert (ours.sample_rate, ours.causal) == (16000, False)
+
+
+def complex_of(x):
+    return torch.complex(*x.chunk(2, 1))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_convolutions_are_those_of_complex_numbers(parts):
+    x = torch.randn(2, 12 * parts, 9, 7, dtype=torch.float64)
+    z = torch.cat([complex_of(part) for part in x.chunk(parts, 1)], 1)
+    layers = [(ComplexConvTranspose2d(6 * parts, 5, (5, 2), (2, 1), (0, 1), parts), "tconv", torch.conv_transpose2d)]
+    if parts == 1:
+        layers.append((ComplexConv2d(6, 5, (5, 2), (2, 1), (0, 1)), "conv", torch.conv2d))
+    for layer, prefix, function in layers:
+        re, im = (getattr(layer.double(), f"{prefix}_{part}") for part in ("re", "im"))
+        weight, bias = torch.complex(re.weight, im.weight), torch.complex(re.bias - im.bias, re.bias + im.bias)
+        wanted = function(z, weight, bias, stride=(2, 1), padding=(0, 1))
+        torch.testing.assert_close(complex_of(layer(x)), wanted)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 19, 20, 45])
+def test_fsmn_is_its_equation(steps):
+    """Y = f_re(x) + i f_im(x), f(x) = x + p + sum_k a_k p[t - k], p = P relu(L x + b); also one step in a batch."""
+    layer = ComplexFsmn(4).double()
+    x = torch.randn(2, 8, steps, 3, dtype=torch.float64)
+
+    def memory(unit, x):  # (B, C, S, R)
+        p = unit.project(unit.linear(x.movedim(1, 3)).relu()).movedim(3, 1)
+        taps = unit.conv1.weight.flatten(1).flip(1)  # the present comes first
+        delayed = [functional.pad(p, (0, 0, k, 0))[:, :, :steps] for k in range(20)]
+        return x + p + sum(taps[:, k, None, None] * d for k, d in enumerate(delayed))
+
+    f_re, f_im = layer.fsmn_re_L1, layer.fsmn_im_L1
+    a, b = x.chunk(2, 1)
+    wanted = torch.cat((memory(f_re, a) - memory(f_im, b), memory(f_re, b) + memory(f_im, a)), 1)
+    torch.testing.assert_close(layer(x), wanted)

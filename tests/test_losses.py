@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+from scipy import signal
+
+from modelscope_ext.losses import CompressedSpectralLoss, active_std
+
+
+def equation_one(estimate, target, c=0.3, share=0.3):
+    """The paper's equation in float64 with scipy's STFT, on bins that all frames see whole."""
+    level = target.std()  # white noise: every frame is active
+    window = np.sqrt(signal.get_window("hann", 320))
+    stft = signal.ShortTimeFFT(window, 160, 16000)
+    e, s = (stft.stft(x / level, p0=0, p1=len(x) // 160 + 1) for x in (estimate, target))
+    e_mag, s_mag = np.abs(e) ** c, np.abs(s) ** c
+    magnitude = np.square(s_mag - e_mag).mean()
+    compressed = np.abs(s_mag * np.exp(1j * np.angle(s)) - e_mag * np.exp(1j * np.angle(e))) ** 2
+    return (1 - share) * magnitude + share * compressed.mean()
+
+
+def test_equals_equation_one():
+    rng = np.random.default_rng(0)
+    target = rng.standard_normal(16000) * 0.1
+    estimate = target * 0.5 + rng.standard_normal(16000) * 0.03
+    ours = CompressedSpectralLoss()(*(torch.tensor(x, dtype=torch.float32)[None] for x in (estimate, target)))
+    assert float(ours) == pytest.approx(equation_one(estimate, target), rel=1e-2)
+
+
+def test_level_does_not_matter_and_the_target_costs_nothing():
+    torch.manual_seed(0)
+    loss = CompressedSpectralLoss()
+    target, estimate = torch.randn(2, 1, 8000) * 0.1
+    assert float(loss(target, target)) == 0
+    assert torch.allclose(loss(estimate, target), loss(estimate * 0.1, target * 0.1), rtol=1e-3)
+
+
+@pytest.mark.parametrize("estimate", ["zeros", "noise"])
+@pytest.mark.parametrize("target", ["zeros", "noise"])
+def test_silence_is_finite_and_so_are_its_gradients(estimate, target):
+    make = {"zeros": torch.zeros, "noise": torch.randn}
+    e, s = make[estimate](2, 3200).requires_grad_(), make[target](2, 3200)
+    loss = CompressedSpectralLoss()(e, s)
+    (gradient,) = torch.autograd.grad(loss, e)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(gradient).all()
+
+
+def test_active_level_ignores_pauses():
+    speech = torch.randn(1, 16000) * 0.1
+    with_pause = torch.cat((speech, torch.zeros(1, 48000)), 1)
+    assert float(active_std(with_pause)) == pytest.approx(float(active_std(speech)), rel=0.01)
+
+
+def test_shapes_are_checked():
+    with pytest.raises(ValueError, match=r"need two \(B, N\) signals"):
+        CompressedSpectralLoss()(torch.zeros(1, 100), torch.zeros(1, 101))

@@ -1,0 +1,74 @@
+"""What is shipped: the wheel, the examples, the documents."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+
+import pytest
+import soundfile
+from conftest import EXAMPLES, ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def run(*command, cwd=ROOT):
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_wheel_holds_the_model_and_nothing_of_the_tests(tmp_path):
+    run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, ROOT)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    model = "modelscope_ext/pretrained/speech_cruse_ans_16k"
+    assert {f"{model}/{name}" for name in ("configuration.json", "model.safetensors", "README.md")} <= set(names)
+    assert not [name for name in names if name.startswith(("tests", "benchmarks", "examples"))]
+    assert wheel.stat().st_size < 5e6
+    metadata = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith("METADATA"))).decode()
+    assert "Requires-Dist: torch<2.14,>=2.4" in metadata
+    extras = re.findall(r"Provides-Extra: (\w+)", metadata)
+    assert {"metrics", "train", "demo", "test", "dev"} <= set(extras)
+
+
+@pytest.mark.parametrize("script", ["stream.py", "pipeline.py"])
+def test_examples_run(script, tmp_path):
+    run(sys.executable, EXAMPLES / script, EXAMPLES / "noisy.wav", tmp_path / "out.wav")
+    assert soundfile.info(tmp_path / "out.wav").frames == soundfile.info(EXAMPLES / "noisy.wav").frames
+
+
+def test_the_readmes_commands_are_the_same_and_understood():
+    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README_zh.md"))
+
+    def commands(text):
+        blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
+        return [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
+
+    assert commands(english) == commands(chinese)
+    assert [h.count("#") for h in re.findall(r"^#+ ", english, re.M)] == [
+        h.count("#") for h in re.findall(r"^#+ ", chinese, re.M)
+    ]
+    for line in commands(english):
+        if line.startswith("modelscope-ext"):
+            options = set(re.findall(r" (--?[a-z-]+)", line))
+            helped = run(sys.executable, "-m", "modelscope_ext", line.split()[1], "--help")
+            assert all(option in helped for option in options), line
+
+
+def test_the_first_python_snippet_of_the_readme_runs(tmp_path):
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    code = snippets[0].replace("examples/noisy.wav", str(EXAMPLES / "noisy.wav"))
+    run(sys.executable, "-c", code, cwd=tmp_path)
+    assert (tmp_path / "denoised.wav").exists()
+
+
+def test_docstrings_that_are_examples():
+    run(sys.executable, "-m", "doctest", ROOT / "modelscope_ext" / "enhance.py")

@@ -1,0 +1,104 @@
+"""The plugin in ModelScope; each case in a process of its own where the order of imports matters."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import EXAMPLES, ROOT, SHARED
+
+from modelscope_ext.pretrained import DEFAULT
+
+pytestmark = pytest.mark.slow
+
+USE = f"""
+from modelscope.pipelines import pipeline
+from modelscope.utils.constant import Tasks
+ans = pipeline(Tasks.acoustic_noise_suppression, model={str(DEFAULT)!r})
+"""
+
+
+def run(code, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MODELSCOPE_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def enhance(source, tmp_path, before="import modelscope_ext"):
+    target = tmp_path / "out.wav"
+    done = run(
+        f"{before}\n{USE}\nresult = ans({str(source)!r}, output_path={str(target)!r})\n"
+        f"import soundfile\nassert soundfile.read({str(target)!r}, dtype='int16')[0].tobytes() == result['output_pcm']",
+        tmp_path,
+    )
+    assert "warning" not in done.stderr.lower()
+    return soundfile.read(target, dtype="int16")[0]
+
+
+def test_the_pipeline_gives_what_the_denoiser_gives(tmp_path, denoiser, noisy):
+    out = enhance(EXAMPLES / "noisy.wav", tmp_path)
+    assert np.abs(out / 32768 - denoiser(noisy, 16000)).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "from modelscope.utils.import_utils import LazyImportModule\nLazyImportModule.get_ast_index()\n",
+        "import modelscope.utils.import_utils\n",
+        "from modelscope.pipelines import pipeline\nfrom modelscope.models import Model\n",
+    ],
+    ids=["index loaded", "index not loaded", "everything imported"],
+)
+def test_modelscope_may_be_imported_first(tmp_path, before):
+    assert len(enhance(EXAMPLES / "noisy.wav", tmp_path, before + "import modelscope_ext"))
+
+
+def test_importing_us_imports_no_modelscope(tmp_path):
+    run("import modelscope_ext, sys; assert 'modelscope' not in sys.modules", tmp_path)
+
+
+def test_arrays_bytes_and_rates(tmp_path):
+    code = f"""
+import modelscope_ext, numpy as np, soundfile
+{USE}
+path = {str(EXAMPLES / "noisy.wav")!r}
+pcm = soundfile.read(path, dtype="int16")[0]
+expected = np.frombuffer(ans(path)["output_pcm"], np.int16)
+for given in (open(path, "rb").read(), pcm, pcm / np.float32(32768), np.stack((pcm, pcm), 1)):
+    got = np.frombuffer(ans(given)["output_pcm"], np.int16)
+    assert np.abs(got.astype(int) - expected).max() <= 1, type(given)
+assert len(ans(np.zeros(48000, np.float32), sample_rate=48000)["output_pcm"]) == 2 * 16000
+assert not any(ans(np.zeros(100, np.float32))["output_pcm"])
+try:
+    ans({str(ROOT / "setup.cfg")!r})
+except ValueError as error:
+    assert "setup.cfg: not readable as audio" in str(error), error
+else:
+    raise AssertionError
+"""
+    run(code, tmp_path)
+
+
+def test_models_and_preprocessors_are_built_by_name(tmp_path):
+    code = f"""
+import modelscope_ext, torch
+from modelscope.models import Model
+from modelscope.preprocessors import Preprocessor
+model = Model.from_pretrained({str(DEFAULT)!r})
+assert type(model).__module__ == "modelscope_ext.plugin.model"
+assert model({{"noisy": torch.zeros(2, 500)}})["wav_l2"].shape == (2, 500)
+assert type(Preprocessor.from_pretrained({str(DEFAULT)!r})).__module__ == "modelscope_ext.plugin.preprocessor"
+"""
+    run(code, tmp_path)
+
+
+@pytest.mark.shared
+def test_a_real_recording(tmp_path):
+    source = SHARED / "model_card" / "examples" / "speech_with_noise1.wav"
+    out, before = enhance(source, tmp_path), soundfile.read(source, dtype="int16")[0]
+    assert len(out) == len(before)
+    assert 0 < np.abs(out.astype(float)).mean() < np.abs(before.astype(float)).mean()

@@ -1,0 +1,179 @@
+import csv
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, SHARED
+
+from modelscope_ext import Denoiser
+from modelscope_ext.training.config import load_config
+from modelscope_ext.training.trainer import Trainer, learning_rate
+
+CONFIG = {
+    "model": {"name": "CRUSE2-8-1xGRU2"},
+    "data": {
+        "speech": {"speech": 1.0, "speech_6khz": {"weight": 0.5, "band_limit_hz": 6000}},
+        "noise": {"noise": 1.0},
+        "rooms": 1,
+        "room_folder": "rir",
+        "mix": {"seconds": 0.5},
+    },
+    "validation": {"speech": "valid_speech", "noise": "valid_noise", "pairs": 2, "seconds": 2.0, "every": 4},
+    "steps": 8,
+    "batch": 2,
+    "warmup": 2,
+    "workers": 0,
+    "checkpoint_seconds": 0,
+}
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(CONFIG))
+    return path
+
+
+def weights(folder):
+    state = torch.load(folder / "last.pt", weights_only=True)
+    return {**state["net"], **{f"average.{name}": value for name, value in state["average"].items()}}
+
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys, torch
+from modelscope_ext.training.config import load_config
+from modelscope_ext.training.trainer import Trainer
+torch.set_num_threads(1)
+trainer = Trainer(load_config(sys.argv[1]), sys.argv[2], sys.argv[3], progress=False)
+save = torch.save
+def save_and_die(state, path):
+    save(state, path)
+    if state["progress"]["step"] == 6:
+        with open(path, "r+b") as file:
+            file.truncate(1000)
+        os.kill(os.getpid(), signal.SIGKILL)
+torch.save = save_and_die
+trainer.run()
+"""
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_it_ends_with_the_same_weights(config, corpora, tmp_path):
+    unbroken = Trainer(load_config(config), corpora, tmp_path / "unbroken", "cpu", progress=False)
+    scores = unbroken.run()
+    assert set(scores) == {"pesq", "si_sdr", "stoi", "cd", "q"}
+
+    work = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED_WHILE_SAVING, config, corpora, work]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    again = Trainer(load_config(config), corpora, work, "cpu", progress=False)
+    assert again.done.step == 5
+    again.run()
+    first, second = weights(tmp_path / "unbroken"), weights(work)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    rows = list(csv.DictReader((work / "log.csv").open()))
+    assert [row["step"] for row in rows] == ["8"]
+    assert float(rows[0]["pesq"]) > 1
+
+
+def test_an_interrupted_run_saves_and_stops(config, corpora, tmp_path, monkeypatch):
+    trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
+    step = trainer._step
+
+    def step_and_press_ctrl_c(*batch):
+        if trainer.done.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*batch)
+
+    monkeypatch.setattr(trainer, "_step", step_and_press_ctrl_c)
+    trainer.run()
+    assert trainer.done.step == 3
+    assert Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False).done.step == 3
+
+
+def test_a_signal_to_the_whole_group_saves_too(config, corpora, tmp_path, monkeypatch):
+    config.write_text(json.dumps({**CONFIG, "workers": 1, "steps": 50, "checkpoint_seconds": 1000}))
+    trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
+    step = trainer._step
+
+    def step_and_terminate(*batch):
+        if trainer.done.step == 2:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid, signal.SIGTERM)
+                worker.join(1)  # time to die, if it does
+                assert worker.is_alive()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*batch)
+
+    monkeypatch.setattr(trainer, "_step", step_and_terminate)
+    trainer.run()
+    assert Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False).done.step == 3
+
+
+def test_the_best_model_is_a_model_folder(config, corpora, tmp_path, noisy):
+    trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
+    trainer.run()
+    best = tmp_path / "run" / "best"
+    assert Denoiser(best)(noisy, 16000).shape == noisy.shape
+    described = json.loads((best / "configuration.json").read_text())
+    assert described["training"]["steps"] in (4, 8)
+    assert any(path.name.startswith("events.out") for path in (tmp_path / "run").iterdir())
+
+
+def test_training_lowers_the_loss(config, corpora, tmp_path):
+    changed = {**CONFIG, "steps": 60, "batch": 4, "learning_rate": 3e-3}
+    changed["validation"] = {**CONFIG["validation"], "every": 1000}
+    config.write_text(json.dumps(changed))
+    trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
+    batches = []
+    step = trainer._step
+    trainer._step = lambda noisy, target: batches.append(step(noisy, target)[0]) or (batches[-1], 1.0)
+    trainer.run()
+    assert sum(batches[-10:]) < 0.8 * sum(batches[:10])
+
+
+def test_another_configuration_does_not_go_on(config, corpora, tmp_path):
+    Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False).run(1)
+    config.write_text(json.dumps({**CONFIG, "batch": 3}))
+    with pytest.raises(ValueError, match=r"another configuration \(batch differ\)"):
+        Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stepz": 3}, "unknown key stepz; known are model, data"),
+        ({"data": {"speech": {}, "noise": {}, "mix": {"snr": 3}}}, "unknown key data.mix.snr; known are seconds"),
+        ({"data": 3}, "data. must be an object"),
+    ],
+)
+def test_configurations_that_do_not_fit_are_told(config, change, message):
+    config.write_text(json.dumps({**CONFIG, **change}))
+    with pytest.raises(ValueError, match=message):
+        load_config(config)
+    config.write_text(json.dumps({name: value for name, value in CONFIG.items() if name != "data"}))
+    with pytest.raises(ValueError, match=r"missing 1 required .*'data'"):
+        load_config(config)
+
+
+def test_learning_rate_warms_up_and_falls(config):
+    loaded = load_config(config)
+    rates = [learning_rate(loaded, step) for step in range(9)]
+    assert rates[1] == loaded.learning_rate
+    assert rates[0] == loaded.learning_rate / 2
+    assert rates[-1] == pytest.approx(loaded.final_learning_rate)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+@pytest.mark.shared
+def test_the_configuration_in_the_repository_fits_the_corpora():
+    config = load_config(ROOT / "examples" / "train_cruse.json")
+    for folder in (*config.data.speech, *config.data.noise, config.validation.speech, config.data.room_folder):
+        assert (SHARED / "data" / folder).is_dir()
