@@ -8,6 +8,7 @@ from torch import nn
 
 from modelscope_ext.audio import AudioError, open_audio, output_format, read_blocks, write_audio
 from modelscope_ext.checkpoint import load_model
+from modelscope_ext.models import to_device
 from modelscope_ext.pretrained import DEFAULT
 from modelscope_ext.streaming import DenoiseStream
 
@@ -53,12 +54,14 @@ class Denoiser:
             raise ValueError(f"wet must be 0 … 1, got {wet}")
         net = model if isinstance(model, nn.Module) else load_model(model if model is not None else DEFAULT)
         if not getattr(net, "causal", True):
-            raise ValueError(f"{type(net).__name__} hears a whole utterance at once; so far Denoiser takes causal networks")
+            raise ValueError(
+                f"{type(net).__name__} hears a whole utterance at once; so far Denoiser takes causal networks"
+            )
         if attenuation_limit_db is None:
             attenuation_limit_db = net.attenuation_limit_db
         if not attenuation_limit_db >= 0:
             raise ValueError(f"attenuation_limit_db must be at least 0, got {attenuation_limit_db}")
-        self.net = net.to(device) if device else net
+        self.net = to_device(net, device) if device else net
         self.noisy_share = 1 - wet * (1 - 10 ** (-attenuation_limit_db / 20))
 
     def __call__(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -56,7 +56,7 @@ def test_honest_macs_are_what_hooks_count(skip):
         elif type(module).__name__ == "_ChannelScale":
             counted.append(x.numel())
         elif type(module).__name__ == "GroupedRNN":
-            counted.append(sum(p.numel() for p in module.parameters() if p.ndim == 2) * x.shape[1])
+            counted.append(sum(p.numel() for p in module.parameters() if p.ndim == 3) * x.shape[1])
 
     for module in net.modules():
         module.register_forward_hook(lambda m, i, o: count(m, i, o[0] if isinstance(o, tuple) else o))

@@ -10,7 +10,7 @@ import soundfile
 import torch
 from conftest import EXAMPLES, ROOT
 
-from modelscope_ext import Denoiser
+from modelscope_ext import Denoiser, build
 from modelscope_ext.audio import AudioError
 from modelscope_ext.metrics import si_sdr, stoi
 from modelscope_ext.streaming import as_float, from_float
@@ -149,6 +149,13 @@ def test_a_stream_checks_its_chunks(denoiser):
         stream.feed(np.zeros((5, 2), np.float32))
     with pytest.raises(RuntimeError, match="make a new one"):
         stream.flush()
+
+
+def test_what_cannot_be_used_is_told():
+    with pytest.raises(ValueError, match="cannot use the device 'warp'"):
+        Denoiser(device="warp")
+    with pytest.raises(ValueError, match="Frcrn hears a whole utterance at once"):
+        Denoiser(build("FRCRN"))
 
 
 def test_several_threads_share_a_denoiser(denoiser, noisy):

@@ -6,25 +6,39 @@ from modelscope_ext.layers.causal_conv import CausalConv2d, CausalConvTranspose2
 from modelscope_ext.layers.grouped_rnn import GroupedRNN
 
 
+def pytorchs(net, x, state):
+    """The same recurrences by `nn.GRU` and `nn.LSTM`, a group each."""
+    outputs, ends = [], []
+    for i, part in enumerate(x.chunk(net.groups, -1)):
+        stock = getattr(nn, net.kind)(net.width, net.width, net.layers, batch_first=True)
+        weights = {name: parameter[i] for name, parameter in net.named_parameters()}
+        start = tuple(s[i] for s in state)
+        y, end = torch.func.functional_call(stock, weights, (part, start[0] if net.kind == "GRU" else start))
+        outputs.append(y)
+        ends.append((end,) if net.kind == "GRU" else end)
+    return torch.cat(outputs, -1), tuple(torch.stack(e) for e in zip(*ends, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_grouped_gru_equals_pytorchs_and_so_do_its_gradients(layers, batch):
+@pytest.mark.parametrize("path", ["default", "one by one"])
+def test_groups_equal_pytorchs_and_so_do_their_gradients(kind, layers, batch, path, monkeypatch):
     torch.manual_seed(0)
-    ours = GroupedRNN("GRU", 24, layers, groups=4).double()
+    net = GroupedRNN(kind, 24, layers, groups=4).double()
+    if path == "one by one":  # what a GPU takes
+        monkeypatch.setattr(net, "_in_one_call", lambda x, h0: net._one_by_one(x, (h0,)))
     x = torch.randn(batch, 7, 24, dtype=torch.double, requires_grad=True)
-    h0 = torch.randn(4, layers, batch, 6, dtype=torch.double, requires_grad=True)
+    state = tuple(
+        torch.randn(4, layers, batch, 6, dtype=torch.double, requires_grad=True) for _ in range(1 + (kind == "LSTM"))
+    )
     weight = torch.randn(batch, 7, 24, dtype=torch.double)
-
-    def gradients(y):
-        return torch.autograd.grad((y * weight).sum(), [x, h0, *ours.parameters()])
-
-    y, (h,) = ours(x, (h0,))
-    parts = [group(part, h0[i]) for i, (group, part) in enumerate(zip(ours.groups, x.chunk(4, -1), strict=True))]
-    theirs = torch.cat([part for part, _ in parts], -1)
-    assert torch.allclose(y, theirs, atol=1e-12)
-    assert torch.allclose(h, torch.stack([end for _, end in parts]), atol=1e-12)
-    for mine, reference in zip(gradients(y), gradients(theirs), strict=True):
-        assert torch.allclose(mine, reference, atol=1e-10)
+    (y, end), (stock_y, stock_end) = net(x, state), pytorchs(net, x, state)
+    assert torch.allclose(y, stock_y, atol=1e-12)
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(end, stock_end, strict=True))
+    inputs = [x, *state, *net.parameters()]
+    ours, stock = (torch.autograd.grad((out * weight).sum(), inputs) for out in (y, stock_y))
+    assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(ours, stock, strict=True))
 
 
 def test_grouped_gru_passes_gradcheck():

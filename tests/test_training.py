@@ -139,6 +139,23 @@ def test_training_lowers_the_loss(config, corpora, tmp_path):
     assert sum(batches[-10:]) < 0.8 * sum(batches[:10])
 
 
+def test_batch_norm_keeps_its_statistics_after_a_while(config, corpora, tmp_path):
+    config.write_text(json.dumps({**CONFIG, "norm_steps": 2}))
+    trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
+
+    def statistics():
+        return [b.clone() for name, b in trainer.net.named_buffers() if "running" in name]
+
+    before = statistics()
+    trainer.run(2)
+    moved = statistics()
+    trainer.run(2)
+    assert not any(torch.equal(a, b) for a, b in zip(before, moved, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(moved, statistics(), strict=True))
+    averaged = [b for name, b in trainer.average.module.named_buffers() if "running" in name]
+    assert all(torch.equal(a, b) for a, b in zip(moved, averaged, strict=True))
+
+
 def test_another_configuration_does_not_go_on(config, corpora, tmp_path):
     Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False).run(1)
     config.write_text(json.dumps({**CONFIG, "batch": 3}))

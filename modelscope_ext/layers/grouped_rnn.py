@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 __all__ = ["GroupedRNN", "grouped_gru"]
 
+NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
 
 class _GruLayer(torch.autograd.Function):
     """One GRU layer of every group: all inputs in one batched product, then one batched product a step.
@@ -76,41 +78,55 @@ class GroupedRNN(nn.Module):
     """P disconnected GRUs or LSTMs of `layers` layers over contiguous parts of R features (Braun et al. 2021).
 
     The parts are not interleaved between layers. `forward(x (B, T, R), state)` returns the output, same shape, and
-    the state: (h,) for GRUs, (h, c) for LSTMs, each (P, layers, B, R / P).
+    the state: (h,) for GRUs, (h, c) for LSTMs, each (P, layers, B, R / P). Parameters are PyTorch's with the groups
+    stacked: `weight_ih_l0` (P, gates * H, H) and so on.
     """
 
     def __init__(self, kind: str, features: int, layers: int = 1, groups: int = 1) -> None:
         super().__init__()
         if features % groups:
             raise ValueError(f"{features} features cannot be cut into {groups} equal groups")
-        make = {"GRU": nn.GRU, "LSTM": nn.LSTM}[kind]
-        width = features // groups
-        self.groups = nn.ModuleList(make(width, width, layers, batch_first=True) for _ in range(groups))
+        self.kind, self.layers, self.groups, self.width = kind, layers, groups, features // groups
+        gates = {"GRU": 3, "LSTM": 4}[kind] * self.width
+        bound = self.width**-0.5  # as in PyTorch
+        for layer in range(layers):
+            for name in NAMES:
+                shape = (groups, gates, self.width) if name.startswith("weight") else (groups, gates)
+                self.register_parameter(f"{name}_l{layer}", nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """(B, T, R) → (B, T, R), and the state after the last step; no state is a state of zeros."""
         if state is None:
-            first = self.groups[0]
-            shape = (len(self.groups), first.num_layers, x.shape[0], first.hidden_size)
-            state = tuple(x.new_zeros(shape) for _ in range(2 if isinstance(first, nn.LSTM) else 1))
-        if isinstance(self.groups[0], nn.GRU) and x.device.type == "cpu" and not torch.onnx.is_in_onnx_export():
-            return self._gru_in_one_call(x, state[0])
-        outputs, ends = [], []
-        for i, (group, part) in enumerate(zip(self.groups, x.chunk(len(self.groups), -1), strict=True)):
-            start = tuple(s[i] for s in state)
-            y, end = group(part.contiguous(), start if len(start) == 2 else start[0])
-            outputs.append(y)
-            ends.append(end if len(start) == 2 else (end,))
-        return torch.cat(outputs, -1), tuple(torch.stack(s) for s in zip(*ends, strict=True))
+            shape = (self.groups, self.layers, x.shape[0], self.width)
+            state = tuple(x.new_zeros(shape) for _ in range(1 if self.kind == "GRU" else 2))
+        x = x.unflatten(-1, (self.groups, -1)).permute(2, 1, 0, 3).contiguous()  # (P, T, B, H)
+        if self.kind == "GRU" and x.device.type == "cpu":
+            y, state = self._in_one_call(x, state[0])
+        else:
+            y, state = self._one_by_one(x, state)
+        return y.permute(2, 1, 0, 3).flatten(2), state
 
-    def _gru_in_one_call(self, x: Tensor, h0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        x = x.unflatten(-1, (len(self.groups), -1)).permute(2, 1, 0, 3).contiguous()  # (P, T, B, H)
+    def _weights(self, layer: int) -> list[Tensor]:
+        return [getattr(self, f"{name}_l{layer}") for name in NAMES]
+
+    def _in_one_call(self, x: Tensor, h0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         ends = []
-        for layer in range(h0.shape[1]):
-            weights = (
-                torch.stack([getattr(group, f"{name}_l{layer}") for group in self.groups])
-                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            )
-            x = grouped_gru(x, h0[:, layer], *weights)
+        for layer in range(self.layers):
+            x = grouped_gru(x, h0[:, layer], *self._weights(layer))
             ends.append(x[:, -1])
-        return x.permute(2, 1, 0, 3).flatten(2), (torch.stack(ends, 1),)
+        return x, (torch.stack(ends, 1),)
+
+    def _one_by_one(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """PyTorch's own kernels (cuDNN on a GPU), a group at a time."""
+        run = torch.gru if self.kind == "GRU" else torch.lstm
+        flat = [weight for layer in range(self.layers) for weight in self._weights(layer)]
+        outputs, ends = [], []
+        for i in range(self.groups):
+            start = tuple(part[i] for part in state)
+            y, *end = run(
+                x[i], start[0] if self.kind == "GRU" else start, [weight[i] for weight in flat],
+                True, self.layers, 0.0, self.training, False, False,
+            )  # fmt: skip
+            outputs.append(y)
+            ends.append(end)
+        return torch.stack(outputs), tuple(torch.stack(parts) for parts in zip(*ends, strict=True))

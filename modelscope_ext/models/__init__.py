@@ -5,7 +5,7 @@ from torch import nn
 from modelscope_ext.models.cruse import Cruse, CruseConfig
 from modelscope_ext.models.frcrn import Frcrn, FrcrnConfig
 
-__all__ = ["build"]
+__all__ = ["build", "to_device"]
 
 
 def build(name: str, **config) -> nn.Module:
@@ -21,3 +21,12 @@ def build(name: str, **config) -> nn.Module:
     if name == "FRCRN":
         return Frcrn(FrcrnConfig.from_options(**config))
     return Cruse(CruseConfig.from_name(name, **config))
+
+
+def to_device(net: nn.Module, device: str) -> nn.Module:
+    """The network on "cpu", "cuda", "cuda:1" …; a device that is not there is a ValueError that says so."""
+    try:
+        return net.to(device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"cannot use the device {device!r}: {reason}") from error

@@ -28,7 +28,7 @@ from modelscope_ext.data.corpus import Corpus, load_corpus
 from modelscope_ext.data.mixing import Mixer, validation_pairs
 from modelscope_ext.data.rooms import load_rooms, save_rooms, simulate_rooms
 from modelscope_ext.losses import CompressedSpectralLoss
-from modelscope_ext.models import build
+from modelscope_ext.models import build, to_device
 from modelscope_ext.training.config import TrainConfig
 
 __all__ = ["Trainer", "learning_rate", "validate"]
@@ -90,21 +90,23 @@ class Trainer:
         progress: bool = True,
     ) -> None:
         self.config, self.data_dir, self.work_dir = config, Path(data_dir), Path(work_dir)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.bar = progress
         self.work_dir.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
+        options = dict(config.model)
+        net = build(options.pop("name"), **options)
+        self.net = to_device(net, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = next(net.parameters()).device
         if self.device.type == "cpu":
             torch.set_num_threads(config.threads)
-        options = dict(config.model)
-        self.net = build(options.pop("name"), **options).to(self.device)
         # Batch norm's running statistics are copied, not averaged: an average of them lags behind the weights' own.
         self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
         self.loss = CompressedSpectralLoss(config.compression, config.complex_weight).to(self.device)
-        matrices = [p for p in self.net.parameters() if p.ndim > 1]
-        vectors = [p for p in self.net.parameters() if p.ndim <= 1]
+        decayed, free = [], []
+        for name, parameter in self.net.named_parameters():
+            (decayed if parameter.ndim > 1 and "bias" not in name else free).append(parameter)
         self.optimizer = torch.optim.AdamW(
-            [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}],
+            [{"params": decayed}, {"params": free, "weight_decay": 0.0}],
             config.learning_rate,
             weight_decay=config.weight_decay,
         )
