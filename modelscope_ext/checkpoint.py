@@ -25,6 +25,7 @@ __all__ = [
     "RELEASED_WEIGHTS",
     "WEIGHTS",
     "CheckpointError",
+    "has_weights",
     "load_model",
     "load_weights",
     "read_configuration",
@@ -68,10 +69,11 @@ def read_configuration(folder: str | Path) -> dict:
     return found
 
 
-def load_model(folder: str | Path) -> nn.Module:
+def load_model(folder: str | Path, need_weights: bool = True) -> nn.Module:
     """The network of a model folder, with its weights, in eval mode, and with `attenuation_limit_db` if it has one.
 
-    `model.safetensors` is taken where there is one, `pytorch_model.bin` otherwise.
+    `model.safetensors` is taken where there is one, `pytorch_model.bin` otherwise. Where neither is there and
+    `need_weights` is false, the weights are random, for training from scratch.
 
     Raises:
         CheckpointError: configuration or weights are missing, of another architecture, damaged, or not finite.
@@ -87,17 +89,25 @@ def load_model(folder: str | Path) -> nn.Module:
         net = build("FRCRN" if kind == FRCRN_TYPE else options.pop("name"), **options)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIGURATION}: {error}") from error
-    if kind == FRCRN_TYPE and not any((folder / name).exists() for name in (WEIGHTS, RELEASED_WEIGHTS)):
-        raise CheckpointError(
-            f"{folder}: has neither {WEIGHTS} nor {RELEASED_WEIGHTS}; without weights nothing can be denoised. "
-            f"Get the released ones with: modelscope download --model iic/{FRCRN_TYPE} --local_dir '{folder}'"
-        )
+    if not has_weights(folder):
+        if not need_weights:
+            return net.eval()
+        if kind == FRCRN_TYPE:
+            raise CheckpointError(
+                f"{folder}: has neither {WEIGHTS} nor {RELEASED_WEIGHTS}; without weights nothing can be denoised. "
+                f"Get the released ones with: modelscope download --model iic/{FRCRN_TYPE} --local_dir '{folder}'"
+            )
     old = kind == FRCRN_TYPE and not (folder / WEIGHTS).exists()
     load_weights(net, folder / (RELEASED_WEIGHTS if old else WEIGHTS))
     limit_db = configuration.get("inference", {}).get("attenuation_limit_db")
     if limit_db is not None:
         net.attenuation_limit_db = limit_db
     return net.eval()
+
+
+def has_weights(folder: str | Path) -> bool:
+    """Whether a model folder has a weights file, good or bad."""
+    return any((Path(folder) / name).exists() for name in (WEIGHTS, RELEASED_WEIGHTS))
 
 
 def load_weights(net: nn.Module, path: str | Path) -> None:

@@ -8,9 +8,11 @@ from torch import nn
 
 from modelscope_ext.audio import AudioError, open_audio, output_format, read_blocks, write_audio
 from modelscope_ext.checkpoint import load_model
+from modelscope_ext.hub import model_folder
 from modelscope_ext.models import to_device
 from modelscope_ext.pretrained import DEFAULT
 from modelscope_ext.streaming import DenoiseStream
+from modelscope_ext.utterances import Utterances
 
 __all__ = ["Denoiser"]
 
@@ -22,8 +24,8 @@ class Denoiser:
     """Removes noise from speech.
 
     Args:
-        model: a model folder (`configuration.json`, `model.safetensors`), or a network in eval mode; None takes the
-            model inside this package.
+        model: a model folder (`configuration.json` and weights), an id of ModelScope's hub such as
+            `iic/speech_frcrn_ans_cirm_16k`, or a network in eval mode; None takes the model inside this package.
         device: "cpu", "cuda" …; None is the CPU, where these networks run many times faster than real time, or
             where the network given is.
         wet: 1 gives the denoised signal, 0 the input, in between a mixture of both.
@@ -52,11 +54,9 @@ class Denoiser:
     ) -> None:
         if not 0 <= wet <= 1:
             raise ValueError(f"wet must be 0 … 1, got {wet}")
-        net = model if isinstance(model, nn.Module) else load_model(model if model is not None else DEFAULT)
-        if not getattr(net, "causal", True):
-            raise ValueError(
-                f"{type(net).__name__} hears a whole utterance at once; so far Denoiser takes causal networks"
-            )
+        if not isinstance(model, nn.Module):
+            model = load_model(model_folder(model if model is not None else DEFAULT))
+        net = model
         if attenuation_limit_db is None:
             attenuation_limit_db = net.attenuation_limit_db
         if not attenuation_limit_db >= 0:
@@ -80,7 +80,7 @@ class Denoiser:
         audio = np.asarray(audio)
         if audio.ndim not in (1, 2) or (audio.ndim == 2 and not audio.shape[1]):
             raise AudioError(f"need (N,) or (N, channels) audio, got shape {audio.shape}")
-        stream = self.stream(sample_rate, 1 if audio.ndim == 1 else audio.shape[1])
+        stream = self._stream(sample_rate, 1 if audio.ndim == 1 else audio.shape[1])
         block = max(1, round(BLOCK_S * sample_rate))
         parts = [stream.feed(audio[start : start + block]) for start in range(0, len(audio), block)]
         parts.append(stream.flush().astype(audio.dtype).reshape(-1, *audio.shape[1:]))
@@ -104,7 +104,7 @@ class Denoiser:
         with open_audio(source) as file:
             format, subtype = output_format(file, target)
             rate, channels = file.samplerate, file.channels
-            stream = self.stream(rate, channels)
+            stream = self._stream(rate, channels)
             with write_audio(target, rate, channels, format, subtype) as out:
                 for block in read_blocks(file, BLOCK_S):
                     out.write(stream.feed(block))
@@ -113,7 +113,20 @@ class Denoiser:
                 out.write(stream.flush().reshape(-1, channels))
 
     def stream(self, sample_rate: int, channels: int = 1) -> DenoiseStream:
-        """A stream with `feed(chunk) -> chunk`, `flush()` and `latency_ms`; see `DenoiseStream`."""
+        """A stream with `feed(chunk) -> chunk`, `flush()` and `latency_ms`; see `DenoiseStream`.
+
+        Raises:
+            ValueError: the network is not causal; it denoises arrays and files.
+        """
+        if not self.net.causal:
+            raise ValueError(
+                f"{type(self.net).__name__} hears a whole utterance before it answers, so it cannot stream; "
+                "call the Denoiser with the whole array or a file, or stream with a CRUSE, such as the default model"
+            )
+        return self._stream(sample_rate, channels)
+
+    def _stream(self, sample_rate: int, channels: int) -> DenoiseStream:
         if not isinstance(sample_rate, (int, np.integer)) or not 1000 <= sample_rate <= 1_000_000:
             raise AudioError(f"sample_rate must be a whole number of Hz, 1000 … 1000000, got {sample_rate!r}")
-        return DenoiseStream(self.net, int(sample_rate), channels, self.noisy_share)
+        net = self.net if self.net.causal else Utterances(self.net)
+        return DenoiseStream(net, int(sample_rate), channels, self.noisy_share)

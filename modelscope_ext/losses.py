@@ -26,7 +26,8 @@ class CompressedSpectralLoss(nn.Module):
 
     S and E are spectra of the waveforms themselves, so that a spectrum no signal has is not rewarded (consistency).
     Both signals are divided by the target's level over its active frames, so that loud and quiet utterances weigh the
-    same; a silent target is divided by `floor` instead.
+    same; a silent target is divided by `floor` instead, and one far below its noise, where the noisy signal is given,
+    by a quarter of that: else few hopeless utterances make most of the gradient.
 
     Args:
         compression: c.
@@ -42,11 +43,14 @@ class CompressedSpectralLoss(nn.Module):
         self.compression, self.complex_weight, self.floor = compression, complex_weight, floor
         self.register_buffer("window", sqrt_hann(window), persistent=False)
 
-    def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
+    def forward(self, estimate: Tensor, target: Tensor, noisy: Tensor | None = None) -> Tensor:
         """Loss of (B, N) `estimate` against `target`: a scalar, finite on silence, and so are its gradients."""
         if estimate.shape != target.shape or estimate.ndim != 2:
             raise ValueError(f"need two (B, N) signals, got {tuple(estimate.shape)} and {tuple(target.shape)}")
-        level = active_std(target).clamp_min(self.floor).unsqueeze(1)
+        level = active_std(target).clamp_min(self.floor)
+        if noisy is not None:
+            level = torch.maximum(level, active_std(noisy) / 4)
+        level = level.unsqueeze(1)
         e_mag, e = self._compress(estimate / level)
         s_mag, s = self._compress(target / level)
         magnitude = (s_mag - e_mag).square().mean()

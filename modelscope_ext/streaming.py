@@ -48,8 +48,8 @@ class DenoiseStream:
     """One running stream; made by `Denoiser.stream`.
 
     Args:
-        net: a causal network, `net(audio (B, n), state) -> (finished samples, state)`, with `sample_rate`,
-            `latency` and `delay` in samples.
+        net: `net(audio (B, n), state) -> (finished samples, state)`, then `net.finish(state) -> the rest`, with
+            `sample_rate`, and with `latency` and `delay` in samples.
         sample_rate: of the chunks, Hz.
         channels: of the chunks; each is denoised on its own.
         noisy_share: how much of the input stays in the output, 0 … 1.
@@ -100,8 +100,7 @@ class DenoiseStream:
             raise RuntimeError("this stream was flushed; make a new one")
         self.closed = True
         rest = self.down.flush() if self.down else np.zeros((0, self.channels), np.float32)
-        silence = np.zeros((self.net.latency, self.channels), np.float32)
-        out = self._enhance(np.concatenate((rest, silence)))
+        out = np.concatenate((self._enhance(rest), self._finish()))
         if self.up:
             out = np.concatenate((self.up.feed(out), self.up.flush()))
         return self._emit(out)
@@ -110,6 +109,13 @@ class DenoiseStream:
         with torch.inference_mode():
             audio = torch.from_numpy(np.ascontiguousarray(samples.T)).to(self.device)  # (channels, n)
             out, self.state = self.net(audio, self.state)
+        return self._aligned(out)
+
+    def _finish(self) -> np.ndarray:
+        with torch.inference_mode():
+            return self._aligned(self.net.finish(self.state))
+
+    def _aligned(self, out: torch.Tensor) -> np.ndarray:
         drop = min(self.lag, out.shape[1])
         self.lag -= drop
         return out[:, drop:].cpu().numpy().T

@@ -12,7 +12,7 @@ from conftest import ROOT, SHARED
 
 from modelscope_ext import Denoiser
 from modelscope_ext.training.config import load_config
-from modelscope_ext.training.trainer import Trainer, learning_rate
+from modelscope_ext.training.trainer import Trainer, schedule
 
 CONFIG = {
     "model": {"name": "CRUSE2-8-1xGRU2"},
@@ -134,7 +134,7 @@ def test_training_lowers_the_loss(config, corpora, tmp_path):
     trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
     batches = []
     step = trainer._step
-    trainer._step = lambda noisy, target: batches.append(step(noisy, target)[0]) or (batches[-1], 1.0)
+    trainer._step = lambda *args: batches.append(step(*args)[0]) or (batches[-1], 1.0, False)
     trainer.run()
     assert sum(batches[-10:]) < 0.8 * sum(batches[:10])
 
@@ -182,11 +182,9 @@ def test_configurations_that_do_not_fit_are_told(config, change, message):
 
 def test_learning_rate_warms_up_and_falls(config):
     loaded = load_config(config)
-    rates = [learning_rate(loaded, step) for step in range(9)]
-    assert rates[1] == loaded.learning_rate
-    assert rates[0] == loaded.learning_rate / 2
-    assert rates[-1] == pytest.approx(loaded.final_learning_rate)
-    assert rates[2:] == sorted(rates[2:], reverse=True)
+    shares = [schedule(loaded, step) for step in range(9)]
+    assert shares[:6] == [1 / 2, 1, 1, 1, 1, 1]
+    assert shares[5] > shares[6] > shares[7] > shares[8] == loaded.final_share
 
 
 @pytest.mark.shared
@@ -194,3 +192,65 @@ def test_the_configuration_in_the_repository_fits_the_corpora():
     config = load_config(ROOT / "examples" / "train_cruse.json")
     for folder in (*config.data.speech, *config.data.noise, config.validation.speech, config.data.room_folder):
         assert (SHARED / "data" / folder).is_dir()
+
+
+SHARED_STEPS = """
+import sys, torch
+from modelscope_ext.training.config import load_config
+from modelscope_ext.training.trainer import Trainer
+torch.set_num_threads(1)
+Trainer(load_config(sys.argv[1]), sys.argv[2], sys.argv[3], "cpu", progress=False).run(4)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(config, corpora, tmp_path):
+    """The same batches, cut in two; only the first process writes."""
+    config.write_text(json.dumps({**CONFIG, "model": {**CONFIG["model"], "batch_norm": False}}))
+    script = tmp_path / "steps.py"
+    script.write_text(SHARED_STEPS)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, command in (("one", [sys.executable]), ("two", launch)):
+        done = subprocess.run(
+            [*command, script, config, corpora, tmp_path / name], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.allclose(one[name], two[name], rtol=1e-3, atol=1e-5), name
+
+
+def test_a_batch_is_shared_evenly_or_not_at_all(config, corpora, tmp_path, monkeypatch):
+    monkeypatch.setattr("modelscope_ext.training.trainer._join", lambda device: (0, 3))
+    with pytest.raises(ValueError, match="batch 2 cannot be shared evenly by 3 processes"):
+        Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
+
+
+def test_muon_makes_steps_of_equal_singular_values():
+    from modelscope_ext.training.muon import Muon, orthogonalised
+
+    values = torch.linalg.svdvals(orthogonalised(torch.randn(3, 24, 8) @ torch.diag(torch.logspace(-1, 1, 8))))
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+    weight = torch.nn.Parameter(torch.randn(2, 12, 4))  # two groups, three gates
+    before = weight.detach().clone()
+    weight.grad = torch.randn_like(weight)
+    Muon([weight], lr=0.1, weight_decay=0.0).step()
+    change = (before - weight.detach()).unflatten(1, (3, 4))
+    assert torch.linalg.svdvals(change / (0.1 * 0.2 * 2)).sub(1).abs().max() < 0.5
+
+
+def test_muon_leaves_the_outer_layers_and_all_vectors_to_adamw(config, corpora, tmp_path):
+    trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
+    adamw, muon = ({id(p) for g in o.param_groups for p in g["params"]} for o in trainer.optimizers)
+    names = {name for name, parameter in trainer.net.named_parameters() if id(parameter) in muon}
+    assert names == {
+        "encoder.1.causal.conv.weight",
+        "decoder.1.causal.conv.weight",
+        "rnn.weight_ih_l0",
+        "rnn.weight_hh_l0",
+    }
+    assert len(adamw) + len(muon) == len(list(trainer.net.parameters()))
+    assert not adamw & muon

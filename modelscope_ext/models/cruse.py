@@ -27,6 +27,8 @@ __all__ = ["PUBLISHED", "Cruse", "CruseConfig", "CruseState", "published_macs"]
 WINDOW, HOP = 320, 160
 BINS = WINDOW // 2 + 1
 SKIPS = ("none", "add", "add_scale", "add_conv1x1", "concat")
+#: Channels that go in and come out: log power and a gain; with the compressed complex spectrum, and a complex mask.
+MASKS = {"gain": (1, 1), "complex": (3, 2)}
 
 #: Million MACs a frame as the paper's figure 5 prints them.
 PUBLISHED = {
@@ -55,6 +57,7 @@ class CruseConfig:
     time_kernel: int = 2
     freq_padding: int = 1
     batch_norm: bool = True
+    mask: str = "gain"
 
     @classmethod
     def from_name(cls, name: str, **options) -> "CruseConfig":
@@ -79,7 +82,7 @@ class CruseConfig:
 
     @property
     def name(self) -> str:
-        """The paper's name; what it does not say (skips, padding, batch norm) is in the other fields."""
+        """The paper's name; what it does not say (skips, padding, batch norm, mask) is in the other fields."""
         kernels = "-1D" if self.time_kernel == 1 else ""
         return f"CRUSE{self.layers}-{self.channels}-{self.rnn_layers}x{self.rnn}{self.groups}{kernels}"
 
@@ -92,6 +95,7 @@ class CruseConfig:
             f"skip must be one of {', '.join(SKIPS)}": self.skip in SKIPS,
             "time_kernel must be 1 or 2": self.time_kernel in (1, 2),
             "freq_padding must be 0 or 1": self.freq_padding in (0, 1),
+            f"mask must be one of {', '.join(MASKS)}": self.mask in MASKS,
             "groups must be at least 1": self.groups >= 1,
         }
         if wrong := [text for text, ok in checks.items() if not ok]:
@@ -104,8 +108,8 @@ class CruseConfig:
 
     @property
     def widths(self) -> list[int]:
-        """Channels from the input to the last encoder layer: 1, 16, 32 … C_L."""
-        return [1, *(16 * 2**i for i in range(self.layers - 1)), self.channels]
+        """Channels from the input to the last encoder layer: 1 (3 for a complex mask), 16, 32 … C_L."""
+        return [MASKS[self.mask][0], *(16 * 2**i for i in range(self.layers - 1)), self.channels]
 
     @property
     def freqs(self) -> list[int]:
@@ -200,6 +204,7 @@ class Cruse(nn.Module):
     """
 
     sample_rate = 16000
+    causal = True
     latency = WINDOW
     #: What the model folder recommends to limit the attenuation to.
     attenuation_limit_db = math.inf
@@ -217,12 +222,18 @@ class Cruse(nn.Module):
         self.rnn = GroupedRNN(config.rnn, config.rnn_width, config.rnn_layers, config.groups)
         self.skips = nn.ModuleList(_make_skip(config.skip, w[i + 1]) for i in range(depth))
         double = 2 if config.skip == "concat" else 1
+        out = [MASKS[config.mask][1], *w[1:]]
         self.decoder = nn.ModuleList(
             _Layer(
-                CausalConvTranspose2d(double * w[i + 1], w[i], kernel, padding, f[i + 1], f[i]), w[i], norm, last=i == 0
+                CausalConvTranspose2d(double * w[i + 1], out[i], kernel, padding, f[i + 1], f[i]),
+                out[i],
+                norm,
+                last=i == 0,
             )
             for i in range(depth)
         )
+        if config.mask == "complex":  # start by letting about three quarters of the input through
+            nn.init.constant_(self.decoder[0].causal.conv.bias[:1], 1.0)
         self.register_buffer("window", sqrt_hann(WINDOW), persistent=False)
         self.to(memory_format=torch.channels_last)  # many times faster than the default with few channels, on a CPU
 
@@ -243,9 +254,13 @@ class Cruse(nn.Module):
         if not frames:
             return audio[:, :0], state._replace(audio=waiting)
         spec = analysis(audio[:, : (frames - 1) * HOP + WINDOW], self.window)  # (B, T, F)
-        gain, state = self.gain(spec.real.square() + spec.imag.square(), state)
-        done, tail = overlap_add(synthesis(spec * gain, self.window), state.tail)
+        mask, state = self.mask(spec, state)
+        done, tail = overlap_add(synthesis(spec * mask, self.window), state.tail)
         return done, state._replace(audio=waiting, tail=tail)
+
+    def finish(self, state: CruseState) -> Tensor:
+        """The finished samples of the end of a stream: those that silence would bring out."""
+        return self(self.window.new_zeros(len(state.audio), self.latency), state)[0]
 
     def enhance(self, audio: Tensor) -> Tensor:
         """Whole (B, N) utterances, same length and no delay."""
@@ -253,10 +268,15 @@ class Cruse(nn.Module):
         padded = functional.pad(audio, (0, self.delay + -length % HOP))
         return self(padded)[0][:, self.delay : self.delay + length]
 
-    def gain(self, power: Tensor, state: CruseState) -> tuple[Tensor, CruseState]:
-        """Gains in (0, 1) of (B, T, F) power spectra, same shape."""
-        x = (torch.log10(power + 1e-8) / 4 + 1).unsqueeze(1)  # (B, 1, T, F), about -1 … 1.5
-        x = x.contiguous(memory_format=torch.channels_last)
+    def mask(self, spec: Tensor, state: CruseState) -> tuple[Tensor, CruseState]:
+        """Gains in (0, 1), or complex factors of magnitude below 1, for (B, T, F) spectra; same shape."""
+        power = spec.real.square() + spec.imag.square() + 1e-8
+        log_power = torch.log10(power) / 4 + 1  # about -1 … 1.5
+        if self.config.mask == "complex":
+            compressed = torch.view_as_real(spec) * power.pow(-0.35).unsqueeze(-1)  # magnitudes to the power of 0.3
+            x = torch.cat((log_power.unsqueeze(-1), compressed), -1).movedim(-1, 1)  # (B, 3, T, F), channels last
+        else:
+            x = log_power.unsqueeze(1).contiguous(memory_format=torch.channels_last)  # (B, 1, T, F)
         encoder, skips = [], []
         for layer, skip, cache in zip(self.encoder, self.skips, state.encoder, strict=True):
             x, cache = layer(x, cache)
@@ -271,7 +291,16 @@ class Cruse(nn.Module):
                 x = torch.cat((x, skip), 1) if self.config.skip == "concat" else x + skip
             x, cache = layer(x, cache)
             decoder.append(cache)
-        return torch.sigmoid(x.squeeze(1)), state._replace(encoder=tuple(encoder), decoder=tuple(decoder), rnn=rnn)
+        return self._bounded(x), state._replace(encoder=tuple(encoder), decoder=tuple(decoder), rnn=rnn)
+
+    def _bounded(self, x: Tensor) -> Tensor:
+        """(B, channels, T, F) of the last layer as a mask."""
+        if self.config.mask == "gain":
+            return torch.sigmoid(x.squeeze(1))
+        # The magnitude through tanh, the phase as it is: Hu et al., "DCCRN", Interspeech 2020, variant E.
+        x = x.movedim(1, -1)
+        magnitude = (x.square().sum(-1, keepdim=True) + 1e-8).sqrt()
+        return torch.view_as_complex((x * (torch.tanh(magnitude) / magnitude)).contiguous())
 
     def macs_per_frame(self) -> int:
         """Multiply-accumulates of one 10-ms frame: convolutions, skips and recurrent layers, honestly counted."""
@@ -280,5 +309,8 @@ class Cruse(nn.Module):
         skip = {"add_scale": lambda c: c, "add_conv1x1": lambda c: c * c}.get(config.skip, lambda c: 0)
         skips = sum(skip(w[i + 1]) * f[i + 1] for i in range(config.layers))
         # A transposed convolution's taps fall on its input positions, as the mirrored encoder's on its output.
-        decoder = _conv_macs(config) * (2 if config.skip == "concat" else 1)
+        taps = 3 * config.time_kernel
+        double = 2 if config.skip == "concat" else 1
+        out = [MASKS[config.mask][1], *w[1:]]
+        decoder = sum(double * w[i + 1] * out[i] * f[i + 1] * taps for i in range(config.layers))
         return _conv_macs(config) + decoder + skips + _rnn_macs(config)

@@ -4,13 +4,13 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
-from modelscope_ext.plugin.names import COMPONENTS
+from modelscope_ext.plugin.names import COMPONENTS, FRCRN_TYPE, TASK
 
 __all__ = ["plug_in"]
-
-_TARGET = "modelscope.utils.import_utils"
 
 
 def plug_in() -> None:
@@ -19,13 +19,17 @@ def plug_in() -> None:
     ModelScope looks a type up in this index, imports the module that stands there, and asks its registry; so our
     modules are imported when they are used, and the stock modules of the same names never.
     """
-    if module := sys.modules.get(_TARGET):
-        _extend(module)
-    elif not any(isinstance(finder, _Watcher) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Watcher())
+    waiting = dict.fromkeys(_STOCK - sys.modules.keys())
+    for name, extend in _EXTENSIONS.items():
+        if module := sys.modules.get(name):
+            extend(module)
+        else:
+            waiting[name] = extend
+    if waiting and not any(isinstance(finder, _Watcher) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Watcher(waiting))
 
 
-def _extend(import_utils: ModuleType) -> None:
+def _extend_index(import_utils: ModuleType) -> None:
     loaded = import_utils.LazyImportModule._AST_INDEX
     if loaded is not None:
         _add(loaded)
@@ -45,21 +49,66 @@ def _add(index: dict) -> None:
         index["index"][signature] = {"filepath": "", "imports": [], "module": module}
 
 
+def _extend_preprocessors(base: ModuleType) -> None:
+    """The released configuration names no preprocessor; ModelScope then looks here."""
+    base.PREPROCESSOR_MAP[FRCRN_TYPE, TASK] = FRCRN_TYPE
+
+
+_EXTENSIONS = {
+    "modelscope.utils.import_utils": _extend_index,
+    "modelscope.preprocessors.base": _extend_preprocessors,
+}
+#: Modules that register stock classes under names of ours. Nobody needs them, but importing them must not fail.
+_STOCK = {"modelscope.models.audio.ans.frcrn", "modelscope.pipelines.audio.ans_pipeline"}
+_BUILDERS = {
+    "MODELS": "modelscope.models.builder",
+    "PREPROCESSORS": "modelscope.preprocessors.builder",
+    "PIPELINES": "modelscope.pipelines.builder",
+}
+
+
+@contextmanager
+def _ours_set_aside() -> Iterator[None]:
+    """Takes our classes out of ModelScope's registries for a while: a name registers once."""
+    kept = []
+    for registry, group, kind in COMPONENTS:
+        if builder := sys.modules.get(_BUILDERS[registry]):
+            classes = getattr(builder, registry).modules.get(group, {})
+            if classes.get(kind, object).__module__.startswith("modelscope_ext."):
+                kept.append((classes, kind, classes.pop(kind)))
+    try:
+        yield
+    finally:
+        for classes, kind, ours in kept:
+            classes[kind] = ours
+
+
 class _Watcher(importlib.abc.MetaPathFinder):
-    """Extends `modelscope.utils.import_utils` right after it has run."""
+    """Extends modules right after they have run, and sets ours aside while stock ones register.
+
+    Args:
+        waiting: module name → what is called with the module afterwards.
+    """
+
+    def __init__(self, waiting: dict) -> None:
+        self.waiting = waiting
 
     def find_spec(self, name, path, target=None):
-        if name != _TARGET:
+        if name not in self.waiting:
             return None
-        sys.meta_path.remove(self)
+        extend = self.waiting.pop(name)  # the search below asks this finder again
         spec = importlib.util.find_spec(name)
         if spec is None or not isinstance(spec.loader, importlib.machinery.SourceFileLoader):
             return spec
         execute = spec.loader.exec_module
 
         def execute_and_extend(module):
-            execute(module)
-            _extend(module)
+            if name in _STOCK:
+                with _ours_set_aside():
+                    execute(module)
+            else:
+                execute(module)
+                extend(module)
 
         spec.loader.exec_module = execute_and_extend
         return spec

@@ -1,44 +1,87 @@
 """Noise suppression as a ModelScope pipeline."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from modelscope.outputs import OutputKeys
 from modelscope.pipelines.base import Pipeline
 from modelscope.pipelines.builder import PIPELINES
 
-from modelscope_ext.audio import write_audio
+from modelscope_ext.audio import SUFFIXES, write_audio
+from modelscope_ext.checkpoint import has_weights, load_model
 from modelscope_ext.enhance import Denoiser
-from modelscope_ext.plugin.names import CRUSE_TYPE, TASK
-from modelscope_ext.plugin.preprocessor import SAMPLE_RATE
+from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE, TASK
+from modelscope_ext.plugin.preprocessor import SAMPLE_RATE, AudioPreprocessor
 from modelscope_ext.streaming import from_float
+from modelscope_ext.utterances import reference_gain
 
 __all__ = ["NoiseSuppressionPipeline"]
 
+LEVELS = ("input", "reference")
+
 
 @PIPELINES.register_module(TASK, module_name=CRUSE_TYPE)
+@PIPELINES.register_module(TASK, module_name=FRCRN_TYPE, force=True)
 class NoiseSuppressionPipeline(Pipeline):
-    """`pipeline(Tasks.acoustic_noise_suppression, model=FOLDER)`.
+    """`pipeline(Tasks.acoustic_noise_suppression, model=FOLDER_OR_ID)`.
 
-    Called with a path, a URL, bytes or an array (and `sample_rate=`), it returns `{OutputKeys.OUTPUT_PCM: bytes}`:
-    16-bit mono at 16 kHz, at the level of the input, peaks clipped at full scale. `output_path` also writes a file.
+    Called with a path, a URL, bytes, an array (and `sample_rate=`), a row of a data set, a list of these or an
+    `MsDataset`, it returns `{OutputKeys.OUTPUT_PCM: bytes}` for each: 16-bit mono at 16 kHz, as long as the input,
+    peaks clipped at full scale.
+
+    Options, of the pipeline and of each call:
+        output_path: also write a WAV file; for a list of inputs a list of as many paths, or a folder, where results
+            are named after their inputs.
+        output_level: "input" keeps the level of the input. "reference" gives the numbers of modelscope's own FRCRN
+            pipeline: first channel only, level near -25 dBFS; audio above 120 s is not cut into seconds as there.
     """
 
-    def __init__(self, model: Any, **kwargs) -> None:
-        super().__init__(model=model, auto_collate=False, **kwargs)
+    def __init__(self, model: Any, output_level: str = "input", **kwargs) -> None:
+        # The released configuration names no preprocessor, and modelscope would warn of that.
+        preprocessor = kwargs.pop("preprocessor", None) or AudioPreprocessor()
+        super().__init__(model=model, preprocessor=preprocessor, auto_collate=False, **kwargs)
+        if not has_weights(self.model.model_dir):
+            load_model(self.model.model_dir)  # tells what is missing, and where to get it
+        self.model.eval()
+        self.output_level = output_level
+
+    def __call__(self, input: Any, *args, output_path: Any = None, **kwargs) -> Any:
+        """Denoises one input, or each of many; see the class."""
+        if output_path is None:
+            return super().__call__(input, *args, **kwargs)
+        if not isinstance(input, list):
+            return super().__call__(input, *args, output_path=output_path, **kwargs)
+        kwargs.pop("batch_size", None)
+        paths = _paths(input, output_path)
+        return [super(NoiseSuppressionPipeline, self).__call__(i, output_path=p, **kwargs) for i, p in paths]
 
     def _sanitize_parameters(self, **parameters) -> tuple[dict, dict, dict]:
-        rate = {"sample_rate": parameters.pop("sample_rate")} if "sample_rate" in parameters else {}
-        return rate, {}, parameters
+        level = parameters.pop("output_level", self.output_level)
+        if level not in LEVELS:
+            raise ValueError(f"output_level must be one of {', '.join(LEVELS)}, got {level!r}")
+        reading = {"first_channel": level == "reference"}
+        if "sample_rate" in parameters:
+            reading["sample_rate"] = parameters.pop("sample_rate")
+        return reading, {"output_level": level}, parameters
+
+    def _check_input(self, input: Any) -> None:
+        """Left to the preprocessor, whose message says what it takes."""
 
     def preprocess(self, inputs: Any, **parameters) -> dict[str, Any]:
         """Reads the input; see `AudioPreprocessor`."""
         return self.preprocessor(inputs, **parameters)
 
-    def forward(self, inputs: dict[str, Any], **parameters) -> dict[str, Any]:
-        """Denoises (N,) samples."""
-        denoised = Denoiser(self.model.model)(inputs["noisy"], SAMPLE_RATE)
-        pcm = from_float(denoised, np.dtype(np.int16))
+    def forward(self, inputs: dict[str, Any], output_level: str = "input", **parameters) -> dict[str, Any]:
+        """Denoises (N,) samples, or a list of them."""
+        if isinstance(inputs["noisy"], list):
+            outputs = [self.forward({"noisy": noisy}, output_level)[OutputKeys.OUTPUT_PCM] for noisy in inputs["noisy"]]
+            return {OutputKeys.OUTPUT_PCM: outputs}
+        if output_level == "reference":
+            pcm = _reference(self.model.model, inputs["noisy"])
+        else:
+            pcm = from_float(Denoiser(self.model.model)(inputs["noisy"], SAMPLE_RATE), np.dtype(np.int16))
         return {OutputKeys.OUTPUT_PCM: pcm.tobytes()}
 
     def postprocess(self, inputs: dict[str, Any], output_path: str | None = None, **parameters) -> dict[str, Any]:
@@ -47,3 +90,36 @@ class NoiseSuppressionPipeline(Pipeline):
             with write_audio(output_path, SAMPLE_RATE, 1, "WAV", "PCM_16") as file:
                 file.write(np.frombuffer(inputs[OutputKeys.OUTPUT_PCM], np.int16))
         return inputs
+
+
+def _paths(inputs: list, output: Any) -> list[tuple[Any, Any]]:
+    """(input, its output path) of many inputs; two results for one path are an error."""
+    if not isinstance(output, (list, tuple)):
+        if Path(output).suffix.lower() in SUFFIXES:
+            raise ValueError(f"output_path {output} is one file for {len(inputs)} inputs; give a list, or a folder")
+        names = [Path(i.split("?")[0]).stem if isinstance(i, str) else f"{n:06d}" for n, i in enumerate(inputs)]
+        output = [Path(output) / f"{name}.wav" for name in names]
+    if len(output) != len(inputs):
+        raise ValueError(f"{len(inputs)} inputs and {len(output)} output paths")
+    if twice := {str(path) for path in output if list(map(str, output)).count(str(path)) > 1}:
+        raise ValueError(f"several results would go to {', '.join(sorted(twice))}; give a list of output paths")
+    return list(zip(inputs, output, strict=True))
+
+
+@torch.inference_mode()
+def _reference(net: torch.nn.Module, noisy: np.ndarray) -> np.ndarray:
+    """(N,) int16 as the stock pipeline gives it: its level, its zeros at the end, its rounding towards zero."""
+    if not hasattr(net, "masks"):
+        raise ValueError("output_level='reference' is what FRCRN's stock pipeline gives; this model is no FRCRN")
+    length, second = len(noisy), SAMPLE_RATE
+    audio = torch.from_numpy(noisy).double()[None]
+    audio = (audio * reference_gain(audio)).float()
+    if length < second * 7 // 4:
+        padded = second if length < second else second * 7 // 4
+    else:
+        stride = second * 3 // 4
+        rest = (length - second) % stride
+        padded = length + (second + rest if rest else 0)
+    audio = torch.nn.functional.pad(audio, (0, padded - length)).to(next(net.parameters()).device)
+    out = net(audio)["wav_l2"][0, :length].cpu().numpy() * np.float32(32768)
+    return np.trunc(out).clip(-32768, 32767).astype(np.int16)

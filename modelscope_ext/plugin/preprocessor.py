@@ -9,7 +9,7 @@ from modelscope.preprocessors import Preprocessor
 from modelscope.preprocessors.builder import PREPROCESSORS
 
 from modelscope_ext.audio import AudioError, open_audio, read_blocks, resample
-from modelscope_ext.plugin.names import CRUSE_TYPE
+from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE
 from modelscope_ext.streaming import as_float
 
 __all__ = ["AudioPreprocessor"]
@@ -18,8 +18,12 @@ SAMPLE_RATE = 16000
 
 
 @PREPROCESSORS.register_module("audio", module_name=CRUSE_TYPE)
+@PREPROCESSORS.register_module("audio", module_name=FRCRN_TYPE)
 class AudioPreprocessor(Preprocessor):
-    """Takes a path, a URL, the bytes of an audio file, or an array of (N,) or (N, channels) samples.
+    """Takes a path, a URL, the bytes of an audio file, an (N,) or (N, channels) array, or a row of a data set.
+
+    A row is a dictionary: an audio cell itself (`array` and `sampling_rate`, or `bytes` or `path`), or one with such a
+    cell, a path or bytes in one of its columns `noisy`, `audio`, `wav`.
 
     Returns `{"noisy": (N,) float32}` at 16 kHz, channels averaged. An array's rate is `sample_rate` (16000 Hz where it
     is not given).
@@ -28,19 +32,46 @@ class AudioPreprocessor(Preprocessor):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(kwargs.get("mode", "inference"))
 
-    def __call__(self, data: Any, sample_rate: int = SAMPLE_RATE) -> dict[str, np.ndarray]:
+    def __call__(self, data: Any, sample_rate: int = SAMPLE_RATE, first_channel: bool = False) -> dict[str, np.ndarray]:
         """Reads the audio; `AudioError` names what cannot be used and says why."""
+
+        def mono(audio: np.ndarray) -> np.ndarray:
+            return audio if audio.ndim == 1 else audio[:, 0] if first_channel else audio.mean(1)
+
+        if isinstance(data, dict):
+            data, sample_rate = _cell(data, sample_rate)
         if isinstance(data, np.ndarray):
-            audio = as_float(data)
-            return {"noisy": resample(audio if audio.ndim == 1 else audio.mean(1), sample_rate, SAMPLE_RATE)}
+            audio = mono(as_float(data))
+            return {"noisy": resample(audio, sample_rate, SAMPLE_RATE)}
         name = data if isinstance(data, str) else "the bytes given"
         if isinstance(data, str):
-            data = File.read(data)
+            data = _fetch(data)
         if not isinstance(data, bytes):
-            raise AudioError(f"need a path, a URL, bytes or an array, got {type(data).__name__}")
+            raise AudioError(f"need a path, a URL, bytes, an array or a row with audio, got {type(data).__name__}")
         try:
             with open_audio(io.BytesIO(data)) as file:
-                mono = np.concatenate([np.zeros(0, np.float32), *(b.mean(1) for b in read_blocks(file, 60.0))])
-                return {"noisy": resample(mono, file.samplerate, SAMPLE_RATE)}
+                samples = np.concatenate([np.zeros(0, np.float32), *(mono(b) for b in read_blocks(file, 60.0))])
+                return {"noisy": resample(samples, file.samplerate, SAMPLE_RATE)}
         except AudioError as error:
             raise AudioError(f"{name}: {error}") from error
+
+
+def _fetch(name: str) -> bytes:
+    try:
+        return File.read(name)
+    except (OSError, ValueError) as error:
+        raise AudioError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _cell(row: dict, sample_rate: int) -> tuple[Any, int]:
+    """What is to be read of a row, and its rate."""
+    if "array" in row:
+        return np.asarray(row["array"]), int(row.get("sampling_rate", sample_rate))
+    for key in ("bytes", "path"):
+        if row.get(key) is not None:
+            return row[key], sample_rate
+    for column in ("noisy", "audio", "wav"):
+        if column in row:
+            cell = row[column]
+            return _cell(cell, sample_rate) if isinstance(cell, dict) else (cell, sample_rate)
+    raise AudioError(f"no audio in a row with {', '.join(map(str, row)) or 'nothing'}; looked for noisy, audio and wav")

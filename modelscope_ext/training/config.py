@@ -46,8 +46,10 @@ class TrainConfig:
     validation: ValidationConfig
     steps: int = 100_000
     batch: int = 12
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-5
+    learning_rate: float = 1e-3  # of AdamW
+    matrix_learning_rate: float = 2e-3  # of Muon, which takes the inner layers' matrices; 0: AdamW takes all
+    decay_share: float = 0.3  # last part of the steps, in which both rates fall …
+    final_share: float = 0.01  # … to this share
     warmup: int = 500  # steps
     weight_decay: float = 0.1
     clip_norm: float = 5.0

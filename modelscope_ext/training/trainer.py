@@ -8,6 +8,7 @@ import csv
 import json
 import logging
 import math
+import os
 import signal
 import threading
 import time
@@ -30,20 +31,23 @@ from modelscope_ext.data.rooms import load_rooms, save_rooms, simulate_rooms
 from modelscope_ext.losses import CompressedSpectralLoss
 from modelscope_ext.models import build, to_device
 from modelscope_ext.training.config import TrainConfig
+from modelscope_ext.training.muon import Muon
 
-__all__ = ["Trainer", "learning_rate", "validate"]
+__all__ = ["Trainer", "schedule", "validate"]
 
 logger = logging.getLogger(__name__)
 FIELDS = ["step", "hours", "learning_rate", "loss", "grad_norm", "pesq", "si_sdr", "stoi", "cd", "q", "seconds"]
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then half a cosine down to the final rate."""
+def schedule(config: TrainConfig, step: int) -> float:
+    """Share of the learning rates: it rises, stays at one, and falls, all linearly (Haegele et al., arXiv 2405.18392).
+
+    A run that has not begun to fall may be given more steps.
+    """
     if step < config.warmup:
-        return config.learning_rate * (step + 1) / config.warmup
-    done = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
-    span = config.learning_rate - config.final_learning_rate
-    return config.final_learning_rate + span * (1 + math.cos(math.pi * done)) / 2
+        return (step + 1) / config.warmup
+    left = (config.steps - step) / max(1.0, config.decay_share * config.steps)
+    return config.final_share + (1 - config.final_share) * max(0.0, min(1.0, left))
 
 
 @torch.no_grad()
@@ -90,7 +94,10 @@ class Trainer:
         progress: bool = True,
     ) -> None:
         self.config, self.data_dir, self.work_dir = config, Path(data_dir), Path(work_dir)
-        self.bar = progress
+        self.rank, self.ranks = _join(device)
+        if config.batch % self.ranks:
+            raise ValueError(f"batch {config.batch} cannot be shared evenly by {self.ranks} processes")
+        self.bar = progress and not self.rank
         self.work_dir.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
         options = dict(config.model)
@@ -102,14 +109,7 @@ class Trainer:
         # Batch norm's running statistics are copied, not averaged: an average of them lags behind the weights' own.
         self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
         self.loss = CompressedSpectralLoss(config.compression, config.complex_weight).to(self.device)
-        decayed, free = [], []
-        for name, parameter in self.net.named_parameters():
-            (decayed if parameter.ndim > 1 and "bias" not in name else free).append(parameter)
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed}, {"params": free, "weight_decay": 0.0}],
-            config.learning_rate,
-            weight_decay=config.weight_decay,
-        )
+        self.optimizers = _optimizers(self.net, config)
         self.done = _Progress()
         if self.checkpoint.exists():
             self._load()
@@ -126,14 +126,18 @@ class Trainer:
         """
         config, done = self.config, self.done
         last = config.steps if stop_after is None else min(config.steps, done.step + stop_after)
+        if self.rank:
+            torch.distributed.barrier()  # the first process decodes, for all
         mixer = self._data()
         pairs = self._validation_pairs()
-        indices = range(done.step * config.batch, last * config.batch)
+        if self.ranks > 1 and not self.rank:
+            torch.distributed.barrier()
+        indices = np.arange(done.step * config.batch, last * config.batch).reshape(-1, self.ranks, self._share)
         # Its own workers' seeds come from this generator, so that making the loader leaves torch's own untouched.
         loader = DataLoader(
             mixer,
-            batch_size=config.batch,
-            sampler=indices,
+            batch_size=self._share,
+            sampler=indices[:, self.rank].ravel().tolist(),
             num_workers=config.workers,
             generator=torch.Generator(),
             prefetch_factor=4 if config.workers else None,
@@ -142,13 +146,13 @@ class Trainer:
         )
         stopping: list[int] = []
         handlers = {s: signal.signal(s, lambda number, _: stopping.append(number)) for s in _signals()}
-        log = _Log(self.work_dir, done.step)
+        log = _Log(self.work_dir, done.step) if not self.rank else None
         bar = tqdm(total=config.steps, initial=done.step, disable=not self.bar, unit="step", dynamic_ncols=True)
         scores: dict[str, float] = {}
         saved, begun, losses, norms = time.monotonic(), time.monotonic(), [], []
         try:
             for noisy, target in loader:
-                loss, norm = self._step(noisy.to(self.device), target.to(self.device))
+                loss, norm, stop = self._step(noisy.to(self.device), target.to(self.device), stopping)
                 losses.append(loss)
                 norms.append(norm)
                 done.step += 1
@@ -158,11 +162,11 @@ class Trainer:
                 if done.step % 10 == 0:
                     bar.set_postfix(loss=f"{np.mean(losses[-100:]):.4f}", hours=f"{hours:.1f}", refresh=False)
                 bar.update()
-                if done.step % 100 == 0 or done.step == last:
+                if log and (done.step % 100 == 0 or done.step == last):
                     row = {
                         "step": done.step,
                         "hours": hours,
-                        "learning_rate": learning_rate(config, done.step),
+                        "learning_rate": config.learning_rate * schedule(config, done.step),
                         "loss": np.mean(losses),
                         "grad_norm": np.mean(norms),
                         "seconds": done.seconds,
@@ -172,38 +176,62 @@ class Trainer:
                         row |= scores
                     log.write(row)
                     losses, norms = [], []
-                if stopping or done.step == last or time.monotonic() - saved > config.checkpoint_seconds:
+                if stop or done.step == last or time.monotonic() - saved > config.checkpoint_seconds:
                     self._save()
                     saved = time.monotonic()
-                if stopping:
+                if stop:
                     break
         finally:
             bar.close()
-            log.close()
+            if log:
+                log.close()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         return scores
 
-    def _step(self, noisy: torch.Tensor, target: torch.Tensor) -> tuple[float, float]:
+    @property
+    def _share(self) -> int:
+        """Pairs of a batch that this process takes."""
+        return self.config.batch // self.ranks
+
+    def _step(self, noisy: torch.Tensor, target: torch.Tensor, stopping: list) -> tuple[float, float, bool]:
+        """The loss, the gradient's norm, and whether some process was asked to stop."""
         self.net.train()
         if self.done.step >= self.config.norm_steps:
             for module in self.net.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.done.step)
+        share = schedule(self.config, self.done.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * share
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             estimate = self.net.enhance(noisy)
-        loss = self.loss(estimate.float(), target)
-        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(estimate.float(), target, noisy)
+        self.net.zero_grad()
         loss.backward()
+        mean_loss, stop = self._merge(loss.detach(), bool(stopping))
         norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip_norm))
         if math.isfinite(norm):
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self.average.update_parameters(self.net)
         else:
             logger.warning("step %d: the gradient is not finite; skipped", self.done.step)
-        return float(loss.detach()), norm
+        return mean_loss, norm, stop
+
+    def _merge(self, loss: torch.Tensor, stop: bool) -> tuple[float, bool]:
+        """Averages gradients and loss over the processes."""
+        if self.ranks == 1:
+            return float(loss), stop
+        gradients = [parameter.grad for parameter in self.net.parameters() if parameter.grad is not None]
+        flat = torch.cat([*(gradient.flatten() for gradient in gradients), loss.new_tensor([loss, stop])])
+        torch.distributed.all_reduce(flat)
+        flat /= self.ranks
+        parts = flat.split([gradient.numel() for gradient in gradients] + [2])
+        for gradient, part in zip(gradients, parts, strict=False):
+            gradient.copy_(part.view_as(gradient))
+        return float(parts[-1][0]), bool(parts[-1][1] > 0)
 
     def _validate(self, pairs: list) -> dict[str, float]:
         scores = validate(self.average.module, pairs)
@@ -261,12 +289,14 @@ class Trainer:
         return validation_pairs(speech, noise, config.pairs, config.seed, config.seconds)
 
     def _save(self) -> None:
+        if self.rank:
+            return
         state = {
             "config": json.dumps(_comparable(self.config)),
             "progress": asdict(self.done),
             "net": self.net.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "random": torch.get_rng_state(),
         }
         half = self.work_dir / ".last.half"
@@ -285,14 +315,45 @@ class Trainer:
         self.done = _Progress(**state["progress"])
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         torch.set_rng_state(state["random"].cpu())
         logger.info("going on from step %d", self.done.step)
 
 
+def _join(device: str | None) -> tuple[int, int]:
+    """This process' rank, and how many train together: as torchrun has set it up, or one alone."""
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        return 0, 1
+    if not torch.distributed.is_initialized():
+        gpu = torch.cuda.is_available() and device != "cpu"
+        if gpu:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        torch.distributed.init_process_group("nccl" if gpu else "gloo")
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def _optimizers(net: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices between the first and the last layer, AdamW for the rest."""
+    matrices, decayed, free = [], [], []
+    for name, parameter in net.named_parameters():
+        outer = name.startswith(("encoder.0.", "decoder.0."))
+        if parameter.ndim < 3 or parameter.numel() == len(parameter):  # biases, batch norm, the skips' scales
+            free.append(parameter)
+        elif config.matrix_learning_rate and not outer:
+            matrices.append(parameter)
+        else:
+            decayed.append(parameter)
+    groups = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
+    optimizers = [torch.optim.AdamW(groups, config.learning_rate, weight_decay=config.weight_decay)]
+    if matrices:
+        optimizers.append(Muon(matrices, config.matrix_learning_rate, weight_decay=config.weight_decay))
+    return optimizers
+
+
 def _comparable(config: TrainConfig) -> dict[str, Any]:
     """What must not change within a run; how fast it runs and how often it is looked at may."""
-    free = ("threads", "workers", "checkpoint_seconds", "validation")
+    free = ("steps", "threads", "workers", "checkpoint_seconds", "validation")
     return {key: value for key, value in asdict(config).items() if key not in free}
 
 
