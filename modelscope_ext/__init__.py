@@ -10,9 +10,13 @@ from typing import Any
 from modelscope_ext.plugin import plug_in
 
 __version__ = "0.1.0"
-__all__ = ["Denoiser", "build"]
+__all__ = ["Denoiser", "build", "to_segment"]
 
-_HOMES = {"Denoiser": "modelscope_ext.enhance", "build": "modelscope_ext.models"}
+_HOMES = {
+    "Denoiser": "modelscope_ext.enhance",
+    "build": "modelscope_ext.models",
+    "to_segment": "modelscope_ext.data.segments",
+}
 
 
 def __getattr__(name: str) -> Any:

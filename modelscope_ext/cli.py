@@ -1,4 +1,4 @@
-"""The commands: `modelscope-ext denoise | train`.
+"""The commands: `modelscope-ext denoise | prepare-data | train`.
 
 Exit codes: 0 all went well, 1 some file or the whole command failed, 2 the command was not understood, 130 Ctrl-C.
 """
@@ -7,13 +7,20 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
-__all__ = ["main"]
+from modelscope_ext.data.prepare import add_command as add_prepare_data
+
+__all__ = ["add_denoise", "execute", "main"]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
-    args = _parser().parse_args(argv)
+    return execute(_parser().parse_args(argv))
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Runs what was parsed, and returns its exit code; errors are told in one line."""
     logging.basicConfig(level=logging.WARNING if args.quiet else logging.INFO, format="%(message)s")
     try:
         return args.run(args)
@@ -33,14 +40,25 @@ def _parser() -> argparse.ArgumentParser:
 
     parser = argparse.ArgumentParser(prog="modelscope-ext", description="Removes noise from speech recordings.")
     parser.add_argument("--version", action="version", version=f"modelscope-ext {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_denoise(commands)
+    add_prepare_data(commands, _common())
+    _add_train(commands)
+    return parser
+
+
+def _common() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("-q", "--quiet", action="store_true", help="no progress, only warnings and errors")
     common.add_argument("--device", help="cpu, cuda, cuda:1 …")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    return common
 
+
+def add_denoise(commands: Any) -> argparse.ArgumentParser:
+    """Adds `denoise` to the sub-commands of a parser, ours or that of ModelScope's command line."""
     denoise = commands.add_parser(
         "denoise",
-        parents=[common],
+        parents=[_common()],
         help="denoise files and folders",
         description="Denoises files and folders. Rate, channels, length and format of each file stay as they are.",
     )
@@ -53,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="OUT",
         help="folder for the results, where folders are mirrored; for one input file also a file name",
     )
-    denoise.add_argument("--model", metavar="FOLDER", help="a model folder instead of the model in this package")
+    denoise.add_argument(
+        "--model", metavar="M", help="model folder, or id of ModelScope's hub [the one in this package]"
+    )
     denoise.add_argument("--wet", type=float, default=1.0, metavar="W", help="1 all denoised … 0 all as it was [1]")
     denoise.add_argument(
         "--attenuation-limit",
@@ -64,10 +84,13 @@ def _parser() -> argparse.ArgumentParser:
     denoise.add_argument("--skip-existing", action="store_true", help="leave out files whose result is there")
     denoise.add_argument("--spectrogram", type=Path, metavar="PNG", help="for one input file: draw before and after")
     denoise.set_defaults(run=_denoise)
+    return denoise
 
+
+def _add_train(commands: Any) -> None:
     train = commands.add_parser(
         "train",
-        parents=[common],
+        parents=[_common()],
         help="train a CRUSE on folders of speech and noise",
         description="Trains a CRUSE. Killed and started again, it goes on from its last checkpoint.",
     )
@@ -78,7 +101,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--steps", type=int, metavar="N", help="stop after so many steps from here")
     train.set_defaults(run=_train)
-    return parser
 
 
 def _denoise(args: argparse.Namespace) -> int:

@@ -1,24 +1,79 @@
 """Models by the ids of ModelScope's hub."""
 
+import functools
+import os
 import re
+import socket
+import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
-__all__ = ["model_folder"]
+__all__ = ["cached_if_offline", "model_folder"]
 
 
-def model_folder(model: str | Path) -> Path:
+def model_folder(model: str | Path, revision: str | None = None) -> Path:
     """A folder that exists as it is; an id such as `iic/speech_frcrn_ans_cirm_16k` is downloaded, once.
+
+    Without a network the copy in ModelScope's cache is taken.
+
+    Args:
+        model: a folder or an id.
+        revision: of an id; None is the newest.
 
     Raises:
         ValueError: neither a folder nor an id that the hub has, or it cannot be reached; the message says which.
     """
-    folder = Path(model)
-    if folder.exists() or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w", str(model)):
+    if not _is_id(model):
+        return Path(model)
+    from modelscope.hub.snapshot_download import snapshot_download
+
+    if folder := cached_if_offline(model):
         return folder
+    try:
+        return Path(snapshot_download(str(model), revision=revision))
+    except Exception as error:  # the client and what it stands on raise classes of many libraries
+        reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+        raise ValueError(f"{model}: no such folder, and not to be had from ModelScope's hub: {reason}") from error
+
+
+def cached_if_offline(model: object) -> Path | None:
+    """The whole copy of a hub's model in ModelScope's cache, if the hub cannot be reached; otherwise None.
+
+    ModelScope's client asks the hub even when it needs nothing from it, and fails after half a minute.
+    """
+    if not _is_id(model):
+        return None
     from modelscope.hub.snapshot_download import snapshot_download
 
     try:
-        return Path(snapshot_download(str(model)))
-    except Exception as error:  # the client and what it stands on raise classes of many libraries
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{model}: no such folder, and not to be had from ModelScope's hub: {reason}") from error
+        folder = Path(snapshot_download(str(model), local_files_only=True))
+    except Exception:  # as above; there is no copy
+        return None
+    # What was broken off keeps another name, so that a weights file that has its own is whole.
+    whole = any((folder / name).exists() for name in ("model.safetensors", "pytorch_model.bin"))
+    if not whole or not (folder / "configuration.json").exists() or any(folder.rglob("*.incomplete")):
+        return None
+    return None if _hub_answers(int(time.time() / 30)) else folder
+
+
+def _is_id(model: object) -> bool:
+    known = isinstance(model, (str, Path)) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w", str(model))
+    return bool(known) and not Path(model).exists()
+
+
+@functools.lru_cache(1)
+def _hub_answers(half_minute: int) -> bool:
+    """Whether anything listens where ModelScope's client looks for the hub; asked again every half minute."""
+    from urllib.request import getproxies, proxy_bypass
+
+    from modelscope.hub.utils.utils import get_endpoint
+
+    url = urlsplit(os.environ.get("MODELSCOPE_ENDPOINT") or get_endpoint())
+    if not proxy_bypass(url.hostname or ""):
+        url = urlsplit(getproxies().get(url.scheme) or url.geturl())
+    port = url.port or {"http": 80}.get(url.scheme, 443)
+    try:
+        socket.create_connection((url.hostname, port), 3.0).close()
+    except OSError:
+        return False
+    return True

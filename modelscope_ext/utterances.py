@@ -20,7 +20,7 @@ def reference_gain(audio: Tensor) -> Tensor:
     Samples above the root mean square, and only they, are brought to -25 dBFS RMS. Silence has a gain of 1.
     """
     power = audio.double().square()
-    loud = power > power.mean(1, keepdim=True)
+    loud = power >= power.mean(1, keepdim=True)
     level = ((power * loud).sum(1, keepdim=True) / loud.sum(1, keepdim=True).clamp_min(1)).sqrt()
     return torch.where(level > 0, REFERENCE_RMS / level, 1.0).nan_to_num(1.0)
 
@@ -65,7 +65,7 @@ class Utterances(nn.Module):
         """Takes (B, n) samples, any n; returns the (B, m) that are finished."""
         waiting, fade = state or UtterancesState(audio[:, :0], None)
         waiting, done = torch.cat((waiting, audio), 1), []
-        while waiting.shape[1] >= 3 * self.chunk // 2:
+        while waiting.shape[1] > 3 * self.chunk // 2:
             out = self._faded(self._denoise(waiting[:, : self.chunk]), fade)
             end = out.shape[1] - self.margin
             done.append(out[:, : end - self.fade])

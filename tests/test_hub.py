@@ -3,15 +3,18 @@
 Each client is a process of its own, because it reads where the hub is when it is imported.
 """
 
+import io
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
-from conftest import ROOT
+from conftest import EXAMPLES, ROOT
 from stub_hub import StubHub
 
 from modelscope_ext.checkpoint import CheckpointError, load_model, save_released
@@ -22,6 +25,8 @@ pytestmark = pytest.mark.slow
 
 IDS = ("damo/speech_frcrn_ans_cirm_16k", "iic/speech_frcrn_ans_cirm_16k")
 ID = IDS[1]
+EXAMPLE = "examples/speech_with_noise1.wav"
+EXAMPLE_URL = f"/api/v1/models/{ID}/repo?Revision=master&FilePath={EXAMPLE}"
 WEIGHTS = "pytorch_model.bin"
 FILES = {
     "configuration.json": (ROOT / "configuration.json").read_bytes(),
@@ -30,9 +35,11 @@ FILES = {
     "empty": b"",
 }
 
-DOWNLOAD = "from modelscope.hub.snapshot_download import snapshot_download\nprint(snapshot_download({!r}))"
-FIND = "from modelscope.hub.snapshot_download import snapshot_download\nfor model in {}:\n"
-FIND += "    print(snapshot_download(model, local_files_only=True))"
+DOWNLOAD = """
+from modelscope.hub.snapshot_download import snapshot_download
+for model in {}:
+    print(snapshot_download(model, local_files_only={}))
+"""
 DENOISE = """
 import hashlib, modelscope_ext, numpy as np
 from modelscope.pipelines import pipeline
@@ -41,6 +48,14 @@ noisy = np.random.default_rng(0).standard_normal(8000).astype(np.float32) / 10
 for model in {}:
     pcm = pipeline(Tasks.acoustic_noise_suppression, model=model)(noisy)["output_pcm"]
     print(len(pcm), len(set(pcm)) > 100, hashlib.sha256(pcm).hexdigest())
+"""
+DENOISE_WITHOUT_PIPELINE = """
+import modelscope_ext, numpy as np
+from modelscope.models import Model
+model = {!r}
+denoiser = modelscope_ext.Denoiser(model)
+print(type(Model.from_pretrained(model)).__name__)
+print(len(denoiser(np.zeros(8000, np.float32), 16000)))
 """
 
 
@@ -76,75 +91,95 @@ def contents(folder):
 
 
 def test_both_ids_download_whole_and_are_found_without_the_hub(hub, run, tmp_path):
-    for model in IDS:
-        (folder,) = run(DOWNLOAD.format(model))
-        assert folder == str(folder_of(tmp_path, model))
-        assert contents(folder) == FILES
-        assert "Downloading: 100%" in run.progress
-        assert f"{WEIGHTS}: " in run.progress
+    folders = run(DOWNLOAD.format(IDS, False))
+    assert folders == [str(folder_of(tmp_path, model)) for model in IDS]
+    assert [contents(folder) for folder in folders] == [FILES, FILES]
+    assert "Downloading: 100%" in run.progress
+    assert f"{WEIGHTS}: " in run.progress
     hub.close()
-    assert run(FIND.format(IDS)) == [str(folder_of(tmp_path, model)) for model in IDS]
+    assert run(DOWNLOAD.format(IDS, True)) == folders
 
 
-def test_the_pipeline_takes_ids_and_without_the_hub_their_folders(hub, run, tmp_path):
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model folder with weights that fit, as {name: bytes}."""
+    path = tmp_path_factory.mktemp("weights") / WEIGHTS
     torch.manual_seed(0)
-    save_released(build("FRCRN").eval(), tmp_path / WEIGHTS)
-    model = FILES | {WEIGHTS: (tmp_path / WEIGHTS).read_bytes()}
+    save_released(build("FRCRN").eval(), path)
+    audio = io.BytesIO()
+    soundfile.write(audio, soundfile.read(EXAMPLES / "noisy.wav", frames=9000)[0], 16000, format="WAV")
+    return FILES | {WEIGHTS: path.read_bytes(), EXAMPLE: audio.getvalue()}
+
+
+def test_the_pipeline_takes_ids_with_and_without_the_hub(hub, run, tmp_path, model):
     hub.models = dict.fromkeys(IDS, model)
-    results = run(DENOISE.format(IDS))[-2:]
+    results = run(DENOISE.format(IDS))
     assert results[0] == results[1]
     assert results[0].startswith("16000 True ")
-    assert [contents(folder_of(tmp_path, id)) for id in IDS] == [model, model]
+    assert [contents(folder_of(tmp_path, name)) for name in IDS] == [model, model]
     hub.close()
-    offline = DENOISE.format([str(folder_of(tmp_path, id)) for id in IDS])
-    assert run(offline)[-2:] == results
+    assert run(DENOISE.format(IDS)) == results
+    assert run(DENOISE_WITHOUT_PIPELINE.format(ID)) == ["FrcrnModel", "8000"]
+    (folder_of(tmp_path) / WEIGHTS).rename(folder_of(tmp_path) / f"{WEIGHTS}.incomplete")
+    assert "iic/speech_frcrn_ans_cirm_16k: no such folder" in run(DENOISE_WITHOUT_PIPELINE.format(ID), fails=True)
+
+
+@pytest.mark.parametrize("snippet", [0, 1], ids=["inference", "own checkpoint"])
+def test_the_snippets_of_the_card(hub, run, tmp_path, model, snippet):
+    """As the README has them from the card, but for where the hub is; both write output.wav."""
+    hub.models = dict.fromkeys(IDS, model)
+    own = tmp_path / "speech_frcrn_ans_cirm_16k"
+    own.mkdir()
+    for name in ("configuration.json", WEIGHTS):
+        (own / name).write_bytes(model[name])
+    found = re.findall(r"```python\n(import modelscope_ext\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    code = [code for code in found if "ans = pipeline(\n" in code][snippet]
+    for published, here in (
+        ("https://modelscope.cn/", f"{hub.url}/"),
+        ("https://modelscope.oss-cn-beijing.aliyuncs.com/test/audios/speech_with_noise.wav", hub.url + EXAMPLE_URL),
+        ("/your_local_path/speech_frcrn_ans_cirm_16k", str(own)),
+        ("output.wav", str(tmp_path / "output.wav")),
+    ):
+        code = code.replace(published, here)
+    run(code)
+    assert soundfile.info(tmp_path / "output.wav").frames == 9000
 
 
 def test_a_model_that_the_hub_has_not(hub, run, tmp_path):
     hub.models = {}
-    assert "404" in run(DOWNLOAD.format(ID), fails=True)
+    assert "[404] record not found" in run(DOWNLOAD.format([ID], False), fails=True)
     assert contents(tmp_path / "cache") == {}
-    assert "Cannot find cached snapshot" in run(FIND.format([ID]), fails=True)
-    hub.models = {ID: FILES}
-    run(DOWNLOAD.format(ID))
-    assert contents(folder_of(tmp_path)) == FILES
+    assert "Cannot find cached snapshot" in run(DOWNLOAD.format([ID], True), fails=True)
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_a_transfer_that_breaks_off_is_taken_up_again(hub, run, tmp_path, times):
-    hub.cuts = {WEIGHTS: times}
-    run(DOWNLOAD.format(ID))
+def test_transfers_that_break_off_are_taken_up_again(hub, run, tmp_path):
+    hub.cuts = {WEIGHTS: 2, "examples/a name.wav": 1}
+    run(DOWNLOAD.format([ID], False))
     assert contents(folder_of(tmp_path)) == FILES
     size = len(FILES[WEIGHTS])
-    starts = [start for path, start in hub.transfers if path == WEIGHTS]
-    assert starts == [0, size // 2, size * 3 // 4][: times + 1]
+    assert [start for path, start in hub.transfers if path == WEIGHTS] == [0, size // 2, size * 3 // 4]
+    assert [start for path, start in hub.transfers if path == "examples/a name.wav"] == [0, 2]
     assert f"{WEIGHTS}:  50%" in run.progress
 
 
 def test_a_transfer_that_always_breaks_off(hub, run, tmp_path):
     hub.cuts = {WEIGHTS: math.inf}
-    errors = run(DOWNLOAD.format(ID), fails=True, MODELSCOPE_DOWNLOAD_MAX_RETRIES="1")
+    errors = run(DOWNLOAD.format([ID], False), fails=True, MODELSCOPE_DOWNLOAD_MAX_RETRIES="1")
     assert f"1 of {len(FILES)} file(s) failed to download from {ID}" in errors
     assert not (folder_of(tmp_path) / WEIGHTS).exists()
     with pytest.raises(CheckpointError, match=f"neither .* nor {WEIGHTS}"):
         load_model(folder_of(tmp_path))
     hub.cuts = {}
-    run(DOWNLOAD.format(ID))
+    run(DOWNLOAD.format([ID], False))
     assert contents(folder_of(tmp_path)) == FILES
 
 
-@pytest.mark.parametrize(
-    ("path", "wrong", "why"),
-    [
-        (WEIGHTS, FILES[WEIGHTS][::-1], f"Hash mismatch for {WEIGHTS}"),
-        ("configuration.json", b"{}", "but the repository lists"),
-    ],
-    ids=["bytes", "size"],
-)
-def test_wrong_content_is_refused(hub, run, tmp_path, path, wrong, why):
-    hub.wrong = {path: wrong}
-    assert why in run(DOWNLOAD.format(ID), fails=True)
-    assert contents(folder_of(tmp_path)) == {name: right for name, right in FILES.items() if name != path}
+def test_wrong_content_is_refused(hub, run, tmp_path):
+    hub.wrong = {WEIGHTS: FILES[WEIGHTS][::-1], "configuration.json": b"{}"}
+    errors = run(DOWNLOAD.format([ID], False), fails=True)
+    assert f"Hash mismatch for {WEIGHTS}" in errors
+    assert f"bytes for configuration.json but the repository lists {len(FILES['configuration.json'])}" in errors
+    assert contents(folder_of(tmp_path)) == {path: right for path, right in FILES.items() if path not in hub.wrong}
     hub.wrong = {}
-    run(DOWNLOAD.format(ID))
+    run(DOWNLOAD.format([ID], False))
     assert contents(folder_of(tmp_path)) == FILES

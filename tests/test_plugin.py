@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,3 +103,16 @@ def test_a_real_recording(tmp_path):
     out, before = enhance(source, tmp_path), soundfile.read(source, dtype="int16")[0]
     assert len(out) == len(before)
     assert 0 < np.abs(out.astype(float)).mean() < np.abs(before.astype(float)).mean()
+
+
+def test_the_command_in_modelscopes_command_line(tmp_path, noisy, denoiser):
+    modelscope = Path(sys.executable).with_name("modelscope")
+    target = tmp_path / "out.wav"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MODELSCOPE_CACHE": str(tmp_path / "cache")}
+    command = [modelscope, "denoise", EXAMPLES / "noisy.wav", "-o", target, "--quiet"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert np.abs(soundfile.read(target, dtype="float32")[0] - denoiser(noisy, 16000)).max() < 1e-4
+    failed = subprocess.run([*command[:2], "none.wav", *command[3:]], env=environment, capture_output=True, text=True)
+    assert failed.returncode == 1
+    assert "none.wav: no such file" in failed.stderr

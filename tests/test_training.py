@@ -223,7 +223,7 @@ def test_two_processes_train_as_one(config, corpora, tmp_path):
 
 
 def test_a_batch_is_shared_evenly_or_not_at_all(config, corpora, tmp_path, monkeypatch):
-    monkeypatch.setattr("modelscope_ext.training.trainer._join", lambda device: (0, 3))
+    monkeypatch.setattr("modelscope_ext.training.trainer.join", lambda device: (0, 3))
     with pytest.raises(ValueError, match="batch 2 cannot be shared evenly by 3 processes"):
         Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
 

@@ -32,6 +32,8 @@ class ComplexBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 2C, F, T) → the same shape, with the batch's statistics or, in eval mode, the running ones."""
+        if self.training and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            return self._over_all_processes(x)
         mean, var = self._both("running_mean"), self._both("running_var")
         affine = self._both("weight"), self._both("bias")
         x = functional.batch_norm(x, mean, var, *affine, self.training, self.bn_re.momentum, self.bn_re.eps)
@@ -41,6 +43,24 @@ class ComplexBatchNorm2d(nn.Module):
                 bn.running_var.copy_(new_var)
                 bn.num_batches_tracked.add_(1)
         return x
+
+    def _over_all_processes(self, x: Tensor) -> Tensor:
+        """With the statistics of the batch that all processes have together, equal shares each."""
+        from torch.distributed.nn.functional import all_reduce
+
+        count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
+        sums = torch.stack((x.sum((0, 2, 3)), x.square().sum((0, 2, 3))))
+        mean, square = all_reduce(sums.double()) / count
+        var = square - mean.square()
+        with torch.no_grad():
+            for part, bn in enumerate((self.bn_re, self.bn_im)):
+                own = slice(part * bn.num_features, (part + 1) * bn.num_features)
+                bn.running_mean.lerp_(mean[own].to(x), bn.momentum)
+                bn.running_var.lerp_((var[own] * (count / max(1, count - 1))).to(x), bn.momentum)
+                bn.num_batches_tracked.add_(1)
+        scale = self._both("weight") / (var + self.bn_re.eps).sqrt()
+        shift = self._both("bias") - mean * scale
+        return x * scale.to(x)[:, None, None] + shift.to(x)[:, None, None]
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """What eval mode does, as `x * scale + shift`; (2C,) each."""

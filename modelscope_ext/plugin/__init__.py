@@ -1,14 +1,17 @@
 """ModelScope adapters. Importing this package imports nothing of ModelScope; `plug_in` waits until that is imported."""
 
+import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
-from modelscope_ext.plugin.names import COMPONENTS, FRCRN_TYPE, TASK
+from modelscope_ext.plugin.names import COMPONENTS, CRUSE_TYPE, FRCRN_TYPE, TASK
 
 __all__ = ["plug_in"]
 
@@ -54,16 +57,60 @@ def _extend_preprocessors(base: ModuleType) -> None:
     base.PREPROCESSOR_MAP[FRCRN_TYPE, TASK] = FRCRN_TYPE
 
 
+def _find_offline(module: ModuleType) -> None:
+    """Lets ids of our models be found in the cache when the hub cannot be reached, which ModelScope alone does not."""
+    for name in ("is_model_from_trusted_source", "is_official_hub_path", "read_config"):
+        if ask := getattr(module, name, None):
+            setattr(module, name, functools.partial(_ask_folder, ask))
+    if download := getattr(module, "snapshot_download", None):
+        module.snapshot_download = functools.partial(_cached_or, download)
+
+
+def _ask_folder(ask: Callable, model: Any, *args, **kwargs) -> Any:
+    return ask(_cached(model) or model, *args, **kwargs)
+
+
+def _cached_or(download: Callable, *args, **kwargs) -> str:
+    return (_cached(args[0]) if args else None) or download(*args, **kwargs)
+
+
+def _cached(model: Any) -> str | None:
+    from modelscope_ext.hub import cached_if_offline
+
+    if folder := cached_if_offline(model):
+        described = json.loads((folder / "configuration.json").read_text(encoding="utf-8"))
+        if described.get("model", {}).get("type") in (CRUSE_TYPE, FRCRN_TYPE):
+            return str(folder)
+    return None
+
+
+def _extend_names(metainfo: ModuleType) -> None:
+    """Names such as `Trainers.speech_cruse_ans_16k`."""
+    for names in (metainfo.Models, metainfo.Pipelines, metainfo.Preprocessors, metainfo.Trainers):
+        setattr(names, CRUSE_TYPE, CRUSE_TYPE)
+
+
 _EXTENSIONS = {
+    "modelscope.metainfo": _extend_names,
     "modelscope.utils.import_utils": _extend_index,
     "modelscope.preprocessors.base": _extend_preprocessors,
+    "modelscope.pipelines.builder": _find_offline,
+    "modelscope.models.base.base_model": _find_offline,
+    "modelscope.trainers.base": _find_offline,
 }
 #: Modules that register stock classes under names of ours. Nobody needs them, but importing them must not fail.
-_STOCK = {"modelscope.models.audio.ans.frcrn", "modelscope.pipelines.audio.ans_pipeline"}
+_STOCK = {
+    "modelscope.models.audio.ans.frcrn",
+    "modelscope.pipelines.audio.ans_pipeline",
+    "modelscope.trainers.audio.ans_trainer",
+    "modelscope.metrics.audio_noise_metric",
+}
 _BUILDERS = {
     "MODELS": "modelscope.models.builder",
     "PREPROCESSORS": "modelscope.preprocessors.builder",
     "PIPELINES": "modelscope.pipelines.builder",
+    "TRAINERS": "modelscope.trainers.builder",
+    "METRICS": "modelscope.metrics.builder",
 }
 
 

@@ -15,5 +15,6 @@ COMPONENTS = {
         ("MODELS", TASK, "model"),
         ("PREPROCESSORS", "audio", "preprocessor"),
         ("PIPELINES", TASK, "pipeline"),
+        ("TRAINERS", "default", "trainer"),
     )
 }

@@ -61,7 +61,7 @@ class NoiseSuppressionPipeline(Pipeline):
         level = parameters.pop("output_level", self.output_level)
         if level not in LEVELS:
             raise ValueError(f"output_level must be one of {', '.join(LEVELS)}, got {level!r}")
-        reading = {"first_channel": level == "reference"}
+        reading = {"reference": level == "reference"}
         if "sample_rate" in parameters:
             reading["sample_rate"] = parameters.pop("sample_rate")
         return reading, {"output_level": level}, parameters

@@ -26,23 +26,24 @@ class AudioPreprocessor(Preprocessor):
     cell, a path or bytes in one of its columns `noisy`, `audio`, `wav`.
 
     Returns `{"noisy": (N,) float32}` at 16 kHz, channels averaged. An array's rate is `sample_rate` (16000 Hz where it
-    is not given).
+    is not given). With `reference` it is the first channel instead, resampled as the stock pipeline does.
     """
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(kwargs.get("mode", "inference"))
 
-    def __call__(self, data: Any, sample_rate: int = SAMPLE_RATE, first_channel: bool = False) -> dict[str, np.ndarray]:
+    def __call__(self, data: Any, sample_rate: int = SAMPLE_RATE, reference: bool = False) -> dict[str, np.ndarray]:
         """Reads the audio; `AudioError` names what cannot be used and says why."""
 
         def mono(audio: np.ndarray) -> np.ndarray:
-            return audio if audio.ndim == 1 else audio[:, 0] if first_channel else audio.mean(1)
+            return audio if audio.ndim == 1 else audio[:, 0] if reference else audio.mean(1)
 
+        to_16k = _as_stock if reference else resample
         if isinstance(data, dict):
             data, sample_rate = _cell(data, sample_rate)
         if isinstance(data, np.ndarray):
             audio = mono(as_float(data))
-            return {"noisy": resample(audio, sample_rate, SAMPLE_RATE)}
+            return {"noisy": to_16k(audio, sample_rate, SAMPLE_RATE)}
         name = data if isinstance(data, str) else "the bytes given"
         if isinstance(data, str):
             data = _fetch(data)
@@ -51,9 +52,18 @@ class AudioPreprocessor(Preprocessor):
         try:
             with open_audio(io.BytesIO(data)) as file:
                 samples = np.concatenate([np.zeros(0, np.float32), *(mono(b) for b in read_blocks(file, 60.0))])
-                return {"noisy": resample(samples, file.samplerate, SAMPLE_RATE)}
+                return {"noisy": to_16k(samples, file.samplerate, SAMPLE_RATE)}
         except AudioError as error:
             raise AudioError(f"{name}: {error}") from error
+
+
+def _as_stock(audio: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """The stock pipeline's resampler, whose lengths are rounded up."""
+    if rate == new_rate or not len(audio):
+        return audio
+    import librosa
+
+    return librosa.resample(audio, orig_sr=rate, target_sr=new_rate)
 
 
 def _fetch(name: str) -> bytes:

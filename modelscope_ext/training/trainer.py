@@ -4,11 +4,9 @@ In the work folder: `last.pt` (everything needed to go on), `best/` (a model fol
 highest validation score), `log.csv`, TensorBoard events, and `cache/` (decoded corpora, rooms).
 """
 
-import csv
 import json
 import logging
 import math
-import os
 import signal
 import threading
 import time
@@ -31,7 +29,9 @@ from modelscope_ext.data.rooms import load_rooms, save_rooms, simulate_rooms
 from modelscope_ext.losses import CompressedSpectralLoss
 from modelscope_ext.models import build, to_device
 from modelscope_ext.training.config import TrainConfig
+from modelscope_ext.training.log import Log
 from modelscope_ext.training.muon import Muon
+from modelscope_ext.training.parallel import average, join
 
 __all__ = ["Trainer", "schedule", "validate"]
 
@@ -94,7 +94,7 @@ class Trainer:
         progress: bool = True,
     ) -> None:
         self.config, self.data_dir, self.work_dir = config, Path(data_dir), Path(work_dir)
-        self.rank, self.ranks = _join(device)
+        self.rank, self.ranks = join(device)
         if config.batch % self.ranks:
             raise ValueError(f"batch {config.batch} cannot be shared evenly by {self.ranks} processes")
         self.bar = progress and not self.rank
@@ -146,7 +146,7 @@ class Trainer:
         )
         stopping: list[int] = []
         handlers = {s: signal.signal(s, lambda number, _: stopping.append(number)) for s in _signals()}
-        log = _Log(self.work_dir, done.step) if not self.rank else None
+        log = Log(self.work_dir, FIELDS, done.step) if not self.rank else None
         bar = tqdm(total=config.steps, initial=done.step, disable=not self.bar, unit="step", dynamic_ncols=True)
         scores: dict[str, float] = {}
         saved, begun, losses, norms = time.monotonic(), time.monotonic(), [], []
@@ -224,14 +224,9 @@ class Trainer:
         """Averages gradients and loss over the processes."""
         if self.ranks == 1:
             return float(loss), stop
-        gradients = [parameter.grad for parameter in self.net.parameters() if parameter.grad is not None]
-        flat = torch.cat([*(gradient.flatten() for gradient in gradients), loss.new_tensor([loss, stop])])
-        torch.distributed.all_reduce(flat)
-        flat /= self.ranks
-        parts = flat.split([gradient.numel() for gradient in gradients] + [2])
-        for gradient, part in zip(gradients, parts, strict=False):
-            gradient.copy_(part.view_as(gradient))
-        return float(parts[-1][0]), bool(parts[-1][1] > 0)
+        told = torch.stack((loss, loss.new_tensor(float(stop))))
+        average([*(parameter.grad for parameter in self.net.parameters() if parameter.grad is not None), told])
+        return float(told[0]), bool(told[1] > 0)
 
     def _validate(self, pairs: list) -> dict[str, float]:
         scores = validate(self.average.module, pairs)
@@ -321,18 +316,6 @@ class Trainer:
         logger.info("going on from step %d", self.done.step)
 
 
-def _join(device: str | None) -> tuple[int, int]:
-    """This process' rank, and how many train together: as torchrun has set it up, or one alone."""
-    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
-        return 0, 1
-    if not torch.distributed.is_initialized():
-        gpu = torch.cuda.is_available() and device != "cpu"
-        if gpu:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        torch.distributed.init_process_group("nccl" if gpu else "gloo")
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
 def _optimizers(net: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices between the first and the last layer, AdamW for the rest."""
     matrices, decayed, free = [], [], []
@@ -366,37 +349,3 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
 def _signals() -> list[int]:
     """The signals that end a run in good order; only the main thread may catch them."""
     return [signal.SIGINT, signal.SIGTERM] if threading.current_thread() is threading.main_thread() else []
-
-
-class _Log:
-    """`log.csv`, and TensorBoard events where it is installed; rows after `step` belong to a killed run and go."""
-
-    def __init__(self, folder: Path, step: int) -> None:
-        path = folder / "log.csv"
-        rows = []
-        if path.exists():
-            with path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if row["step"].isdigit() and int(row["step"]) <= step]
-        self.file = path.open("w", newline="")
-        self.csv = csv.DictWriter(self.file, FIELDS)
-        self.csv.writeheader()
-        self.csv.writerows({name: row.get(name, "") for name in FIELDS} for row in rows)
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            self.board = None
-        else:
-            self.board = SummaryWriter(folder, purge_step=step)
-
-    def write(self, row: dict[str, float]) -> None:
-        self.csv.writerow({name: f"{value:.6g}" for name, value in row.items()})
-        self.file.flush()
-        if self.board:
-            for name, value in row.items():
-                if name != "step":
-                    self.board.add_scalar(name, value, row["step"])
-
-    def close(self) -> None:
-        self.file.close()
-        if self.board:
-            self.board.close()

@@ -1,0 +1,50 @@
+"""Curves of a run."""
+
+import csv
+from pathlib import Path
+
+__all__ = ["Log"]
+
+
+class Log:
+    """`log.csv`, and TensorBoard events where it is installed.
+
+    Args:
+        folder: of the run.
+        fields: columns; the first counts steps or epochs.
+        done: rows after this one belong to a killed run, and go.
+    """
+
+    def __init__(self, folder: Path, fields: list[str], done: int) -> None:
+        path = folder / "log.csv"
+        self.key, rows = fields[0], []
+        if path.exists():
+            with path.open(newline="") as file:
+                rows = [row for row in csv.DictReader(file) if (row.get(self.key) or "").isdigit()]
+        self.file = path.open("w", newline="")
+        self.csv = csv.DictWriter(self.file, fields)
+        self.csv.writeheader()
+        kept = (row for row in rows if int(row[self.key]) <= done)
+        self.csv.writerows({name: row.get(name, "") for name in fields} for row in kept)
+        self.file.flush()
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            self.board = None
+        else:
+            self.board = SummaryWriter(folder, purge_step=done)
+
+    def write(self, row: dict[str, float]) -> None:
+        """One row; a column that is left out stays empty."""
+        self.csv.writerow({name: f"{value:.6g}" for name, value in row.items()})
+        self.file.flush()
+        if self.board:
+            for name, value in row.items():
+                if name != self.key:
+                    self.board.add_scalar(name, value, row[self.key])
+
+    def close(self) -> None:
+        """Ends the files."""
+        self.file.close()
+        if self.board:
+            self.board.close()

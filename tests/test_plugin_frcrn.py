@@ -1,0 +1,249 @@
+"""FRCRN in ModelScope, by the released names and configuration; the stock classes are the oracle."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import EXAMPLES, ROOT
+from test_plugin import run
+
+from modelscope_ext import Denoiser, build
+from modelscope_ext.checkpoint import save_released
+
+pytestmark = pytest.mark.slow
+
+STOCK = """
+import contextlib, io, json
+def stock(folder):
+    from modelscope.models.audio.ans.frcrn import FRCRNDecorator
+    from modelscope.pipelines.audio.ans_pipeline import ANSPipeline
+    options = json.load(open(folder + "/configuration.json"))["model"]
+    ans = ANSPipeline(FRCRNDecorator(folder, **{k: v for k, v in options.items() if k != "type"}))
+    def call(*args, **kwargs):
+        with contextlib.redirect_stdout(io.StringIO()):
+            return ans(*args, **kwargs)
+    return call
+"""
+USE = """
+import sys, warnings, numpy as np, soundfile, torch
+torch.set_num_threads(1)
+from modelscope.pipelines import pipeline
+from modelscope.utils.constant import Tasks
+def ours(folder, **options):
+    return pipeline(Tasks.acoustic_noise_suppression, model=folder, **options)
+def pcm(result):
+    return np.frombuffer(result["output_pcm"], np.int16).astype(int)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model folder as released: an empty preprocessor section, settings of older packages, random weights."""
+    folder = tmp_path_factory.mktemp("models") / "speech_frcrn_ans_cirm_16k"
+    folder.mkdir()
+    configuration = json.loads((ROOT / "configuration.json").read_text()) | {"preprocessor": {}}
+    configuration["train"]["lr_scheduler"]["verbose"] = True
+    (folder / "configuration.json").write_text(json.dumps(configuration))
+    torch.manual_seed(0)
+    net = build("FRCRN").eval()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    for unet in (net.unet, net.unet2):  # small masks, so that no sample overflows in the stock pipeline
+        for parameter in unet.linear.parameters():
+            parameter.data *= 0.03
+    save_released(net, folder / "pytorch_model.bin")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """1.9 s in stereo, so that the stock pipeline pads and takes the first channel."""
+    path = tmp_path_factory.mktemp("audio") / "short.wav"
+    audio, rate = soundfile.read(EXAMPLES / "noisy.wav")
+    soundfile.write(path, np.stack((audio, audio[::-1]), 1)[: int(1.9 * rate)], rate)
+    return path
+
+
+def test_reference_level_gives_the_stock_samples(folder, short, tmp_path):
+    """For padded lengths, other rates and stereo, within one step of 16 bits."""
+    code = f"""
+import modelscope_ext
+{USE}{STOCK}
+audio, rate = soundfile.read({str(short)!r})
+theirs, ans = stock({str(folder)!r}), ours({str(folder)!r}, output_level="reference")
+for name, (part, at) in dict(
+    odd=(audio, 16000), second=(audio[:9000], 16000), window=(audio[:12345], 16000), rate=(audio[:20000], 22050)
+).items():
+    path = {str(tmp_path)!r} + f"/{{name}}.wav"
+    soundfile.write(path, part, at, "FLOAT")
+    a, b = pcm(theirs(path)), pcm(ans(path))
+    assert a.shape == b.shape and abs(a).max() > 50, name
+    assert abs(a - b).max() <= 1, (name, abs(a - b).max())
+"""
+    run(code, tmp_path)
+
+
+@pytest.mark.parametrize("order", ["stock first", "stock last"])
+def test_the_stock_modules_may_be_imported_before_and_after(folder, short, tmp_path, order):
+    """ZipEnhancer stays registered, the stock classes import, and the released names stay ours."""
+    stock = "import modelscope.pipelines.audio.ans_pipeline, modelscope.models.audio.ans.frcrn\n"
+    use = f"{USE}\nans = ours({str(folder)!r})\n"
+    code = f"""
+{stock if order == "stock first" else ""}
+import modelscope_ext
+{use}
+{stock if order == "stock last" else ""}
+assert type(ours({str(folder)!r})).__module__ == type(ans).__module__ == "modelscope_ext.plugin.pipeline"
+assert type(ans.model).__module__ == "modelscope_ext.plugin.model"
+from modelscope.metainfo import Pipelines
+from modelscope.pipelines.audio.ans_pipeline import ANSPipeline, ANSZipEnhancerPipeline
+from modelscope.pipelines.builder import PIPELINES
+zip_enhancer = Pipelines.speech_zipenhancer_ans_multiloss_16k_base
+assert PIPELINES.get(zip_enhancer, Tasks.acoustic_noise_suppression) is ANSZipEnhancerPipeline
+assert len(ans({str(short)!r})["output_pcm"]) == 2 * int(1.9 * 16000)
+"""
+    done = run(code, tmp_path)
+    assert "warning" not in done.stderr.lower()
+    assert not done.stdout
+
+
+def test_all_inputs_and_outputs(folder, short, tmp_path):
+    code = f"""
+import modelscope_ext
+{USE}
+from pathlib import Path
+ans, path, out = ours({str(folder)!r}), {str(short)!r}, Path({str(tmp_path)!r})
+audio, rate = soundfile.read(path, dtype="int16")
+expected = ans(path, output_path=str(out / "one.wav"))["output_pcm"]
+assert soundfile.read(out / "one.wav", dtype="int16")[0].tobytes() == expected
+mono = (audio / 32768).mean(1).astype(np.float32)
+cell = {{"array": mono, "sampling_rate": 16000}}
+for given in (open(path, "rb").read(), audio, cell, {{"noisy": cell}}, {{"audio": {{"path": path, "bytes": None}}}}):
+    assert abs(pcm(ans(given)) - np.frombuffer(expected, np.int16)).max() <= 1, type(given)
+for options in ({{}}, {{"batch_size": 2}}):
+    results = ans([path, mono, path], **options)
+    assert [r["output_pcm"] == expected for r in results][::2] == [True, True] and len(results) == 3
+results = ans([path, path], batch_size=2, output_path=[str(out / "a.wav"), str(out / "b.wav")])
+assert soundfile.read(out / "b.wav", dtype="int16")[0].tobytes() == expected and len(results) == 2
+ans([path], output_path=str(out / "many"))
+assert (out / "many" / "short.wav").exists()
+from datasets import Dataset
+from modelscope.msdatasets import MsDataset
+rows = MsDataset.from_hf_dataset(Dataset.from_list([{{"noisy": cell}}] * 2))
+assert [len(r["output_pcm"]) for r in ans(rows)] == [len(expected)] * 2
+assert not any(ans(np.zeros(1000, np.float32))["output_pcm"])
+assert len(ans(np.ones(100, np.float32))["output_pcm"]) == 200 and ans(np.zeros(0))["output_pcm"] == b""
+for wrong, why in (
+    (lambda: ans([path, path], output_path="x.wav"), "one file for 2 inputs"),
+    (lambda: ans([path, path], output_path=["x.wav", "x.wav"]), "several results would go to x.wav"),
+    (lambda: ans([path], output_path=["x.wav", "y.wav"]), "1 inputs and 2 output paths"),
+    (lambda: ans(str(out / "none.wav")), "none.wav"),
+    (lambda: ans(3), "need a path"),
+    (lambda: ans({{"text": "a"}}), "no audio in a row with text"),
+    (lambda: ans(path, output_level="loud"), "output_level must be one of input, reference"),
+):
+    try:
+        wrong()
+    except ValueError as error:
+        assert why in str(error), (why, error)
+    else:
+        raise AssertionError(why)
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(2) as pool:
+    assert all(r["output_pcm"] == expected for r in pool.map(ans, [path] * 4))
+ans.model.model.enhance = lambda audio: audio * 4  # peaks are clipped, and do not wrap around
+sine = 0.9 * np.sin(np.arange(16000) / 10)
+assert (np.sign(pcm(ans(sine))) == np.sign(sine))[abs(sine) > 0.01].all()
+"""
+    done = run(code, tmp_path)
+    assert not done.stdout
+
+
+def test_the_pipeline_gives_what_the_denoiser_gives(folder, short, tmp_path):
+    target = tmp_path / "out.wav"
+    run(f"import modelscope_ext\n{USE}\nours({str(folder)!r})({str(short)!r}, output_path={str(target)!r})", tmp_path)
+    audio = soundfile.read(short, dtype="float32")[0].mean(1)
+    expected = Denoiser(folder)(audio, 16000)
+    assert np.abs(soundfile.read(target)[0] - expected).max() < 1e-4
+    assert np.abs(expected).max() > 0.001
+
+
+def test_models_and_preprocessors_by_name(folder, tmp_path):
+    code = f"""
+import modelscope_ext, torch
+from modelscope.models import Model
+from modelscope.preprocessors import Preprocessor
+torch.set_num_threads(1)
+model = Model.from_pretrained({str(folder)!r})
+assert type(model).__module__ == "modelscope_ext.plugin.model"
+noisy = torch.randn(2, 960) * 0.1
+out = model({{"noisy": noisy, "clean": noisy / 2}})
+assert set(out) == {{
+    "spec_l1", "wav_l1", "mask_l1", "spec_l2", "wav_l2", "mask_l2",
+    "loss", "amp_loss", "phase_loss", "sisnr", "log_vars",
+}}
+assert out["log_vars"]["loss"] == out["loss"].item()
+from modelscope.models.audio.ans.frcrn import FRCRNDecorator
+import json
+options = json.load(open({str(folder / "configuration.json")!r}))["model"]
+stock = FRCRNDecorator({str(folder)!r}, **{{k: v for k, v in options.items() if k != "type"}})
+with torch.no_grad():
+    for net in (stock, model):
+        net.eval()
+    a, b = (net({{"noisy": noisy, "clean": noisy / 2}}) for net in (stock, model))
+assert a.keys() == b.keys() and a["log_vars"].keys() == b["log_vars"].keys()
+for key in a:
+    if key != "log_vars":
+        assert torch.norm(a[key] - b[key]) <= 1e-4 * torch.norm(a[key]), key
+assert type(Preprocessor.from_pretrained({str(folder)!r})).__module__ == "modelscope_ext.plugin.preprocessor"
+"""
+    run(code, tmp_path)
+
+
+def test_no_weights_no_inference(folder, tmp_path):
+    """The repository is a model folder without weights; the message says where to get them."""
+    code = f"""
+import modelscope_ext
+{USE}
+from modelscope.models import Model
+Model.from_pretrained({str(ROOT)!r})  # training from scratch begins so
+try:
+    ours({str(ROOT)!r})
+except ValueError as error:
+    assert "without weights nothing can be denoised" in str(error) and "modelscope download" in str(error), error
+else:
+    raise AssertionError
+"""
+    run(code, tmp_path)
+
+
+def test_importing_costs_little(tmp_path):
+    code = """
+import time, modelscope.pipelines
+from modelscope.utils.import_utils import LazyImportModule
+LazyImportModule.get_ast_index()
+begun = time.perf_counter()
+import modelscope_ext
+assert time.perf_counter() - begun < 0.5
+"""
+    run(code, tmp_path)
+
+
+def test_worker_processes_have_it_too(folder, short, tmp_path):
+    script = tmp_path / "workers.py"
+    script.write_text(f"""
+import multiprocessing
+import modelscope_ext
+def work(path):
+    {"    ".join(USE.strip().splitlines(keepends=True))}
+    return len(ours({str(folder)!r})(path)["output_pcm"])
+if __name__ == "__main__":
+    for method in ("spawn", "fork"):
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            assert pool.map(work, [{str(short)!r}]) == [2 * int(1.9 * 16000)]
+""")
+    run(f"import runpy\nrunpy.run_path({str(script)!r}, run_name='__main__')", tmp_path)

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from modelscope_ext import Denoiser
+from modelscope_ext.utterances import REFERENCE_RMS, Utterances, reference_gain
+
+
+class Scale(nn.Module):
+    """A net for whole utterances that halves them, and remembers how long they were and how loud."""
+
+    sample_rate = 16000
+    causal = False
+    attenuation_limit_db = float("inf")
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(0.5))
+        self.heard = []
+
+    def enhance(self, audio):
+        self.heard.append((audio.shape[1], float(audio.square().mean().sqrt())))
+        return audio * self.factor
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 15999, 24000, 24001, 40000, 100_003])
+@pytest.mark.parametrize("step", [1700, 1_000_000])
+def test_nothing_is_lost_or_moved(length, step):
+    net = Scale()
+    whole = Utterances(net, chunk_s=1.0, margin_s=0.1, fade_s=0.2)
+    audio = torch.randn(2, length) * 0.1
+    state, parts = None, []
+    with torch.no_grad():
+        for start in range(0, max(1, length), step):
+            out, state = whole(audio[:, start : start + step], state)
+            parts.append(out)
+        parts.append(whole.finish(state))
+    assert torch.allclose(torch.cat(parts, 1), audio / 2, atol=1e-6)
+    chunks = [n for n, _ in net.heard]
+    assert all(n == 16000 for n in chunks[:-1])
+    if length > 24000:
+        assert 8000 <= chunks[-1] < 24000
+    elif length:
+        assert chunks == [length]
+
+
+def test_chunks_are_faded_into_each_other():
+    """A net that gives its chunk's number: the seam is a straight line between the two."""
+
+    class Count(Scale):
+        def enhance(self, audio):
+            self.heard.append(0)
+            return torch.full_like(audio, float(len(self.heard)))
+
+    whole = Utterances(Count(), chunk_s=1.0, margin_s=0.1, fade_s=0.2)
+    audio = torch.ones(1, 28000)  # constant, so that all chunks have the same gain
+    out, state = whole(audio)
+    out = torch.cat((out, whole.finish(state)), 1)[0] * float(reference_gain(audio))
+    assert torch.allclose(out[: 16000 - 1600 - 3200], torch.tensor(1.0))
+    assert torch.allclose(out[11200:14400], torch.linspace(1, 2, 3200), atol=1e-3)
+    assert torch.allclose(out[14400:], torch.tensor(2.0))
+
+
+def test_the_reference_level_is_that_of_loud_samples():
+    audio = torch.zeros(3, 8000)
+    audio[0, ::8] = 0.3  # all that is not zero is loud
+    audio[1] = torch.randn(8000)
+    gain = reference_gain(audio)
+    assert float(gain[0] * 0.3) == pytest.approx(REFERENCE_RMS)
+    power = (audio[1].double() * gain[1]).square()
+    assert float(power[audio[1].double().square() > audio[1].double().square().mean()].mean().sqrt()) == pytest.approx(
+        REFERENCE_RMS
+    )
+    assert gain[2] == 1
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_a_denoiser_takes_such_a_net(rate):
+    net = Scale()
+    net.factor.data.fill_(1.0)
+    audio = (np.sin(2 * np.pi * 440 * np.arange(rate * 2 + 5) / rate) * 0.3).astype(np.float32)
+    out = Denoiser(net)(np.stack((audio, audio / 4), 1), rate)
+    assert out.shape == (len(audio), 2)
+    inner = slice(rate // 50, -rate // 50)
+    assert np.abs(out[inner] - np.stack((audio, audio / 4), 1)[inner]).max() < 2e-3
+    assert all(level == pytest.approx(net.heard[0][1], rel=0.1) for _, level in net.heard)
+
+
+def test_chunks_must_be_longer_than_their_seams():
+    with pytest.raises(ValueError, match="too short"):
+        Utterances(Scale(), chunk_s=2.0)
