@@ -1,16 +1,12 @@
 """FRCRN in ModelScope, by the released names and configuration; the stock classes are the oracle."""
 
-import json
-
 import numpy as np
 import pytest
 import soundfile
-import torch
 from conftest import EXAMPLES, ROOT
 from test_plugin import run
 
-from modelscope_ext import Denoiser, build
-from modelscope_ext.checkpoint import save_released
+from modelscope_ext import Denoiser
 
 pytestmark = pytest.mark.slow
 
@@ -39,27 +35,6 @@ def pcm(result):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A model folder as released: an empty preprocessor section, settings of older packages, random weights."""
-    folder = tmp_path_factory.mktemp("models") / "speech_frcrn_ans_cirm_16k"
-    folder.mkdir()
-    configuration = json.loads((ROOT / "configuration.json").read_text()) | {"preprocessor": {}}
-    configuration["train"]["lr_scheduler"]["verbose"] = True
-    (folder / "configuration.json").write_text(json.dumps(configuration))
-    torch.manual_seed(0)
-    net = build("FRCRN").eval()
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
-    for unet in (net.unet, net.unet2):  # small masks, so that no sample overflows in the stock pipeline
-        for parameter in unet.linear.parameters():
-            parameter.data *= 0.03
-    save_released(net, folder / "pytorch_model.bin")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def short(tmp_path_factory):
     """1.9 s in stereo, so that the stock pipeline pads and takes the first channel."""
     path = tmp_path_factory.mktemp("audio") / "short.wav"
@@ -68,13 +43,13 @@ def short(tmp_path_factory):
     return path
 
 
-def test_reference_level_gives_the_stock_samples(folder, short, tmp_path):
+def test_reference_level_gives_the_stock_samples(frcrn_folder, short, tmp_path):
     """For padded lengths, other rates and stereo, within one step of 16 bits."""
     code = f"""
 import modelscope_ext
 {USE}{STOCK}
 audio, rate = soundfile.read({str(short)!r})
-theirs, ans = stock({str(folder)!r}), ours({str(folder)!r}, output_level="reference")
+theirs, ans = stock({str(frcrn_folder)!r}), ours({str(frcrn_folder)!r}, output_level="reference")
 for name, (part, at) in dict(
     odd=(audio, 16000), second=(audio[:9000], 16000), window=(audio[:12345], 16000), rate=(audio[:20000], 22050)
 ).items():
@@ -88,16 +63,16 @@ for name, (part, at) in dict(
 
 
 @pytest.mark.parametrize("order", ["stock first", "stock last"])
-def test_the_stock_modules_may_be_imported_before_and_after(folder, short, tmp_path, order):
+def test_the_stock_modules_may_be_imported_before_and_after(frcrn_folder, short, tmp_path, order):
     """ZipEnhancer stays registered, the stock classes import, and the released names stay ours."""
     stock = "import modelscope.pipelines.audio.ans_pipeline, modelscope.models.audio.ans.frcrn\n"
-    use = f"{USE}\nans = ours({str(folder)!r})\n"
+    use = f"{USE}\nans = ours({str(frcrn_folder)!r})\n"
     code = f"""
 {stock if order == "stock first" else ""}
 import modelscope_ext
 {use}
 {stock if order == "stock last" else ""}
-assert type(ours({str(folder)!r})).__module__ == type(ans).__module__ == "modelscope_ext.plugin.pipeline"
+assert type(ours({str(frcrn_folder)!r})).__module__ == type(ans).__module__ == "modelscope_ext.plugin.pipeline"
 assert type(ans.model).__module__ == "modelscope_ext.plugin.model"
 from modelscope.metainfo import Pipelines
 from modelscope.pipelines.audio.ans_pipeline import ANSPipeline, ANSZipEnhancerPipeline
@@ -111,12 +86,12 @@ assert len(ans({str(short)!r})["output_pcm"]) == 2 * int(1.9 * 16000)
     assert not done.stdout
 
 
-def test_all_inputs_and_outputs(folder, short, tmp_path):
+def test_all_inputs_and_outputs(frcrn_folder, short, tmp_path):
     code = f"""
 import modelscope_ext
 {USE}
 from pathlib import Path
-ans, path, out = ours({str(folder)!r}), {str(short)!r}, Path({str(tmp_path)!r})
+ans, path, out = ours({str(frcrn_folder)!r}), {str(short)!r}, Path({str(tmp_path)!r})
 audio, rate = soundfile.read(path, dtype="int16")
 expected = ans(path, output_path=str(out / "one.wav"))["output_pcm"]
 assert soundfile.read(out / "one.wav", dtype="int16")[0].tobytes() == expected
@@ -163,22 +138,25 @@ assert (np.sign(pcm(ans(sine))) == np.sign(sine))[abs(sine) > 0.01].all()
     assert not done.stdout
 
 
-def test_the_pipeline_gives_what_the_denoiser_gives(folder, short, tmp_path):
+def test_the_pipeline_gives_what_the_denoiser_gives(frcrn_folder, short, tmp_path):
     target = tmp_path / "out.wav"
-    run(f"import modelscope_ext\n{USE}\nours({str(folder)!r})({str(short)!r}, output_path={str(target)!r})", tmp_path)
+    run(
+        f"import modelscope_ext\n{USE}\nours({str(frcrn_folder)!r})({str(short)!r}, output_path={str(target)!r})",
+        tmp_path,
+    )
     audio = soundfile.read(short, dtype="float32")[0].mean(1)
-    expected = Denoiser(folder)(audio, 16000)
+    expected = Denoiser(frcrn_folder)(audio, 16000)
     assert np.abs(soundfile.read(target)[0] - expected).max() < 1e-4
     assert np.abs(expected).max() > 0.001
 
 
-def test_models_and_preprocessors_by_name(folder, tmp_path):
+def test_models_and_preprocessors_by_name(frcrn_folder, tmp_path):
     code = f"""
 import modelscope_ext, torch
 from modelscope.models import Model
 from modelscope.preprocessors import Preprocessor
 torch.set_num_threads(1)
-model = Model.from_pretrained({str(folder)!r})
+model = Model.from_pretrained({str(frcrn_folder)!r})
 assert type(model).__module__ == "modelscope_ext.plugin.model"
 noisy = torch.randn(2, 960) * 0.1
 out = model({{"noisy": noisy, "clean": noisy / 2}})
@@ -188,9 +166,8 @@ assert set(out) == {{
 }}
 assert out["log_vars"]["loss"] == out["loss"].item()
 from modelscope.models.audio.ans.frcrn import FRCRNDecorator
-import json
-options = json.load(open({str(folder / "configuration.json")!r}))["model"]
-stock = FRCRNDecorator({str(folder)!r}, **{{k: v for k, v in options.items() if k != "type"}})
+options = json.load(open({str(frcrn_folder / "configuration.json")!r}))["model"]
+stock = FRCRNDecorator({str(frcrn_folder)!r}, **{{k: v for k, v in options.items() if k != "type"}})
 with torch.no_grad():
     for net in (stock, model):
         net.eval()
@@ -199,12 +176,12 @@ assert a.keys() == b.keys() and a["log_vars"].keys() == b["log_vars"].keys()
 for key in a:
     if key != "log_vars":
         assert torch.norm(a[key] - b[key]) <= 1e-4 * torch.norm(a[key]), key
-assert type(Preprocessor.from_pretrained({str(folder)!r})).__module__ == "modelscope_ext.plugin.preprocessor"
+assert type(Preprocessor.from_pretrained({str(frcrn_folder)!r})).__module__ == "modelscope_ext.plugin.preprocessor"
 """
     run(code, tmp_path)
 
 
-def test_no_weights_no_inference(folder, tmp_path):
+def test_no_weights_no_inference(frcrn_folder, tmp_path):
     """The repository is a model folder without weights; the message says where to get them."""
     code = f"""
 import modelscope_ext
@@ -233,14 +210,14 @@ assert time.perf_counter() - begun < 0.5
     run(code, tmp_path)
 
 
-def test_worker_processes_have_it_too(folder, short, tmp_path):
+def test_worker_processes_have_it_too(frcrn_folder, short, tmp_path):
     script = tmp_path / "workers.py"
     script.write_text(f"""
 import multiprocessing
 import modelscope_ext
 def work(path):
     {"    ".join(USE.strip().splitlines(keepends=True))}
-    return len(ours({str(folder)!r})(path)["output_pcm"])
+    return len(ours({str(frcrn_folder)!r})(path)["output_pcm"])
 if __name__ == "__main__":
     for method in ("spawn", "fork"):
         with multiprocessing.get_context(method).Pool(1) as pool:
