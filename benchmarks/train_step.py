@@ -69,7 +69,8 @@ def main() -> None:
                     print(f"{name}: loss of the first step {loss:.6f}")
     medians = {name: statistics.median(values) for name, values in took.items()}
     print(
-        f"\n| {args.batch} x {args.seconds} s, {args.device}, {args.threads} threads | s a step | ratio |\n|---|---|---|"
+        f"\n| {args.batch} x {args.seconds} s, {args.device}, {args.threads} threads | s a step | ratio |\n"
+        "|---|---|---|"
     )
     print(f"| stock | {medians['stock']:.2f} | 1 |")
     print(f"| ours | {medians['ours']:.2f} | {medians['stock'] / medians['ours']:.2f} |")

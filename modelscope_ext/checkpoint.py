@@ -97,8 +97,8 @@ def load_model(folder: str | Path, need_weights: bool = True) -> nn.Module:
                 f"{folder}: has neither {WEIGHTS} nor {RELEASED_WEIGHTS}; without weights nothing can be denoised. "
                 f"Get the released ones with: modelscope download --model iic/{FRCRN_TYPE} --local_dir '{folder}'"
             )
-    old = kind == FRCRN_TYPE and not (folder / WEIGHTS).exists()
-    load_weights(net, folder / (RELEASED_WEIGHTS if old else WEIGHTS))
+    by_trainer = (folder / RELEASED_WEIGHTS).exists() and not (folder / WEIGHTS).exists()
+    load_weights(net, folder / (RELEASED_WEIGHTS if by_trainer else WEIGHTS))
     limit_db = configuration.get("inference", {}).get("attenuation_limit_db")
     if limit_db is not None:
         net.attenuation_limit_db = limit_db

@@ -1,4 +1,4 @@
-"""The commands: `modelscope-ext denoise | prepare-data | train`.
+"""The commands: `modelscope-ext denoise | prepare-data | train | evaluate`.
 
 Exit codes: 0 all went well, 1 some file or the whole command failed, 2 the command was not understood, 130 Ctrl-C.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modelscope_ext.data.prepare import add_command as add_prepare_data
+from modelscope_ext.evaluation import add_command as add_evaluate
 
 __all__ = ["add_denoise", "execute", "main"]
 
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add_denoise(commands)
     add_prepare_data(commands, _common())
     _add_train(commands)
+    add_evaluate(commands, [_common()])
     return parser
 
 
@@ -91,15 +93,28 @@ def _add_train(commands: Any) -> None:
     train = commands.add_parser(
         "train",
         parents=[_common()],
-        help="train a CRUSE on folders of speech and noise",
-        description="Trains a CRUSE. Killed and started again, it goes on from its last checkpoint.",
+        help="train a CRUSE on folders of audio, or a model folder on prepared data",
+        description="Trains. Killed and started again, it goes on from its last checkpoint. Several processes or "
+        "machines: torchrun --nproc-per-node N -m modelscope_ext train …",
     )
-    train.add_argument("--config", required=True, type=Path, metavar="JSON", help="see examples/train_cruse.json")
+    what = train.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", type=Path, metavar="JSON", help="a CRUSE, mixed as it goes: see examples/")
+    what.add_argument("--model", metavar="M", help="a model folder or an id, on what prepare-data wrote")
     train.add_argument("--work-dir", required=True, type=Path, metavar="DIR", help="checkpoints, logs, decoded audio")
-    train.add_argument(
+    from_config = train.add_argument_group("with --config")
+    from_config.add_argument(
         "--data-dir", default=Path(), type=Path, metavar="DIR", help="what the configuration's folders are relative to"
     )
-    train.add_argument("--steps", type=int, metavar="N", help="stop after so many steps from here")
+    from_config.add_argument("--steps", type=int, metavar="N", help="stop after so many steps from here")
+    from_model = train.add_argument_group("with --model")
+    from_model.add_argument("--data", type=Path, metavar="DIR", help="the prepared data set")
+    from_model.add_argument("--epochs", type=int, metavar="N", help="instead of the configuration's")
+    from_model.add_argument("--iterations", type=int, metavar="N", help="of an epoch, likewise")
+    from_model.add_argument("--batch", type=int, metavar="N", help="likewise")
+    from_model.add_argument("--learning-rate", type=float, metavar="R", help="likewise")
+    from_model.add_argument(
+        "--gate", type=Path, metavar="PAIRS", help="refuse a result that scores worse than the model on these pairs"
+    )
     train.set_defaults(run=_train)
 
 
@@ -171,11 +186,35 @@ def _plan(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
 
 
 def _train(args: argparse.Namespace) -> int:
+    if args.model:
+        return _fine_tune(args)
     from modelscope_ext.training.config import load_config
     from modelscope_ext.training.trainer import Trainer
 
     trainer = Trainer(load_config(args.config), args.data_dir, args.work_dir, args.device, progress=not args.quiet)
     scores = trainer.run(args.steps)
+    for name, value in scores.items():
+        print(f"{name} {value:.4g}")
+    return 0
+
+
+def _fine_tune(args: argparse.Namespace) -> int:
+    if not args.data:
+        raise ValueError("--model needs --data, a folder that prepare-data wrote")
+    import modelscope_ext.plugin.fine_tuning as fine_tuning
+
+    scores = fine_tuning.fine_tune(
+        args.model,
+        args.data,
+        args.work_dir,
+        args.epochs,
+        args.iterations,
+        args.batch,
+        args.learning_rate,
+        args.device,
+        args.gate,
+        progress=not args.quiet,
+    )
     for name, value in scores.items():
         print(f"{name} {value:.4g}")
     return 0

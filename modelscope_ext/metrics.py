@@ -170,7 +170,7 @@ def _package(title: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(HINT.format(title, error.name)) from error
+        raise ModuleNotFoundError(HINT.format(title, (error.name or name).partition(".")[0])) from error
 
 
 @functools.cache

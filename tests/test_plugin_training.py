@@ -1,15 +1,20 @@
 """`build_trainer` by the released name and configuration: FRCRN and CRUSE, in ModelScope's own terms."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 import soundfile
 import torch
-from conftest import EXAMPLES
+from conftest import EXAMPLES, ROOT
 from test_plugin import run
 
 from modelscope_ext import Denoiser, build
 from modelscope_ext.checkpoint import save_model
+from modelscope_ext.pretrained import DEFAULT
 
 pytestmark = pytest.mark.slow
 
@@ -136,7 +141,9 @@ for rows, why in (
     run(code, tmp_path)
 
 
-def test_cruse_trains_by_build_trainer(tmp_path):
+@pytest.fixture
+def cruse_folder(tmp_path):
+    """A small CRUSE with random weights, trained from its configuration."""
     folder = tmp_path / "cruse"
     torch.manual_seed(0)
     options = {"name": "CRUSE2-8-1xGRU2", "batch_norm": False}
@@ -148,9 +155,13 @@ def test_cruse_trains_by_build_trainer(tmp_path):
         "train": {"loss": {"compression": 0.5}, "optimizer": {"type": "AdamW", "lr": 0.01}},
     }
     save_model(build(**options), folder, described)
+    return folder
+
+
+def test_cruse_trains_by_build_trainer(cruse_folder, tmp_path):
     code = f"""
 {USE}
-run = trainer({str(folder)!r}, {str(tmp_path / "work")!r}, name=Trainers.speech_cruse_ans_16k,
+run = trainer({str(cruse_folder)!r}, {str(tmp_path / "work")!r}, name=Trainers.speech_cruse_ans_16k,
               train_iters_per_epoch=30, train_dataset=segments(8, 4000), eval_dataset=segments(4, 4000, seed=1))
 assert run.model.loss.compression == 0.5
 before = run.evaluate()
@@ -159,9 +170,52 @@ assert run.metric_values["avg_loss"] < before["avg_loss"]
 cell = lambda x, rate: {{"array": x, "sampling_rate": rate}}
 rows = segments(2, 32000).to_hf_dataset()
 whole = Dataset.from_list([{{k: cell(row[k], 16000) for k in ("noisy", "clean")}} for row in rows])
-values = trainer({str(folder)!r}, {str(tmp_path / "work")!r}, name=Trainers.speech_cruse_ans_16k,
+values = trainer({str(cruse_folder)!r}, {str(tmp_path / "work")!r}, name=Trainers.speech_cruse_ans_16k,
                  eval_dataset=MsDataset.from_hf_dataset(whole), train_dataset=None).evaluate()
 assert set(values) >= {{"avg_loss", "avg_sisnr", "wb_pesq", "nb_pesq", "stoi", "si_sdr"}}, values
 """
     run(code, tmp_path)
-    assert json.loads((tmp_path / "work" / "output" / "configuration.json").read_text()) == described
+    configurations = [folder / "configuration.json" for folder in (tmp_path / "work" / "output", cruse_folder)]
+    assert json.loads(configurations[0].read_text()) == json.loads(configurations[1].read_text())
+
+
+def shell(tmp_path, *arguments, fails=False):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "modelscope_ext", *map(str, arguments), "--quiet"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode != 0) == fails, done.stderr
+    return done.stderr if fails else done.stdout
+
+
+def test_the_shell_does_it_all(cruse_folder, corpora, tmp_path):
+    """Prepare mixtures, train on them, go on, use the result; and the gate refuses what became worse."""
+    prepared, work = tmp_path / "prepared", tmp_path / "run"
+    for split, count in (("train", 4), ("test", 2)):
+        folders = ["--speech", corpora / "speech", "--noise", corpora / "noise"]
+        shell(tmp_path, "prepare-data", *folders, "--count", count, "--seconds", 2, "--split", split, "-o", prepared)
+    train = ["train", "--model", cruse_folder, "--data", prepared, "--work-dir", work, "--batch", 2]
+    first = shell(tmp_path, *train, "--epochs", 1, "--iterations", 3)
+    assert "avg_sisnr" in first
+    shell(tmp_path, *train, "--epochs", 2, "--iterations", 3)
+    assert sorted(path.name for path in work.glob("epoch_*")) == ["epoch_1.pth", "epoch_2.pth"]
+    assert len((work / "log.csv").read_text().splitlines()) == 3
+    noisy = soundfile.read(EXAMPLES / "noisy.wav", frames=16000)[0]
+    assert Denoiser(work / "output")(noisy, 16000).shape == (16000,)
+
+    pairs = tmp_path / "pairs"
+    for kind in ("noisy", "clean"):
+        (pairs / kind).mkdir(parents=True)
+        soundfile.write(pairs / kind / "a.wav", soundfile.read(EXAMPLES / f"{kind}.wav", frames=64000)[0], 16000)
+    good = shutil.copytree(DEFAULT, tmp_path / "good")
+    configuration = json.loads((good / "configuration.json").read_text())
+    configuration["train"] = {"optimizer": {"type": "SGD", "lr": 1e-9}}
+    (good / "configuration.json").write_text(json.dumps(configuration))
+    gated = ["train", "--model", good, "--data", prepared, "--batch", 2, "--epochs", 1, "--gate", pairs]
+    shell(tmp_path, *gated, "--iterations", 1, "--work-dir", tmp_path / "kept")
+    assert (tmp_path / "kept" / "output" / "pytorch_model.bin").exists()
+    spoilt = [*gated, "--iterations", 3, "--learning-rate", 100, "--work-dir", tmp_path / "spoilt"]
+    told = shell(tmp_path, *spoilt, fails=True)
+    assert "the result is worse than" in told
+    assert "SI-SDR fell by" in told
+    assert not (tmp_path / "spoilt" / "output").exists()
+    assert "no such folder" in shell(tmp_path, *train[:4], tmp_path / "none", "--work-dir", work, fails=True)

@@ -17,4 +17,4 @@ COMPONENTS = {
         ("PIPELINES", TASK, "pipeline"),
         ("TRAINERS", "default", "trainer"),
     )
-}
+} | {("METRICS", "default", name): "modelscope_ext.plugin.metric" for name in ("audio-noise-metric", "speech-quality")}
