@@ -7,6 +7,7 @@ from conftest import EXAMPLES, ROOT
 from test_plugin import run
 
 from modelscope_ext import Denoiser
+from modelscope_ext.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -224,3 +225,14 @@ if __name__ == "__main__":
             assert pool.map(work, [{str(short)!r}]) == [2 * int(1.9 * 16000)]
 """)
     run(f"import runpy\nrunpy.run_path({str(script)!r}, run_name='__main__')", tmp_path)
+
+
+def test_the_command_takes_the_folder(frcrn_folder, short, tmp_path):
+    """Rate, channels and length stay; both channels are denoised."""
+    target = tmp_path / "out.wav"
+    assert main(["denoise", str(short), "-o", str(target), "--model", str(frcrn_folder), "--quiet"]) == 0
+    out, rate = soundfile.read(target, dtype="float32")
+    audio = soundfile.read(short, dtype="float32")[0]
+    assert (out.shape, rate) == (audio.shape, 16000)
+    assert np.abs(out - Denoiser(frcrn_folder)(audio, 16000)).max() < 1e-4
+    assert not np.array_equal(out[:, 0], out[:, 1])

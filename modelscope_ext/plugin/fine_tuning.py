@@ -4,8 +4,6 @@ import os
 import shutil
 from pathlib import Path
 
-from datasets import get_dataset_config_names, load_dataset
-
 from modelscope_ext.checkpoint import has_weights
 from modelscope_ext.data.segments import to_segment
 from modelscope_ext.enhance import Denoiser
@@ -82,6 +80,8 @@ def _trainer(
     device: str | None,
     progress: bool,
 ) -> NoiseSuppressionTrainer:
+    from datasets import get_dataset_config_names, load_dataset
+
     data = Path(data)
     if not data.is_dir():
         raise ValueError(f"{data}: no such folder; write one with: modelscope-ext prepare-data")
