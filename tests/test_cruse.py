@@ -40,10 +40,10 @@ def test_published_variants_cost_what_the_paper_says(name):
         assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(PARAMETERS[name], rel=0.03)
 
 
-@pytest.mark.parametrize("skip", [*SKIPS])
-def test_honest_macs_are_what_hooks_count(skip):
+@pytest.mark.parametrize("options", [*({"skip": skip} for skip in SKIPS), {"mask": "complex"}], ids=str)
+def test_honest_macs_are_what_hooks_count(options):
     """Every multiplication by a weight, seen while a frame goes through."""
-    net = randomised("CRUSE4-128-1xGRU4", skip=skip)
+    net = randomised("CRUSE4-128-1xGRU4", **options)
     counted = []
 
     def count(module, inputs, output):
@@ -76,6 +76,7 @@ def test_honest_count_of_the_facts_sheet():
     [
         *((SMALL, {"skip": skip}) for skip in SKIPS),
         (SMALL, {"batch_norm": False, "freq_padding": 0}),
+        (SMALL, {"batch_norm": False, "mask": "complex"}),
         ("CRUSE3-24-2xLSTM1", {}),
         ("CRUSE5-32-2xGRU2", {}),
         ("CRUSE4-64-1xGRU4-1D", {}),
@@ -122,6 +123,23 @@ def test_unit_gain_returns_the_input(monkeypatch):
     assert torch.allclose(net.enhance(audio), audio, atol=1e-5)
 
 
+def test_complex_masks_turn_phases_and_never_amplify():
+    net = randomised(SMALL, mask="complex", batch_norm=False)
+    spec = torch.randn(2, 5, 161, dtype=torch.complex64) * 3
+    with torch.no_grad():
+        mask, _ = net.mask(spec, net.initial_state(2))
+        again, _ = net.mask(spec * 1j, net.initial_state(2))
+    assert mask.is_complex()
+    assert mask.shape == spec.shape
+    assert mask.abs().max() < 1
+    assert mask.angle().std() > 1e-3
+    assert (again - mask).abs().max() > 1e-4, "the phase is heard too"
+    silent = net.enhance(torch.zeros(1, 3200))
+    assert not silent.any()
+    net.enhance(torch.zeros(1, 3200)).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters())
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -129,6 +147,7 @@ def test_unit_gain_returns_the_input(monkeypatch):
         ("FRCRM", {}, "FRCRM"),
         (SMALL, {"skips": "add"}, "unknown CRUSE options skips; known are layers"),
         (SMALL, {"skip": "mul"}, "skip must be one of none, add"),
+        (SMALL, {"mask": "real"}, "mask must be one of gain, complex"),
         ("CRUSE4-64-1xGRU7", {}, "704 features .* cannot be cut into 7 equal groups"),
         ("CRUSE4-1000000000-1xGRU1", {}, "channels must be 1 to 4096"),
         ("CRUSE9-64-1xGRU1", {}, "layers must be 1 to 7"),

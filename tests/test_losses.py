@@ -54,3 +54,17 @@ def test_active_level_ignores_pauses():
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match=r"need two \(B, N\) signals"):
         CompressedSpectralLoss()(torch.zeros(1, 100), torch.zeros(1, 101))
+
+
+def test_a_target_far_below_its_noise_weighs_no_more_than_its_noise():
+    """Without the noisy signal it is divided by the target's own level, and rules the batch."""
+    torch.manual_seed(0)
+    loss = CompressedSpectralLoss(0.5, 0.5)
+    target = torch.randn(1, 16000) / 1000
+    noisy = target + torch.randn(1, 16000) / 10
+    alone, bounded = loss(noisy, target), loss(noisy, target, noisy)
+    assert bounded < alone / 10
+    level = active_std(noisy) / 4
+    assert bounded == pytest.approx(float(loss(noisy / level, torch.zeros_like(noisy), noisy * 0 + 4)), rel=0.2)
+    easy = target * 100 + torch.randn(1, 16000) / 100
+    assert loss(easy, target * 100, easy) == loss(easy, target * 100)

@@ -19,17 +19,14 @@ from conftest import RATE, ROOT
 
 from modelscope_ext.audio import AudioError, read_mono
 from modelscope_ext.data import prepare
+from modelscope_ext.data import shards as writing
 from modelscope_ext.data.corpus import load_corpus
 from modelscope_ext.data.mixing import MixConfig, Mixer
-from modelscope_ext.data.prepare import (
-    DataError,
-    match_pairs,
-    prepare_from_dataset,
-    prepare_mixtures,
-    prepare_pairs,
-)
+from modelscope_ext.data.mixtures import prepare_mixtures
+from modelscope_ext.data.pairs import match_pairs, prepare_from_dataset, prepare_pairs
 from modelscope_ext.data.rooms import load_rooms
 from modelscope_ext.data.segments import to_segment
+from modelscope_ext.data.shards import DataError
 
 LENGTHS = [RATE, 2 * RATE + 300, 3 * RATE - 1, RATE + 1]
 
@@ -290,13 +287,13 @@ def test_the_snippets_of_the_model_card(tmp_path, dns):
 
 def test_shards_and_what_is_read_at_once_are_small(tmp_path, dns, monkeypatch):
     root = dns([RATE] * 7)
-    monkeypatch.setattr(prepare, "ROWS_PER_GROUP", 2)
+    monkeypatch.setattr(writing, "ROWS_PER_GROUP", 2)
     summary = prepare_pairs(root / "noisy", root / "clean", tmp_path / "rows", rows_per_shard=3)
     assert summary.shards == 3
     files = [pyarrow.parquet.ParquetFile(path) for path in sorted((tmp_path / "rows" / "train").glob("*.parquet"))]
     groups = [[file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] for file in files]
     assert groups == [[2, 1], [2, 1], [1]]
-    monkeypatch.setattr(prepare, "SAMPLES_PER_SHARD", int(2.5 * RATE))
+    monkeypatch.setattr(writing, "SAMPLES_PER_SHARD", int(2.5 * RATE))
     assert prepare_pairs(root / "noisy", root / "clean", tmp_path / "samples").shards == 4
 
 
@@ -420,8 +417,8 @@ def test_a_folder_of_bad_data_only_is_an_error(tmp_path, clean):
 
 KILLED = """
 import os, signal
-from modelscope_ext.data import prepare
-prepare.ROWS_PER_GROUP = 1
+from modelscope_ext.data import prepare, shards
+shards.ROWS_PER_GROUP = 1
 
 def progress(items):
     for number, item in enumerate(items):
@@ -449,7 +446,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path, dns, cor
     assert not (tmp_path / "out" / "README.md").exists()
     before = (half / "train-00000-of-00003.parquet").stat()
 
-    monkeypatch.setattr(prepare, "ROWS_PER_GROUP", 1)
+    monkeypatch.setattr(writing, "ROWS_PER_GROUP", 1)
     function, seen = getattr(prepare, f"prepare_{source}"), []
     options = {**options, "rows_per_shard": 3}
     resumed = function(*arguments, **options, progress=lambda items: seen.append(len(items)) or items)
