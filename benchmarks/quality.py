@@ -24,7 +24,7 @@ RATE = 16000
 COLUMNS = ["WB-PESQ", "NB-PESQ", "STOI %", "SI-SDR dB", "CD dB", "SIG", "BAK", "OVRL", "P.808"]
 
 
-def scores(estimate: np.ndarray, clean: np.ndarray) -> list[float]:
+def scores(estimate: np.ndarray, clean: np.ndarray, dnsmos: bool) -> list[float]:
     """All metrics of one utterance."""
     return [
         metrics.pesq(estimate, clean),
@@ -32,15 +32,16 @@ def scores(estimate: np.ndarray, clean: np.ndarray) -> list[float]:
         metrics.stoi(estimate, clean),
         metrics.si_sdr(estimate, clean),
         metrics.cepstral_distance(estimate, clean),
-        *metrics.dnsmos(estimate).values(),
+        *(metrics.dnsmos(estimate).values() if dnsmos else ()),
     ]
 
 
-def table(title: str, pairs: list[tuple[np.ndarray, np.ndarray]], systems: dict[str, Callable]) -> None:
+def table(title: str, pairs: list[tuple[np.ndarray, np.ndarray]], systems: dict[str, Callable], dnsmos: bool) -> None:
     print(f"\n{title} ({len(pairs)} pairs, mean ± 95 % confidence)\n")
-    print(f"| | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 1)}")
+    columns = COLUMNS if dnsmos else COLUMNS[:-4]
+    print(f"| | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
     for name, system in systems.items():
-        rows = np.array([scores(system(noisy), clean) for noisy, clean in tqdm(pairs, desc=name, leave=False)])
+        rows = np.array([scores(system(noisy), clean, dnsmos) for noisy, clean in tqdm(pairs, desc=name, leave=False)])
         mean = np.nanmean(rows, 0)
         spread = 1.96 * np.nanstd(rows, 0, ddof=1) / np.sqrt((~np.isnan(rows)).sum(0))
         print(f"| {name} | {' | '.join(f'{m:.2f} ± {s:.2f}' for m, s in zip(mean, spread, strict=True))} |", flush=True)
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--model", help="a model folder instead of the embedded model")
     parser.add_argument("--count", type=int, default=100, help="pairs to mix [100]")
+    parser.add_argument("--dnsmos", action="store_true", help="of the mixtures too, which takes many minutes")
     args = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -62,12 +64,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         speech, noise = (load_corpus(args.data_dir / name, cache) for name in ("valid_speech", "valid_noise"))
         mixed = validation_pairs(speech, noise, args.count, seed=2026)
-    table("Validation speech × noise, seed 2026", mixed, systems)
+    table("Validation speech × noise, seed 2026", mixed, systems, args.dnsmos)
 
     folder = args.data_dir / "pairs"
     names = [path.relative_to(folder / "noisy") for path in audio_files(folder / "noisy")]
     recorded = [tuple(read_mono(folder / side / name, RATE) for side in ("noisy", "clean")) for name in names]
-    table("Recorded pairs (VoiceBank+DEMAND)", recorded, systems)
+    table("Recorded pairs (VoiceBank+DEMAND)", recorded, systems, True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Noise suppression as a ModelScope pipeline."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from modelscope_ext.utterances import reference_gain
 __all__ = ["NoiseSuppressionPipeline"]
 
 LEVELS = ("input", "reference")
+#: Up to so many seconds the stock pipeline, and `output_level="reference"`, denoise in one piece.
+WHOLE_S = 120
 
 
 @PIPELINES.register_module(TASK, module_name=CRUSE_TYPE)
@@ -35,7 +38,7 @@ class NoiseSuppressionPipeline(Pipeline):
         output_path: also write a WAV file; for a list of inputs a list of as many paths, or a folder, where results
             are named after their inputs.
         output_level: "input" keeps the level of the input. "reference" gives the numbers of modelscope's own FRCRN
-            pipeline: first channel only, level near -25 dBFS; audio above 120 s is not cut into seconds as there.
+            pipeline: first channel only, level near -25 dBFS; above 120 s in longer chunks than there.
     """
 
     def __init__(self, model: Any, output_level: str = "input", **kwargs) -> None:
@@ -114,6 +117,8 @@ def _reference(net: torch.nn.Module, noisy: np.ndarray) -> np.ndarray:
     length, second = len(noisy), SAMPLE_RATE
     audio = torch.from_numpy(noisy).double()[None]
     audio = (audio * reference_gain(audio)).float()
+    if length > WHOLE_S * second:
+        return _truncated(Denoiser(net, attenuation_limit_db=math.inf)(audio[0].numpy(), SAMPLE_RATE))
     if length < second * 7 // 4:
         padded = second if length < second else second * 7 // 4
     else:
@@ -121,5 +126,9 @@ def _reference(net: torch.nn.Module, noisy: np.ndarray) -> np.ndarray:
         rest = (length - second) % stride
         padded = length + (second + rest if rest else 0)
     audio = torch.nn.functional.pad(audio, (0, padded - length)).to(next(net.parameters()).device)
-    out = net(audio)["wav_l2"][0, :length].cpu().numpy() * np.float32(32768)
-    return np.trunc(out).clip(-32768, 32767).astype(np.int16)
+    return _truncated(net(audio)["wav_l2"][0, :length].cpu().numpy())
+
+
+def _truncated(audio: np.ndarray) -> np.ndarray:
+    """Floats as int16, rounded towards zero, and clipped."""
+    return np.trunc(audio * np.float32(32768)).clip(-32768, 32767).astype(np.int16)
