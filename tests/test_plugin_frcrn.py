@@ -170,6 +170,7 @@ assert set(out) == {{
     "loss", "amp_loss", "phase_loss", "sisnr", "log_vars",
 }}
 assert out["log_vars"]["loss"] == out["loss"].item()
+import json
 from modelscope.models.audio.ans.frcrn import FRCRNDecorator
 options = json.load(open({str(frcrn_folder / "configuration.json")!r}))["model"]
 stock = FRCRNDecorator({str(frcrn_folder)!r}, **{{k: v for k, v in options.items() if k != "type"}})
