@@ -139,8 +139,10 @@ class _ByThree(torch.autograd.Function):
         grad_both, grad_a = backward(grad_r + grad_s, r + s, a, stride, padding)
         from_s, of_sum = backward(grad_r, s, a + b, stride, padding)  # its sign is changed below
         from_r, of_difference = backward(grad_s, r, b - a, stride, padding)
-        parts_r, parts_s = ((grad_both + from_r), (grad_both - from_s))
-        grad_x = torch.stack([part.unflatten(1, (parts, -1)) for part in (parts_r, parts_s)], 2).flatten(1, 3)
+        halves = (from_r.add_(grad_both), grad_both.sub_(from_s))
+        # Concatenated, not stacked: only so does it stay in channels_last memory.
+        pairs = zip(*(half.chunk(parts, 1) for half in halves), strict=True)
+        grad_x = torch.cat([part for pair in pairs for part in pair], 1)
         return grad_x, grad_a - of_sum - of_difference, of_difference - of_sum, None, None, None, None
 
 
@@ -189,7 +191,7 @@ class _ComplexConv(nn.Module):
         x = _ByThree.apply(x, a, b, transposed, self.parts, re.stride, re.padding)
         bias = torch.cat((re.bias - im.bias, re.bias + im.bias))[:, None, None]
         if norm is None or norm.training:
-            x = x + bias
+            x.add_(bias)  # in place: memory traffic is a good part of a training step
             return x if norm is None else norm(x)
         scale, shift = (each[:, None, None] for each in norm.scale_and_shift())
         return torch.addcmul(torch.addcmul(shift, bias, scale), x, scale)
