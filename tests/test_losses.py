@@ -57,14 +57,15 @@ def test_shapes_are_checked():
 
 
 def test_a_target_far_below_its_noise_weighs_no_more_than_its_noise():
-    """Without the noisy signal it is divided by the target's own level, and rules the batch."""
+    """Without the noisy signal it is divided by the target's own level, and rules the batch.
+
+    The loss goes with 1 / level here (c = 0.5): 25 times less, for a level of a quarter of the noise's.
+    """
     torch.manual_seed(0)
     loss = CompressedSpectralLoss(0.5, 0.5)
     target = torch.randn(1, 16000) / 1000
     noisy = target + torch.randn(1, 16000) / 10
     alone, bounded = loss(noisy, target), loss(noisy, target, noisy)
-    assert bounded < alone / 10
-    level = active_std(noisy) / 4
-    assert bounded == pytest.approx(float(loss(noisy / level, torch.zeros_like(noisy), noisy * 0 + 4)), rel=0.2)
+    assert float(alone / bounded) == pytest.approx(25, rel=0.1)
     easy = target * 100 + torch.randn(1, 16000) / 100
     assert loss(easy, target * 100, easy) == loss(easy, target * 100)

@@ -25,8 +25,8 @@ from modelscope_ext.training.epochs import BadDataError, EpochConfig, EpochTrain
 __all__ = ["NoiseSuppressionTrainer"]
 
 MODELS = {FRCRN_TYPE: FrcrnModel, CRUSE_TYPE: CruseModel}
-#: Arguments of modelscope's own trainers that mean nothing here: None, or what they are by default, is let pass.
-UNUSED = ("arg_parse_fn", "data_collator", "preprocessor", "optimizers", "callbacks", "samplers", "efficient_tuners")
+#: What ModelScope passes or what torchrun already says; any other argument that is set is a mistake.
+IGNORED = {"trust_remote_code", "device_map", "launcher"}
 
 
 @TRAINERS.register_module(module_name=CRUSE_TYPE)
@@ -65,7 +65,7 @@ class NoiseSuppressionTrainer(BaseTrainer):
         device: str | None = None,
         **kwargs,
     ) -> None:
-        if given := [name for name in UNUSED if kwargs.get(name) not in (None, (None, None))]:
+        if given := sorted(name for name, value in kwargs.items() if name not in IGNORED and value is not None):
             raise TypeError(f"this trainer has no use for {', '.join(given)}")
         self.model_dir = model_folder(model, model_revision)
         super().__init__(cfg_file or str(self.model_dir / CONFIGURATION))

@@ -244,7 +244,6 @@ class EpochTrainer:
         if self.eval_rows is None:
             raise ValueError("there is no eval_dataset to evaluate on")
         config, rows = self.config, self.eval_rows
-        count = len(rows) // self.ranks + (self.rank < len(rows) % self.ranks)
         own = range(self.rank, len(rows), self.ranks)
         loader = DataLoader(rows, config.eval_batch, sampler=own, num_workers=config.eval_workers, collate_fn=_collate)
         batches = min(len(loader), config.eval_iterations or len(loader))
@@ -261,10 +260,10 @@ class EpochTrainer:
         self.model.train(was_training)
         if self.ranks > 1:
             gathered: list = [None] * self.ranks
-            torch.distributed.all_gather_object(gathered, (count, metrics))
-            metrics = gathered[0][1]
-            for others in gathered[1:]:
-                for metric, other in zip(metrics, others[1], strict=True):
+            torch.distributed.all_gather_object(gathered, metrics)
+            metrics, *others = gathered
+            for other_metrics in others:
+                for metric, other in zip(metrics, other_metrics, strict=True):
                     metric.merge(other)
         return {name: value for metric in metrics for name, value in metric.evaluate().items()}
 
