@@ -10,18 +10,19 @@ import logging
 import math
 import os
 import pickle
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from modelscope_ext.data.matching import Pair, find_pairs
 
 if TYPE_CHECKING:  # the command line starts without it
     import numpy as np
 
-__all__ = ["COLUMNS", "MARGINS", "Evaluation", "Mean", "Pair", "add_command", "evaluate", "find_pairs", "gate", "table"]
+__all__ = ["COLUMNS", "MARGINS", "Evaluation", "Mean", "add_command", "evaluate", "gate", "table"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,15 +43,6 @@ MARGINS = dict.fromkeys(COLUMNS, 0.05) | {"stoi": 0.5, "si_sdr": 0.5}
 METHOD = "mean over files ± half of the 95 % confidence interval (Student's t over files)"
 
 Denoise = Callable[["np.ndarray", int], "np.ndarray"]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A recording to be scored, and its clean reference; `name` is that of the noisy file in its folder."""
-
-    name: str
-    noisy: Path
-    clean: Path
 
 
 @dataclass(frozen=True)
@@ -84,41 +76,6 @@ class Evaluation:
     def summary(self) -> dict[str, Mean]:
         """Each metric over the files that have a value of it."""
         return {name: _mean([row[name] for row in self.rows.values()]) for name in self.metrics}
-
-
-def find_pairs(folder: str | Path, enhanced: str | Path | None = None) -> list[Pair]:
-    """The pairs of a folder, all of them looked through.
-
-    Args:
-        folder: holds `noisy` and `clean` with files of the same names (suffixes may differ), or is in DNS layout:
-            `…fileid_7.wav` belongs to `clean_fileid_7.wav`, in these two folders or all in one.
-        enhanced: a folder of enhanced files, named as the noisy ones; each takes the place of its `Pair.noisy`.
-
-    Raises:
-        AudioError: anything is wrong with any file: no partner, unreadable, empty, NaN, a silent reference, lengths or
-            rates that differ within a pair. The message tells all of it.
-    """
-    from modelscope_ext.audio import AudioError, audio_files
-
-    folder = Path(folder)
-    pairs, problems = _match(folder)
-    for pair in pairs:
-        problems += _compare(pair.noisy, pair.clean)
-    if enhanced is not None:
-        names, found = {Path(pair.name): pair for pair in pairs}, []
-        if not Path(enhanced).is_dir():
-            raise AudioError(f"{enhanced}: no such folder")
-        files = {path.relative_to(enhanced): path for path in audio_files(Path(enhanced))}
-        for name, candidates in _partners(names, files):
-            if complaint := _not_one(candidates, "enhanced", Path(enhanced)):
-                problems.append(f"{names[name].noisy}: {complaint}")
-            else:
-                problems += _compare(candidates[0], names[name].clean, clean_too=False)
-                found.append(replace(names[name], noisy=candidates[0]))
-        pairs = found
-    if problems:
-        raise AudioError("\n  ".join([f"{folder}: {len(problems)} problem(s); nothing was computed", *problems]))
-    return pairs
 
 
 def evaluate(
@@ -320,97 +277,6 @@ def _margins(given: Iterable[str], metrics: Sequence[str]) -> dict[str, float]:
 def _cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# Finding and checking files
-
-
-def _match(folder: Path) -> tuple[list[Pair], list[str]]:
-    from modelscope_ext.audio import AudioError, audio_files
-
-    noisy, clean = folder / "noisy", folder / "clean"
-    if noisy.is_dir() and clean.is_dir():
-        names = [path.relative_to(noisy) for path in audio_files(noisy)]
-        references = {path.relative_to(clean): path for path in audio_files(clean)}
-    else:
-        noisy = clean = folder
-        with_id = [path.relative_to(folder) for path in audio_files(folder) if _FILE_ID.search(path.stem)]
-        names = [path for path in with_id if not re.fullmatch(r"(clean|noise)_fileid_\d+", path.stem)]
-        references = {path: folder / path for path in with_id if path.stem.startswith("clean_")}
-    if not names or not references:
-        raise AudioError(
-            f"{folder}: holds no pairs: neither audio in noisy/ and clean/, nor noisy_fileid_N and clean_fileid_N"
-        )
-    pairs, problems, alone = [], [], set(references.values())
-    for name, candidates in _partners(names, references):
-        alone -= set(candidates)
-        if complaint := _not_one(candidates, "clean", clean):
-            problems.append(f"{noisy / name}: {complaint}")
-        else:
-            pairs.append(Pair(name.as_posix(), noisy / name, candidates[0]))
-    return pairs, problems + [f"{path}: has no noisy file in {noisy}" for path in sorted(alone)]
-
-
-_FILE_ID = re.compile(r"(?:^|_)(fileid_\d+)$")
-
-
-def _partners(names: Iterable[Path], files: Mapping[Path, Path]) -> Iterable[tuple[Path, list[Path]]]:
-    """(name, those of the files that may belong to it): of equal names or, failing that, equal file ids."""
-    index: dict[Path, list[Path]] = {}
-    for name, path in files.items():
-        for key in _keys(name):
-            index.setdefault(key, []).append(path)
-    for name in names:
-        yield name, next((index[key] for key in _keys(name) if key in index), [])
-
-
-def _not_one(candidates: Sequence[Path], kind: str, folder: Path) -> str:
-    if len(candidates) > 1:
-        return f"has several {kind} files: {', '.join(map(str, candidates))}"
-    return "" if candidates else f"has no {kind} file in {folder}"
-
-
-def _keys(name: Path) -> list[Path]:
-    """What a file goes by: its name without a suffix, then its DNS file id."""
-    found = _FILE_ID.search(name.stem)
-    return list(dict.fromkeys([name.with_suffix(""), *([name.parent / found[1]] if found else [])]))
-
-
-def _compare(noisy: Path, clean: Path, clean_too: bool = True) -> list[str]:
-    """What is wrong with a pair; what is wrong with its reference alone only if `clean_too`."""
-    from modelscope_ext.audio import AudioError
-
-    problems, seen = [], []
-    for path in (noisy, clean):
-        try:
-            seen.append(_look(path))
-        except AudioError as error:
-            if path is noisy or clean_too:
-                problems.append(str(error))
-    if len(seen) < 2:
-        return problems
-    (rate, frames, _), (clean_rate, clean_frames, height) = seen
-    if not clean_frames and clean_too:
-        problems.append(f"{clean}: has no samples")
-    elif height <= 2**-14 and clean_too:  # two steps of 16 bits
-        problems.append(f"{clean}: the clean file is silent")
-    if rate != clean_rate:
-        problems.append(f"{noisy}: {rate} Hz, but {clean} {clean_rate} Hz")
-    elif frames != clean_frames:
-        problems.append(f"{noisy}: {frames} samples, but {clean} {clean_frames}")
-    return problems
-
-
-def _look(path: Path) -> tuple[int, int, float]:
-    """The rate in Hz of a whole and sound file, its samples, and from its lowest to its highest value."""
-    from modelscope_ext.audio import open_audio, read_blocks
-
-    frames, low, high = 0, math.inf, -math.inf
-    with open_audio(path) as file:
-        for block in read_blocks(file, 60.0):
-            mono = block.mean(1)
-            frames, low, high = frames + len(mono), min(low, float(mono.min())), max(high, float(mono.max()))
-        return file.samplerate, frames, high - low
 
 
 # Scoring

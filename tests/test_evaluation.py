@@ -15,7 +15,8 @@ from conftest import RATE, ROOT, SHARED
 
 from modelscope_ext import cli, evaluation, metrics
 from modelscope_ext.audio import AudioError
-from modelscope_ext.evaluation import Evaluation, Pair, evaluate, find_pairs, gate, table
+from modelscope_ext.data.matching import Pair, find_pairs
+from modelscope_ext.evaluation import Evaluation, evaluate, gate, table
 
 FAST = ("si_sdr", "stoi")
 

@@ -24,7 +24,7 @@ ARROWS = {
     "utterances": set(),
     "enhance": {"models", "audio", "stft", "streaming", "utterances", "checkpoint", "pretrained", "hub"},
     "export": {"models", "audio", "stft"},
-    "evaluation": {"audio", "metrics", "enhance"},
+    "evaluation": {"audio", "data", "metrics", "enhance"},
     "report": {"audio", "stft", "metrics"},
     "training": {"models", "losses", "data", "metrics", "checkpoint"},
     "cli": None,

@@ -21,9 +21,10 @@ from modelscope_ext.audio import AudioError, read_mono
 from modelscope_ext.data import prepare
 from modelscope_ext.data import shards as writing
 from modelscope_ext.data.corpus import load_corpus
+from modelscope_ext.data.matching import match_pairs
 from modelscope_ext.data.mixing import MixConfig, Mixer
 from modelscope_ext.data.mixtures import prepare_mixtures
-from modelscope_ext.data.pairs import match_pairs, prepare_from_dataset, prepare_pairs
+from modelscope_ext.data.pairs import prepare_from_dataset, prepare_pairs
 from modelscope_ext.data.rooms import load_rooms
 from modelscope_ext.data.segments import to_segment
 from modelscope_ext.data.shards import DataError

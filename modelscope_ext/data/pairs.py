@@ -7,25 +7,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from modelscope_ext.audio import AudioError, audio_files, open_audio, read_mono
+from modelscope_ext.audio import AudioError, open_audio, read_mono
+from modelscope_ext.data.matching import FilePair, match_pairs
 from modelscope_ext.data.rows import SAMPLE_RATE, Row, on_grid
 from modelscope_ext.data.shards import SPLITS, THREADS, Plan, Progress, Summary, file_facts, write
 
-__all__ = ["FilePair", "FilePairs", "match_pairs", "prepare_from_dataset", "prepare_pairs"]
+__all__ = ["FilePairs", "prepare_from_dataset", "prepare_pairs"]
 
 CHECKED_AT_ONCE = 32  # pairs; Ctrl-C waits for them
-
-
-class FilePair(NamedTuple):
-    """Two files that belong together; names: what the data set calls them."""
-
-    noisy: Path
-    clean: Path
-    names: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -100,47 +93,6 @@ def _read(path: Path) -> tuple[np.ndarray, int]:
     with open_audio(path) as file:
         rate = file.samplerate
     return on_grid(read_mono(path, SAMPLE_RATE)), rate
-
-
-def match_pairs(noisy_dir: str | Path, clean_dir: str | Path) -> tuple[list[FilePair], dict[str, str]]:
-    """The pairs of two folders, and the files without a partner.
-
-    Files belong together when their names end with the same `fileid_<number>`, as those of the DNS challenge do, or
-    are the same but for the suffix, as those of VoiceBank+DEMAND are; and when they lie in the same subfolder.
-    """
-    noisy_dir, clean_dir = Path(noisy_dir), Path(clean_dir)
-    problems: dict[str, str] = {}
-    noisy, clean = (_by_name(folder, problems) for folder in (noisy_dir, clean_dir))
-    for ours, theirs, other, kind in ((noisy, clean, clean_dir, "clean"), (clean, noisy, noisy_dir, "noisy")):
-        for key in ours.keys() - theirs.keys():
-            problems[str(ours[key])] = f"has no {kind} file: nothing in {other} is named {key}"
-    pairs = [
-        FilePair(noisy[key], clean[key], (_name(noisy[key], noisy_dir), _name(clean[key], clean_dir)))
-        for key in sorted(noisy.keys() & clean.keys())
-    ]
-    return pairs, dict(sorted(problems.items()))
-
-
-def _by_name(folder: Path, problems: dict[str, str]) -> dict[str, Path]:
-    """The audio files of a folder by what pairs go by."""
-    if not folder.is_dir():
-        raise AudioError(f"{folder}: no such folder")
-    found: dict[str, Path] = {}
-    for path in audio_files(folder):
-        name = path.relative_to(folder).with_suffix("")
-        number = re.search(r"fileid_(\d+)$", name.name)
-        key = (name.with_name(f"*fileid_{int(number[1])}") if number else name).as_posix()
-        if key in found:
-            problems[str(path)] = f"is named like {found[key]}; which one is meant?"
-        else:
-            found[key] = path
-    if not found:
-        raise AudioError(f"{folder}: no audio files in this folder")
-    return found
-
-
-def _name(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()
 
 
 def prepare_pairs(
