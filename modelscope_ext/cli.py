@@ -1,16 +1,19 @@
-"""The commands: `modelscope-ext denoise | prepare-data | train | evaluate`.
+"""The commands: `modelscope-ext denoise | stream | prepare-data | train | evaluate`.
 
-Exit codes: 0 all went well, 1 some file or the whole command failed, 2 the command was not understood, 130 Ctrl-C.
+Exit codes: 0 all went well, 1 some file or the whole command failed, 2 the command was not understood, 130 Ctrl-C,
+141 nobody reads standard output any more.
 """
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from modelscope_ext.data.prepare import add_command as add_prepare_data
 from modelscope_ext.evaluation import add_command as add_evaluate
+from modelscope_ext.live import add_command as add_stream
 
 __all__ = ["add_denoise", "execute", "main"]
 
@@ -24,9 +27,14 @@ def execute(args: argparse.Namespace) -> int:
     """Runs what was parsed, and returns its exit code; errors are told in one line."""
     logging.basicConfig(level=logging.WARNING if args.quiet else logging.INFO, format="%(message)s")
     try:
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere in peace
+        return 141
     except (ValueError, OSError, ModuleNotFoundError) as error:
         return _fail(str(error))
 
@@ -43,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"modelscope-ext {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_denoise(commands)
+    add_stream(commands, [_common()])
     add_prepare_data(commands, _common())
     _add_train(commands)
     add_evaluate(commands, [_common()])

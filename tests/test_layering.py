@@ -23,6 +23,7 @@ ARROWS = {
     "streaming": {"models", "audio", "stft"},
     "utterances": set(),
     "enhance": {"models", "audio", "stft", "streaming", "utterances", "checkpoint", "pretrained", "hub"},
+    "live": {"enhance"},
     "export": {"models", "audio", "stft"},
     "evaluation": {"audio", "data", "metrics", "enhance"},
     "report": {"audio", "stft", "metrics"},
@@ -43,6 +44,7 @@ LATE = {
     "pyroomacoustics",
     "pystoi",
     "ray",
+    "sounddevice",
     "speechmos",
 }
 
