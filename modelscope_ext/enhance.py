@@ -2,17 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import nn
 
 from modelscope_ext.audio import AudioError, open_audio, output_format, read_blocks, write_audio
-from modelscope_ext.checkpoint import load_model
-from modelscope_ext.hub import model_folder
-from modelscope_ext.models import to_device
-from modelscope_ext.pretrained import DEFAULT
+from modelscope_ext.engines import Engine
 from modelscope_ext.streaming import DenoiseStream
 from modelscope_ext.utterances import Utterances
+
+if TYPE_CHECKING:  # torch is imported when it is needed: not for ONNX files
+    from torch import nn
 
 __all__ = ["Denoiser"]
 
@@ -25,7 +25,8 @@ class Denoiser:
 
     Args:
         model: a model folder (`configuration.json` and weights), an id of ModelScope's hub such as
-            `iic/speech_frcrn_ans_cirm_16k`, or a network in eval mode; None takes the model inside this package.
+            `iic/speech_frcrn_ans_cirm_16k`, an ONNX file that `modelscope-ext export` wrote (onnxruntime runs it,
+            and torch is not imported), or a network in eval mode; None takes the model inside this package.
         device: "cpu", "cuda" …; None is the CPU, where these networks run many times faster than real time, or
             where the network given is.
         wet: 1 gives the denoised signal, 0 the input, in between a mixture of both.
@@ -34,6 +35,7 @@ class Denoiser:
 
     Raises:
         CheckpointError: the model folder is incomplete, damaged, or of an unknown architecture.
+        ValueError: the ONNX file, the device or an option cannot be used.
 
     A Denoiser keeps nothing between calls and may be used from several threads. Rates are whole numbers of Hz; audio
     above 8 kHz is beyond the networks and comes out only by way of `wet` and `attenuation_limit_db`.
@@ -46,7 +48,7 @@ class Denoiser:
 
     def __init__(
         self,
-        model: str | Path | nn.Module | None = None,
+        model: "str | Path | nn.Module | None" = None,
         device: str | None = None,
         *,
         wet: float = 1.0,
@@ -54,14 +56,11 @@ class Denoiser:
     ) -> None:
         if not 0 <= wet <= 1:
             raise ValueError(f"wet must be 0 … 1, got {wet}")
-        if not isinstance(model, nn.Module):
-            model = load_model(model_folder(model if model is not None else DEFAULT))
-        net = model
+        self.engine = _engine(model, device)
         if attenuation_limit_db is None:
-            attenuation_limit_db = net.attenuation_limit_db
+            attenuation_limit_db = self.engine.attenuation_limit_db
         if not attenuation_limit_db >= 0:
             raise ValueError(f"attenuation_limit_db must be at least 0, got {attenuation_limit_db}")
-        self.net = to_device(net, device) if device else net
         self.noisy_share = 1 - wet * (1 - 10 ** (-attenuation_limit_db / 20))
 
     def __call__(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -118,9 +117,9 @@ class Denoiser:
         Raises:
             ValueError: the network is not causal; it denoises arrays and files.
         """
-        if not self.net.causal:
+        if not self.engine.causal:
             raise ValueError(
-                f"{type(self.net).__name__} hears a whole utterance before it answers, so it cannot stream; "
+                f"{self.engine.name} hears a whole utterance before it answers, so it cannot stream; "
                 "call the Denoiser with the whole array or a file, or stream with a CRUSE, such as the default model"
             )
         return self._stream(sample_rate, channels)
@@ -128,5 +127,21 @@ class Denoiser:
     def _stream(self, sample_rate: int, channels: int) -> DenoiseStream:
         if not isinstance(sample_rate, (int, np.integer)) or not 1000 <= sample_rate <= 1_000_000:
             raise AudioError(f"sample_rate must be a whole number of Hz, 1000 … 1000000, got {sample_rate!r}")
-        net = self.net if self.net.causal else Utterances(self.net)
-        return DenoiseStream(net, int(sample_rate), channels, self.noisy_share)
+        engine = self.engine if self.engine.causal else Utterances(self.engine)
+        return DenoiseStream(engine, int(sample_rate), channels, self.noisy_share)
+
+
+def _engine(model: "str | Path | nn.Module | None", device: str | None) -> Engine:
+    if isinstance(model, (str, Path)) and Path(model).suffix.lower() == ".onnx":
+        from modelscope_ext.engines.onnx import OnnxEngine
+
+        return OnnxEngine(model, device)
+    from modelscope_ext.checkpoint import load_model
+    from modelscope_ext.engines.pytorch import TorchEngine
+    from modelscope_ext.hub import model_folder
+    from modelscope_ext.models import to_device
+    from modelscope_ext.pretrained import DEFAULT
+
+    if model is None or isinstance(model, (str, Path)):
+        model = load_model(model_folder(model if model is not None else DEFAULT))
+    return TorchEngine(to_device(model, device) if device else model)

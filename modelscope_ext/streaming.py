@@ -1,13 +1,15 @@
 """Denoising of audio that comes in chunks of any size, at any rate, with explicit state.
 
-Axes: chunks are (n,) or (n, channels); inside, (channels, n) tensors, one stream a channel.
+Axes: chunks are (n,) or (n, channels); engines take (channels, n), one stream a channel.
 """
 
+from typing import Any
+
 import numpy as np
-import torch
-from torch import nn
 
 from modelscope_ext.audio import AudioError, StreamResampler
+from modelscope_ext.engines import Engine
+from modelscope_ext.utterances import Utterances
 
 __all__ = ["DenoiseStream", "as_float", "from_float"]
 
@@ -48,8 +50,7 @@ class DenoiseStream:
     """One running stream; made by `Denoiser.stream`.
 
     Args:
-        net: `net(audio (B, n), state) -> (finished samples, state)`, then `net.finish(state) -> the rest`, with
-            `sample_rate`, and with `latency` and `delay` in samples.
+        engine: a causal `Engine`, or `Utterances`.
         sample_rate: of the chunks, Hz.
         channels: of the chunks; each is denoised on its own.
         noisy_share: how much of the input stays in the output, 0 … 1.
@@ -58,17 +59,18 @@ class DenoiseStream:
     `latency_ms` is how much later input an output sample may depend on.
     """
 
-    def __init__(self, net: nn.Module, sample_rate: int, channels: int = 1, noisy_share: float = 0.0) -> None:
-        self.net, self.channels, self.noisy_share = net, channels, noisy_share
-        self.device = next(net.parameters()).device
+    def __init__(
+        self, engine: Engine | Utterances, sample_rate: int, channels: int = 1, noisy_share: float = 0.0
+    ) -> None:
+        self.engine, self.channels, self.noisy_share = engine, channels, np.float32(noisy_share)
         self.down = self.up = None
-        if sample_rate != net.sample_rate:
-            self.down = StreamResampler(sample_rate, net.sample_rate, channels)
-            self.up = StreamResampler(net.sample_rate, sample_rate, channels)
+        if sample_rate != engine.sample_rate:
+            self.down = StreamResampler(sample_rate, engine.sample_rate, channels)
+            self.up = StreamResampler(engine.sample_rate, sample_rate, channels)
         waits = sum(resampler.waits for resampler in (self.down, self.up) if resampler)
-        self.latency_ms = 1000 * (net.latency / net.sample_rate + waits)
-        self.state = None
-        self.lag = net.delay  # samples of the network's output that come before the first of the input
+        self.latency_ms = 1000 * (engine.latency / engine.sample_rate + waits)
+        self.state: Any = None
+        self.lag = engine.delay  # samples of the network's output that come before the first of the input
         self.noisy = np.zeros((0, channels), np.float32)  # input whose output is not out yet
         self.dtype: np.dtype | None = None
         self.mono = True
@@ -100,30 +102,24 @@ class DenoiseStream:
             raise RuntimeError("this stream was flushed; make a new one")
         self.closed = True
         rest = self.down.flush() if self.down else np.zeros((0, self.channels), np.float32)
-        out = np.concatenate((self._enhance(rest), self._finish()))
+        out = np.concatenate((self._enhance(rest), self._aligned(self.engine.finish(self.state))))
         if self.up:
             out = np.concatenate((self.up.feed(out), self.up.flush()))
         return self._emit(out)
 
     def _enhance(self, samples: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            audio = torch.from_numpy(np.ascontiguousarray(samples.T)).to(self.device)  # (channels, n)
-            out, self.state = self.net(audio, self.state)
+        out, self.state = self.engine.feed(samples.T, self.state)
         return self._aligned(out)
 
-    def _finish(self) -> np.ndarray:
-        with torch.inference_mode():
-            return self._aligned(self.net.finish(self.state))
-
-    def _aligned(self, out: torch.Tensor) -> np.ndarray:
+    def _aligned(self, out: np.ndarray) -> np.ndarray:
         drop = min(self.lag, out.shape[1])
         self.lag -= drop
-        return out[:, drop:].cpu().numpy().T
+        return out[:, drop:].T
 
     def _emit(self, out: np.ndarray) -> np.ndarray:
         out, noisy = out[: len(self.noisy)], self.noisy[: len(out)]
         self.noisy = self.noisy[len(out) :]
         if self.noisy_share:
-            out = out + np.float32(self.noisy_share) * (noisy - out)
+            out = out + self.noisy_share * (noisy - out)
         out = from_float(out, self.dtype or np.dtype(np.float32))
         return out[:, 0] if self.mono and self.channels == 1 else out

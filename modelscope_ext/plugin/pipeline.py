@@ -115,8 +115,8 @@ def _reference(net: torch.nn.Module, noisy: np.ndarray) -> np.ndarray:
     if not hasattr(net, "masks"):
         raise ValueError("output_level='reference' is what FRCRN's stock pipeline gives; this model is no FRCRN")
     length, second = len(noisy), SAMPLE_RATE
-    audio = torch.from_numpy(noisy).double()[None]
-    audio = (audio * reference_gain(audio)).float()
+    audio = noisy[None].astype(np.float64)
+    audio = torch.from_numpy((audio * reference_gain(audio)).astype(np.float32))
     if length > WHOLE_S * second:
         return _truncated(Denoiser(net, attenuation_limit_db=math.inf)(audio[0].numpy(), SAMPLE_RATE))
     if length < second * 7 // 4:

@@ -1,0 +1,35 @@
+"""What computes a network: numpy arrays in and out, PyTorch (`pytorch`) or onnxruntime (`onnx`) behind them.
+
+Importing this package imports neither.
+"""
+
+from typing import Any, Protocol
+
+import numpy as np
+
+__all__ = ["Engine"]
+
+
+class Engine(Protocol):
+    """A network; audio is (B, n) float32 at `sample_rate`, B streams side by side.
+
+    A causal one is fed: `feed(audio, None)`, then `feed(more, state)`, at the end `finish(state)`. A state serves one
+    call; what is returned takes its place. One that is not causal has `enhance` instead.
+    """
+
+    name: str
+    sample_rate: int
+    causal: bool
+    delay: int  # samples that come out before the first sample of the input
+    latency: int  # samples of input that an output sample depends on, from itself on
+    reference_level: bool  # whether it wants its input at the level of `utterances.REFERENCE_RMS`
+    attenuation_limit_db: float  # what the model recommends
+
+    def feed(self, audio: np.ndarray, state: Any = None) -> tuple[np.ndarray, Any]:
+        """Takes any number of samples; returns the (B, m) that are finished, and the new state."""
+
+    def finish(self, state: Any) -> np.ndarray:
+        """The (B, m) samples that silence would still bring out."""
+
+    def enhance(self, audio: np.ndarray) -> np.ndarray:
+        """Whole utterances, same shape, aligned."""

@@ -1,0 +1,117 @@
+"""Networks that `modelscope-ext export` wrote, by onnxruntime; PyTorch is not needed."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["FORMAT", "OnnxEngine"]
+
+#: Stands in the metadata of our files; the number changes with the meaning of inputs, outputs or metadata.
+FORMAT = "modelscope_ext 1"
+
+
+class OnnxEngine:
+    """An `Engine` for an ONNX file: whole utterances, or one step with its state.
+
+    Args:
+        path: the file; `modelscope_ext.export` says what is in it.
+        device: "cpu" or None; onnxruntime runs it there. A step takes one thread, utterances take all cores or as many
+            as the environment variable OMP_NUM_THREADS says.
+
+    Raises:
+        ValueError: there is no such file, it is damaged or was not written by this package, or another device is asked.
+        ModuleNotFoundError: there is no onnxruntime; the message says how to get it.
+    """
+
+    def __init__(self, path: str | Path, device: str | None = None) -> None:
+        if device not in (None, "cpu"):
+            raise ValueError(f"cannot use the device {device!r}: ONNX files run on the cpu")
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file")
+        found = _session(path, 1, optimize=False).get_modelmeta().custom_metadata_map
+        if found.get("format") != FORMAT:
+            raise ValueError(f"{path}: not written by this version's `modelscope-ext export`; please export it again")
+        self.name, kind = found["name"], found["kind"]
+        self.causal = kind == "step"
+        self.sample_rate, self.hop, self.delay, self.latency = (
+            int(found[key]) for key in ("sample_rate", "hop", "delay", "latency")
+        )
+        self.reference_level = found["reference_level"] == "True"
+        self.attenuation_limit_db = float(found["attenuation_limit_db"])
+        threads = 1 if self.causal else int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)
+        self.session = _session(path, threads)
+
+    def feed(self, audio: np.ndarray, state: "_Steps | None" = None) -> tuple[np.ndarray, "_Steps"]:
+        """See `Engine`."""
+        state = state or _Steps(self.session, len(audio))
+        audio = np.concatenate((state.waiting, audio), 1) if state.waiting.shape[1] else audio
+        whole = audio.shape[1] // self.hop * self.hop
+        out = np.empty((len(audio), whole), np.float32)
+        for start in range(0, whole, self.hop):
+            out[:, start : start + self.hop] = state.step(audio[:, start : start + self.hop])
+        state.waiting = audio[:, whole:]
+        return out, state
+
+    def finish(self, state: "_Steps") -> np.ndarray:
+        """See `Engine`."""
+        return self.feed(np.zeros((len(state.waiting), self.latency), np.float32), state)[0]
+
+    def enhance(self, audio: np.ndarray) -> np.ndarray:
+        """See `Engine`."""
+        return self.session.run(["enhanced"], {"audio": np.ascontiguousarray(audio)})[0]
+
+
+class _Steps:
+    """What is between two steps of B streams: samples that wait for a whole hop, and the network's state.
+
+    The state lies in two sets of arrays; a step reads one and writes the other. They are bound once, since making
+    arrays of a dozen inputs and outputs takes onnxruntime as long as a good part of a step.
+    """
+
+    def __init__(self, session: Any, batch: int) -> None:
+        self.session = session
+        self.waiting = np.zeros((batch, 0), np.float32)
+        shapes = {each.name: (batch, *each.shape[1:]) for each in session.get_inputs()}
+        self.audio, self.enhanced = (np.zeros(shapes["audio"], np.float32) for _ in range(2))
+        sets = [{name: np.zeros(shape, np.float32) for name, shape in shapes.items()} for _ in range(2)]
+        for each in sets:
+            each["audio"] = self.audio
+        self.now, self.next = (self._bound(before, after) for before, after in (sets, reversed(sets)))
+
+    def _bound(self, before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> Any:
+        binding = self.session.io_binding()
+        for name, array in before.items():
+            binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        outputs = {f"new_{name}": array for name, array in after.items() if name != "audio"}
+        for name, array in {**outputs, "enhanced": self.enhanced}.items():
+            binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+        return binding, before, after  # the arrays must live as long as their addresses are bound
+
+    def step(self, audio: np.ndarray) -> np.ndarray:
+        """(B, hop) → (B, hop), which the next call overwrites."""
+        self.audio[:] = audio
+        self.session.run_with_iobinding(self.now[0])
+        self.now, self.next = self.next, self.now
+        return self.enhanced
+
+
+def _session(path: Path, threads: int, optimize: bool = True) -> Any:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{path}: ONNX files need onnxruntime; get it with: pip install 'modelscope-ext[onnx]'"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's classes have no other base
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{path}: not an ONNX file, or damaged ({reason})") from error

@@ -1,0 +1,223 @@
+"""CRUSE as an ONNX graph: one frame with its state, or whole utterances.
+
+Written by hand and not traced: a frame is some eighty small operations, and takes as long as they are many. So window
+and DFT are one matrix, batch norm and constant factors are part of the weights, and the past and the present frame lie
+side by side in the channels. Axes as in the network, (B, C, T, F); T is 1 in a step.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelscope_ext.export.graph import (
+    Graph,
+    analysis_matrix,
+    frames_of_utterance,
+    synthesis_matrix,
+    utterance_of_frames,
+)
+from modelscope_ext.models.cruse import BINS, HOP, Cruse
+
+__all__ = ["cruse_step", "cruse_utterance"]
+
+#: Spectra in the graph are those of the network times this, so that the logarithm of their power needs no offset.
+SCALE = 100.0
+
+
+def cruse_step(net: Cruse) -> Any:
+    """The `onnx.ModelProto` of audio (B, 160) → enhanced (B, 160), delayed by 160 samples.
+
+    Every other input is a state, zeros before the first step; the output `new_X` is the input `X` of the next step.
+    """
+    return _Step(net).model()
+
+
+def cruse_utterance(net: Cruse) -> Any:
+    """The `onnx.ModelProto` of audio (B, N) → enhanced (B, N), aligned."""
+    return _Utterance(net).model()
+
+
+class _Step:
+    def __init__(self, net: Cruse) -> None:
+        self.net, self.config, self.graph = net, net.config, Graph()
+
+    def model(self) -> Any:
+        spec = self.spectra()  # (B, 2, T, F)
+        x, skips = self.features(spec), []
+        for i, layer in enumerate(self.net.encoder):
+            x = self.encoded(i, layer, x)
+            skips.append(x)
+        x = self.recurrent(x)
+        for i in reversed(range(self.config.layers)):
+            x = self.decoded(i, self.net.decoder[i], self.with_skip(self.net.skips[i], skips[i], x))
+        self.audio(self.masked(spec, x))
+        return self.graph.model()
+
+    def encoded(self, i: int, layer: nn.Module, x: str) -> str:
+        weight, bias = _folded(layer)  # (C', C, kernel, 3)
+        if i == 0:
+            weight = weight * self.feature_factors()[:, None, None]
+        weight = torch.cat(weight.split(1, 2), 1)
+        x = self.with_past(x, f"encoder.{i}", self.config.widths[i], self.config.freqs[i])
+        pads = [0, self.config.freq_padding] * 2
+        return self.activated(layer, self.graph("Conv", x, weight, bias, strides=[1, 2], pads=pads))
+
+    def decoded(self, i: int, layer: nn.Module, x: str) -> str:
+        weight, bias = _folded(layer)  # (C, C', kernel, 3), the present frame first
+        if i == 0 and self.config.mask == "complex":  # the factor a + ib of a spectrum, and -b + ia
+            weight = torch.stack((weight[:, 0], weight[:, 1], -weight[:, 1], weight[:, 0]), 1)
+            bias = torch.stack((bias[0], bias[1], -bias[1], bias[0]))
+        x = self.with_past(x, f"decoder.{self.config.layers - 1 - i}", len(weight), self.config.freqs[i + 1])
+        weight = torch.cat(weight.flip(2).split(1, 2))
+        extra = [0, layer.causal.conv.output_padding[1]]
+        pads = [0, self.config.freq_padding] * 2
+        x = self.graph("ConvTranspose", x, weight, bias, strides=[1, 2], pads=pads, output_padding=extra)
+        return self.activated(layer, x)
+
+    def activated(self, layer: nn.Module, x: str) -> str:
+        if isinstance(layer.activation, nn.Identity):
+            return x
+        return self.graph("LeakyRelu", x, alpha=layer.activation.negative_slope)
+
+    def with_skip(self, skip: nn.Module | None, skipped: str, x: str) -> str:
+        graph = self.graph
+        if skip is None:
+            return x
+        if self.config.skip == "concat":
+            return graph("Concat", x, skipped, axis=1)
+        if isinstance(skip, nn.Conv2d):
+            skipped = graph("Conv", skipped, skip.weight, skip.bias)
+        elif not isinstance(skip, nn.Identity):
+            # A depthwise convolution: onnxruntime computes it together with the addition.
+            skipped = graph("Conv", skipped, skip.weight[:, None], skip.bias.flatten(), group=len(skip.weight))
+        return graph("Add", skipped, x)
+
+    def with_past(self, x: str, name: str, channels: int, freqs: int) -> str:
+        """(B, C, T, F) → (B, 2C, T, F): the frame before each frame, and the frame; x, if the kernels see one only."""
+        if self.config.time_kernel == 1:
+            return x
+        return self.graph("Concat", self.past(x, name, channels, freqs), x, axis=1)
+
+    def past(self, x: str, name: str, channels: int, freqs: int) -> str:
+        past = self.graph.state(name, [channels, 1, freqs])
+        self.graph.rename(x, f"new_{name}")
+        return past
+
+    def spectra(self) -> str:
+        graph = self.graph
+        past, now = graph.state("past", [HOP]), graph.input("audio", ["batch", HOP])
+        graph("Identity", now, name="new_past")
+        spec = graph("MatMul", graph("Concat", past, now, axis=1), analysis_matrix(self.net.window) * SCALE)
+        return graph("Reshape", spec, [0, 2, 1, BINS])
+
+    def features(self, spec: str) -> str:
+        """The network's features, but for `feature_factors`."""
+        graph = self.graph
+        log_power = graph("Log", graph("Add", graph("ReduceSumSquare", spec, [1], keepdims=1), 1e-8 * SCALE**2))
+        if self.config.mask == "gain":
+            return log_power
+        compressed = graph("Mul", spec, graph("Exp", graph("Mul", log_power, -0.35)))
+        return graph("Concat", log_power, compressed, axis=1)
+
+    def feature_factors(self) -> Tensor:
+        return torch.tensor([1 / (4 * math.log(10)), SCALE**-0.3, SCALE**-0.3][: self.config.widths[0]])
+
+    def recurrent(self, x: str) -> str:
+        """One step; matrices are grouped 1 x 1 convolutions, which onnxruntime computes with what comes after them."""
+        graph, rnn = self.graph, self.net.rnn
+        size = [0, rnn.groups * rnn.width, 1, 1]
+        by_group = [0, rnn.groups, rnn.width, 1]
+
+        def product(x: str, weight: Tensor, bias: Tensor, gate: int) -> str:
+            rows = slice(gate * rnn.width, (gate + 1) * rnn.width)
+            weight = weight[:, rows].flatten(0, 1)[:, :, None, None]
+            return graph("Conv", x, weight, bias[:, rows].flatten(), group=rnn.groups)
+
+        x = graph("Reshape", x, size)
+        for layer in range(rnn.layers):
+            w_ih, w_hh, b_ih, b_hh = rnn._weights(layer)
+            h = graph.state(f"rnn.{layer}", size[1:])
+            both = graph("Concat", graph("Reshape", x, by_group), graph("Reshape", h, by_group), axis=2)
+            both = graph("Reshape", both, [0, 2 * size[1], 1, 1])
+            w_both, b_both = torch.cat((w_ih, w_hh), 2), b_ih + b_hh
+            if rnn.kind == "GRU":
+                r, z = (graph("Sigmoid", product(both, w_both, b_both, gate)) for gate in (0, 1))
+                past_n = graph("Mul", r, product(h, w_hh, b_hh, 2))
+                n = graph("Tanh", graph("Add", product(x, w_ih, b_ih, 2), past_n))
+                x = graph("Add", n, graph("Mul", z, graph("Sub", h, n)))
+            else:
+                i, f, o = (graph("Sigmoid", product(both, w_both, b_both, gate)) for gate in (0, 1, 3))
+                new = graph("Tanh", product(both, w_both, b_both, 2))
+                kept = graph("Mul", f, graph.state(f"cell.{layer}", size[1:]))
+                cell = graph("Add", kept, graph("Mul", i, new), name=f"new_cell.{layer}")
+                x = graph("Mul", o, graph("Tanh", cell))
+            graph.rename(x, f"new_rnn.{layer}")
+        return graph("Reshape", x, [0, self.config.channels, 1, self.config.freqs[-1]])
+
+    def masked(self, spec: str, x: str) -> str:
+        """The spectra times the mask that the last layer's output stands for."""
+        graph = self.graph
+        if self.config.mask == "gain":
+            return graph("Mul", spec, graph("Sigmoid", x))
+        x = graph("Reshape", x, [0, 2, 2, -1, BINS])  # (a, b) for the real part, (-b, a) for the imaginary one
+        product = graph("ReduceSum", graph("Mul", x, graph("Reshape", spec, [0, 2, 1, -1, BINS])), [1], keepdims=0)
+        square = graph("ReduceSumSquare", x, [1], keepdims=0)  # a² + b², twice
+        magnitude = graph("Sqrt", graph("Add", square, 1e-8))
+        return graph("Mul", product, graph("Div", graph("Tanh", magnitude), magnitude))
+
+    def audio(self, spec: str) -> None:
+        graph = self.graph
+        frame = graph("MatMul", graph("Reshape", spec, [0, 2 * BINS]), synthesis_matrix(self.net.window) / SCALE)
+        first, second = graph("Split", frame, [HOP, HOP], outputs=2, axis=1)
+        graph("Add", first, graph.state("tail", [HOP]), name="enhanced")
+        graph.rename(second, "new_tail")
+        graph.output("enhanced", ["batch", HOP])
+
+
+class _Utterance(_Step):
+    """All frames at once; nothing goes in or out but audio."""
+
+    def past(self, x: str, name: str, channels: int, freqs: int) -> str:
+        return self.graph("Pad", x, [0, 0, 1, 0, 0, 0, -1, 0])
+
+    def spectra(self) -> str:
+        graph = self.graph
+        frames, self.length = frames_of_utterance(graph, HOP)
+        spec = graph("MatMul", frames, analysis_matrix(self.net.window) * SCALE)
+        return graph("Transpose", graph("Reshape", spec, [0, 0, 2, BINS]), perm=[0, 2, 1, 3])
+
+    def recurrent(self, x: str) -> str:
+        graph, rnn = self.graph, self.net.rnn
+        order = {"GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}[rnn.kind]  # of the gates, in ONNX
+        x = graph("Reshape", graph("Transpose", x, perm=[2, 0, 1, 3]), [0, 0, self.config.rnn_width])  # (T, B, R)
+        parts = graph("Split", x, [rnn.width] * rnn.groups, outputs=rnn.groups, axis=2) if rnn.groups > 1 else [x]
+        for layer in range(rnn.layers):
+            for p, part in enumerate(parts):
+                w_ih, w_hh, b_ih, b_hh = (
+                    torch.cat([each[p].split(rnn.width)[gate] for gate in order])[None] for each in rnn._weights(layer)
+                )
+                options = {"linear_before_reset": 1} if rnn.kind == "GRU" else {}
+                biases = torch.cat((b_ih, b_hh), 1)
+                y = graph(rnn.kind, part, w_ih, w_hh, biases, hidden_size=rnn.width, **options)  # (T, 1, B, R / P)
+                parts[p] = graph("Squeeze", y, [1])
+        x = graph("Concat", *parts, axis=2)
+        x = graph("Reshape", x, [0, 0, self.config.channels, self.config.freqs[-1]])
+        return graph("Transpose", x, perm=[1, 2, 0, 3])
+
+    def audio(self, spec: str) -> None:
+        graph = self.graph
+        spec = graph("Reshape", graph("Transpose", spec, perm=[0, 2, 1, 3]), [0, 0, 2 * BINS])
+        frames = graph("MatMul", spec, synthesis_matrix(self.net.window) / SCALE)
+        utterance_of_frames(graph, frames, HOP, self.length)
+
+
+def _folded(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer's (transposed) convolution and batch norm."""
+    conv, norm = layer.causal.conv, layer.norm
+    if isinstance(norm, nn.Identity):
+        return conv.weight, conv.bias
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    shape = (1, -1, 1, 1) if isinstance(conv, nn.ConvTranspose2d) else (-1, 1, 1, 1)
+    return conv.weight * scale.view(shape), torch.addcmul(norm.bias, conv.bias - norm.running_mean, scale)

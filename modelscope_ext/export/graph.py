@@ -1,0 +1,111 @@
+"""ONNX graphs, written node by node, and what both networks need at the two ends of theirs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modelscope_ext.stft import analysis, synthesis
+
+__all__ = ["Graph", "analysis_matrix", "frames_of_utterance", "synthesis_matrix", "utterance_of_frames"]
+
+#: Old enough for onnxruntime 1.17, new enough for all the operators here.
+OPSET, IR_VERSION = 18, 8
+END = 2**62  # of a slice that goes on to the end
+
+Shape = Sequence[int | str]
+
+
+class Graph:
+    """A graph that grows: `y = graph("Add", x, 1.0)` adds a node and returns the name of its output.
+
+    Inputs of a node are names, or constants: tensors, arrays and numbers become float32, lists become int64.
+    """
+
+    def __init__(self) -> None:
+        import onnx
+
+        self._onnx = onnx
+        self.nodes, self.constants, self.inputs, self.outputs = [], [], [], []
+        self._renamed: dict[str, str] = {}
+
+    def __call__(self, op: str, *inputs: Any, outputs: int = 1, name: str | None = None, **attributes: Any) -> Any:
+        """Adds a node; returns the name of its output, or a list of as many as `outputs` says."""
+        names = [f"{op}_{len(self.nodes)}_{i}" for i in range(outputs)]
+        names = [name] if name else names
+        inputs = [self._renamed.get(each, each) if isinstance(each, str) else self._constant(each) for each in inputs]
+        self.nodes.append(self._onnx.helper.make_node(op, inputs, names, **attributes))
+        return names[0] if outputs == 1 else names
+
+    def _constant(self, value: Tensor | np.ndarray | float | list[int]) -> str:
+        name = f"constant_{len(self.constants)}"
+        if isinstance(value, Tensor):
+            value = value.detach().cpu().numpy()
+        array = np.array(value, np.int64 if isinstance(value, list) else np.float32, order="C")
+        self.constants.append(self._onnx.numpy_helper.from_array(array, name))
+        return name
+
+    def rename(self, old: str, new: str) -> str:
+        """Gives the output of a node another name, also for those who still know the old one."""
+        self._renamed[old] = new
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                names[:] = [new if name == old else name for name in names]
+        return new
+
+    def input(self, name: str, shape: Shape) -> str:
+        """Declares an input; a word in its shape is a length that may vary."""
+        self.inputs.append(self._onnx.helper.make_tensor_value_info(name, self._onnx.TensorProto.FLOAT, shape))
+        return name
+
+    def output(self, name: str, shape: Shape) -> None:
+        """Declares that what goes by this name is an output."""
+        self.outputs.append(self._onnx.helper.make_tensor_value_info(name, self._onnx.TensorProto.FLOAT, shape))
+
+    def state(self, name: str, shape: Sequence[int]) -> str:
+        """Declares an input `name` (B, *shape) and an output `new_name`, which is that input of the next step."""
+        self.output(f"new_{name}", ["batch", *shape])
+        return self.input(name, ["batch", *shape])
+
+    def model(self) -> Any:
+        """The finished `onnx.ModelProto`."""
+        helper = self._onnx.helper
+        graph = helper.make_graph(self.nodes, "modelscope_ext", self.inputs, self.outputs, self.constants)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+
+
+def analysis_matrix(window: Tensor) -> Tensor:
+    """Window and DFT of a frame, (W, 2F), float64: real parts first."""
+    window = window.double().cpu()
+    spec = analysis(torch.eye(len(window), dtype=window.dtype), window)[:, 0]
+    return torch.cat((spec.real, spec.imag), 1)
+
+
+def synthesis_matrix(window: Tensor) -> Tensor:
+    """The way back, (2F, W)."""
+    window = window.double().cpu()
+    bins = torch.eye(len(window) // 2 + 1, dtype=torch.complex128)
+    return torch.cat((synthesis(bins, window), synthesis(1j * bins, window)))
+
+
+def frames_of_utterance(graph: Graph, hop: int) -> tuple[str, str]:
+    """Declares the input audio (B, N); returns its frames (B, T, 2 hops), T = ceil(N / hop) + 1, and N as a (1,)."""
+    audio = graph.input("audio", ["batch", "samples"])
+    length = graph("Shape", audio, start=1)
+    hops = graph("Div", graph("Add", length, [hop - 1]), [hop])
+    missing = graph("Sub", graph("Mul", graph("Add", hops, [1]), [hop]), length)
+    padded = graph("Pad", audio, graph("Concat", [0, hop, 0], missing, axis=0))
+    hops = graph("Reshape", padded, [0, -1, hop])
+    ends = graph("Slice", hops, [0], [-1], [1]), graph("Slice", hops, [1], [END], [1])
+    return graph("Concat", *ends, axis=2), length
+
+
+def utterance_of_frames(graph: Graph, frames: str, hop: int, length: str) -> None:
+    """Overlapping frames (B, T, 2 hops), added up, are the output enhanced (B, N)."""
+    first, second = graph("Split", frames, [hop, hop], outputs=2, axis=2)
+    before = graph("Pad", second, [0, 1, 0, 0, -1, 0])  # the second half of the frame before each frame
+    audio = graph("Reshape", graph("Add", first, before), [0, -1])
+    graph("Slice", audio, [hop], graph("Add", length, [hop]), [1], name="enhanced")
+    graph.output("enhanced", ["batch", "samples"])
