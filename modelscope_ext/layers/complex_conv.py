@@ -164,7 +164,7 @@ class _ComplexConv(nn.Module):
 
     def folded(self, norm: ComplexBatchNorm2d | None) -> tuple[Tensor, Tensor]:
         """Real weight and bias of the convolution and, in eval mode, of the batch norm after it."""
-        re, im = (getattr(self, name) for name in self._names)
+        re, im = self.pair
         weight = self._fold_weight(re.weight, im.weight)
         bias = torch.cat((re.bias - im.bias, re.bias + im.bias))
         if norm is None or norm.training:
@@ -174,19 +174,24 @@ class _ComplexConv(nn.Module):
 
     def forward(self, x: Tensor, norm: ComplexBatchNorm2d | None = None) -> Tensor:
         """(B, 2C, F, T) → (B, 2C', F', T'), through `norm` if there is one."""
-        if x.device.type == "cpu" and min(self.weights[0].shape[:2]) >= WIDE:
+        if x.device.type == "cpu" and min(self.weights[0].shape[:2]) >= WIDE and not torch.jit.is_tracing():
             return self._by_three(x, norm)
         x = self._convolve(x, *self.folded(norm))
         return norm(x) if norm is not None and norm.training else x
 
     @property
+    def pair(self) -> tuple[nn.Module, nn.Module]:
+        """What holds the parameters of the real and of the imaginary part."""
+        return tuple(getattr(self, name) for name in self._names)
+
+    @property
     def weights(self) -> tuple[Tensor, Tensor]:
-        """Those of the real and of the imaginary convolution."""
-        return tuple(getattr(self, name).weight for name in self._names)
+        """Those of the two."""
+        return tuple(part.weight for part in self.pair)
 
     def _by_three(self, x: Tensor, norm: ComplexBatchNorm2d | None) -> Tensor:
         """With three real convolutions instead of four."""
-        (a, b), (re, im) = self.weights, (getattr(self, name) for name in self._names)
+        (a, b), (re, im) = self.weights, self.pair
         transposed = isinstance(re, nn.ConvTranspose2d)
         x = _ByThree.apply(x, a, b, transposed, self.parts, re.stride, re.padding)
         bias = torch.cat((re.bias - im.bias, re.bias + im.bias))[:, None, None]

@@ -6,7 +6,7 @@ Axes: (B, 2C, F, T), C real parts and C imaginary ones. Parameter names are thos
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ComplexSqueezeExcitation"]
+__all__ = ["ComplexSqueezeExcitation", "running_means"]
 
 
 class ComplexSqueezeExcitation(nn.Module):
@@ -26,7 +26,29 @@ class ComplexSqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 2C, F, T) → the same shape."""
-        mean = x.mean((2, 3)).unflatten(1, (2, -1))  # (B, 2, C)
+        return x * self.gains(x.mean((2, 3)))[:, :, None, None]
+
+    def stream(self, x: Tensor, mean: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with means over all frames so far instead of all frames.
+
+        Args:
+            x: (B, 2C, F, T), the next frames.
+            mean: (B, 2C), over all frames before.
+            count: (T,), how many frames there are with each of `x`, 1 in the first of a stream.
+
+        Returns:
+            What `forward` does, and the new mean.
+        """
+        means = running_means(x.mean(2).transpose(1, 2), mean, count)  # (B, T, 2C)
+        return x * self.gains(means).transpose(1, 2).unsqueeze(2), means[:, -1]
+
+    def gains(self, mean: Tensor) -> Tensor:
+        """(..., 2C) means → (..., 2C) gains."""
+        mean = mean.unflatten(-1, (2, -1))  # (..., 2, C)
         r, i = self.fc_r(mean), self.fc_i(mean)
-        gain = torch.cat((r[:, 0] - i[:, 1], r[:, 1] + i[:, 0]), 1)  # (B, 2C)
-        return x * gain[:, :, None, None]
+        return torch.cat((r[..., 0, :] - i[..., 1, :], r[..., 1, :] + i[..., 0, :]), -1)
+
+
+def running_means(frames: Tensor, mean: Tensor, count: Tensor) -> Tensor:
+    """Means over all so far of (B, T, C), where `mean` (B, C) is that before and `count` (T,) how many they are."""
+    return (frames.cumsum(1) + (mean * (count[0] - 1)).unsqueeze(1)) / count[:, None]

@@ -22,15 +22,21 @@ class _Memory(nn.Module):
         self.project = nn.Linear(channels, channels, bias=False)
         self.conv1 = nn.Conv2d(channels, channels, (ORDER, 1), groups=channels, bias=False)
 
-    def forward(self, rows: Tensor, signs: tuple[int, int]) -> Tensor:
-        """(B, S, R, 2, C), each of the two by itself and with a sign of its own → (B, 2C, S, R)."""
+    def forward(self, rows: Tensor, signs: tuple[int, int], past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, S, R, 2, C), each of the two by itself and with a sign of its own → (B, 2C, S, R).
+
+        `past` holds the (B, 19, R, 2C) values of p from before the first step, None is silence; also returned are
+        those before the next one.
+        """
         p = self.project(functional.relu_(self.linear(rows))).flatten(3)  # (B, S, R, 2C)
         batch, steps, independent, width = p.shape
-        order = min(ORDER, steps)  # taps further back would meet zeros only
-        p = torch.cat((p.new_zeros(batch, order - 1, independent, width), p), 1).permute(0, 3, 1, 2)
+        order = ORDER if past is not None else min(ORDER, steps)  # taps further back would meet zeros only
+        past = p.new_zeros(batch, order - 1, independent, width) if past is None else past
+        p = torch.cat((past, p), 1)
         taps = self.conv1.weight[:, :, ORDER - order :]
         taps = taps + functional.pad(taps.new_ones(1, 1), (0, 0, order - 1, 0))  # p itself is one more tap
-        return functional.conv2d(p, torch.cat([sign * taps for sign in signs]), groups=width)
+        taps = torch.cat([sign * taps for sign in signs])
+        return functional.conv2d(p.permute(0, 3, 1, 2), taps, groups=width), p[:, steps:]
 
 
 class ComplexFsmn(nn.Module):
@@ -43,14 +49,27 @@ class ComplexFsmn(nn.Module):
             self.add_module(f"fsmn_re_L{layer}", _Memory(channels))
             self.add_module(f"fsmn_im_L{layer}", _Memory(channels))
 
+    def initial_state(self, batch: int, rows: int) -> tuple[Tensor, ...]:
+        """What `stream` remembers before the first step: two (B, 19, R, 2C) a layer."""
+        weight = self.fsmn_re_L1.linear.weight
+        return tuple(weight.new_zeros(batch, ORDER - 1, rows, 2 * len(weight)) for _ in range(2 * self.layers))
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, 2C, S, R) → the same shape."""
+        return self.stream(x, (None,) * 2 * self.layers)[0]
+
+    def stream(self, x: Tensor, state: tuple[Tensor | None, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The same for steps that follow those that gave `state`; returns the new one, too."""
+        remembered: list[Tensor] = []
         for layer in range(1, self.layers + 1):
             re, im = (getattr(self, f"fsmn_{part}_L{layer}") for part in ("re", "im"))
             rows = x.permute(0, 2, 3, 1).unflatten(3, (2, -1))  # (B, S, R, 2, C)
             swapped = rows.flip(3)
             # i (a + ib) = -b + ia: parts swapped, the first one negated. In place: memory traffic is what costs here.
             signs = rows.new_tensor([-1.0, 1.0]).repeat_interleave(rows.shape[4])
-            x = re(rows, (1, 1)).add_(im(swapped, (-1, 1))).add_(x)
+            of_re, past_re = re(rows, (1, 1), state[2 * layer - 2])
+            of_im, past_im = im(swapped, (-1, 1), state[2 * layer - 1])
+            x = of_re.add_(of_im).add_(x)
             x.addcmul_(swapped.flatten(3).permute(0, 3, 1, 2), signs[:, None, None])
-        return x
+            remembered += (past_re, past_im)
+        return x, tuple(remembered)

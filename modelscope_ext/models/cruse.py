@@ -9,18 +9,17 @@ shifted per channel before they are added (the paper's text and counts; a public
 convolution is `skip="add_conv1x1"`); the groups of recurrent units are not interleaved between layers.
 """
 
-import math
 import re
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from modelscope_ext.layers.causal_conv import CausalConv2d, CausalConvTranspose2d
 from modelscope_ext.layers.grouped_rnn import GroupedRNN
-from modelscope_ext.stft import analysis, overlap_add, sqrt_hann, synthesis
+from modelscope_ext.models.framewise import Framewise
+from modelscope_ext.stft import sqrt_hann
 
 __all__ = ["PUBLISHED", "Cruse", "CruseConfig", "CruseState", "published_macs"]
 
@@ -191,25 +190,12 @@ def _make_skip(kind: str, channels: int) -> nn.Module | None:
     return conv
 
 
-class Cruse(nn.Module):
-    """A CRUSE network from audio to audio.
+class Cruse(Framewise):
+    """A CRUSE network from audio to audio; windows of 320 samples.
 
     Args:
         config: the architecture.
-
-    `forward(audio, state)` takes (B, N) audio and returns the finished samples and the new state. Every sample is
-    finished 160 samples after its own frame hop began, so what comes out is the input delayed by 160 samples, in
-    whole hops: cutting the input into chunks anywhere changes nothing but where the output is cut. An output sample
-    depends on at most `latency` samples of input from itself on. `enhance(audio)` aligns a whole utterance.
     """
-
-    sample_rate = 16000
-    causal = True
-    latency = WINDOW
-    #: What the model folder recommends to limit the attenuation to.
-    attenuation_limit_db = math.inf
-    #: How far the output of `forward` lags behind its input.
-    delay = WINDOW - HOP
 
     def __init__(self, config: CruseConfig) -> None:
         super().__init__()
@@ -241,32 +227,7 @@ class Cruse(nn.Module):
         """The state before the first sample: everything was silent."""
         zeros = self.window.new_zeros
         nothing = (None,) * self.config.layers
-        return CruseState(zeros(batch, self.delay), zeros(batch, HOP), nothing, nothing, None)
-
-    def forward(self, audio: Tensor, state: CruseState | None = None) -> tuple[Tensor, CruseState]:
-        """Finished samples (B, a multiple of 160) and the new state; see the class."""
-        if audio.ndim != 2:
-            raise ValueError(f"need (B, N) audio, got shape {tuple(audio.shape)}")
-        state = state or self.initial_state(audio.shape[0])
-        audio = torch.cat((state.audio, audio), 1)
-        frames = max(0, (audio.shape[1] - WINDOW) // HOP + 1)
-        waiting = audio[:, frames * HOP :]
-        if not frames:
-            return audio[:, :0], state._replace(audio=waiting)
-        spec = analysis(audio[:, : (frames - 1) * HOP + WINDOW], self.window)  # (B, T, F)
-        mask, state = self.mask(spec, state)
-        done, tail = overlap_add(synthesis(spec * mask, self.window), state.tail)
-        return done, state._replace(audio=waiting, tail=tail)
-
-    def finish(self, state: CruseState) -> Tensor:
-        """The finished samples of the end of a stream: those that silence would bring out."""
-        return self(self.window.new_zeros(len(state.audio), self.latency), state)[0]
-
-    def enhance(self, audio: Tensor) -> Tensor:
-        """Whole (B, N) utterances, same length and no delay."""
-        length = audio.shape[1]
-        padded = functional.pad(audio, (0, self.delay + -length % HOP))
-        return self(padded)[0][:, self.delay : self.delay + length]
+        return CruseState(zeros(batch, HOP), zeros(batch, HOP), nothing, nothing, None)
 
     def mask(self, spec: Tensor, state: CruseState) -> tuple[Tensor, CruseState]:
         """Gains in (0, 1), or complex factors of magnitude below 1, for (B, T, F) spectra; same shape."""

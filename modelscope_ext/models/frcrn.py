@@ -7,6 +7,7 @@ ICASSP 2022; layers, sizes and parameter names are those of modelscope's `speech
 
 import math
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,11 @@ from torch.nn import functional
 from modelscope_ext.layers.complex_conv import ComplexBatchNorm2d, ComplexConv2d, ComplexConvTranspose2d
 from modelscope_ext.layers.complex_se import ComplexSqueezeExcitation
 from modelscope_ext.layers.fsmn import ComplexFsmn
+from modelscope_ext.models.framewise import Framewise
+from modelscope_ext.models.frcrn_inference import FastUNet
 from modelscope_ext.stft import analysis, overlap_add, sqrt_hann, stft, synthesis
 
-__all__ = ["Frcrn", "FrcrnConfig", "dft_matrices"]
+__all__ = ["CausalFrcrn", "Frcrn", "FrcrnConfig", "FrcrnState", "UNet", "UNetState", "dft_matrices"]
 
 WIDTH = 128
 STRIDE, PADDING = (2, 1), (0, 1)
@@ -25,11 +28,16 @@ STRIDE, PADDING = (2, 1), (0, 1)
 ENCODER_KERNELS = [(5, 2)] * 6 + [(2, 2)]
 DECODER_KERNELS = [(2, 2), (5, 2), (5, 2), (5, 2), (6, 2), (5, 2), (5, 2)]
 DEPTH = len(ENCODER_KERNELS)
+FREQS = [321, 159, 78, 37, 17, 7, 2, 1]
+SLOPE = 0.01
 
 
 @dataclass(frozen=True)
 class FrcrnConfig:
-    """The keys of the released configuration's "model" section; the released values are the only ones supported."""
+    """The keys of the released configuration's "model" section, and `causal`.
+
+    Of all but the last, the released values are the only ones supported.
+    """
 
     complex: bool = True
     model_complexity: int = 45
@@ -40,6 +48,7 @@ class FrcrnConfig:
     win_inc: int = 320
     fft_len: int = 640
     win_type: str = "hann"
+    causal: bool = False
 
     @classmethod
     def from_options(cls, **options) -> "FrcrnConfig":
@@ -50,19 +59,30 @@ class FrcrnConfig:
         return cls(**options)
 
     def __post_init__(self) -> None:
-        values = [(field.name, getattr(self, field.name), field.default) for field in fields(self)]
+        if not isinstance(self.causal, bool):
+            raise ValueError(f"FRCRN: causal must be true or false, got {self.causal!r}")
+        values = [(field.name, getattr(self, field.name), field.default) for field in fields(self)[:-1]]
         if wrong := [f"{name} must be {only!r}, got {value!r}" for name, value, only in values if value != only]:
             raise ValueError(f"FRCRN: {'; '.join(wrong)}")
 
 
+class UNetState(NamedTuple):
+    """What a causal U-net remembers between two calls; all tensors."""
+
+    encoders: tuple[Tensor, ...]  # last input frame of each, (B, 2C, F, 1)
+    decoders: tuple[Tensor, ...]
+    memory: tuple[Tensor, ...]  # of the FSMN along time, (B, 19, 1, 2C) each
+    means: tuple[Tensor, ...]  # what each squeeze and excitation has averaged, (B, 2C)
+
+
 class _Encoder(nn.Module):
-    def __init__(self, in_channels: int, kernel: tuple[int, int]) -> None:
+    def __init__(self, in_channels: int, kernel: tuple[int, int], causal: bool) -> None:
         super().__init__()
-        self.conv = ComplexConv2d(in_channels, WIDTH, kernel, STRIDE, PADDING)
+        self.conv = ComplexConv2d(in_channels, WIDTH, kernel, STRIDE, (0, 0) if causal else PADDING)
         self.bn = ComplexBatchNorm2d(WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.leaky_relu_(self.conv(x, self.bn), 0.01)
+        return functional.leaky_relu_(self.conv(x, self.bn), SLOPE)
 
 
 class _Decoder(nn.Module):
@@ -72,20 +92,27 @@ class _Decoder(nn.Module):
         self.bn = ComplexBatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.leaky_relu_(self.transconv(x, self.bn), 0.01)
+        return functional.leaky_relu_(self.transconv(x, self.bn), SLOPE)
 
 
-class _UNet(nn.Module):
+class UNet(nn.Module):
     """(B, 2, F, T) → (B, 2, F, T).
+
+    Args:
+        causal: every frame depends on itself and on those before it. Squeeze and excitation averages over these; the
+            transposed convolutions lose their last frame instead of their first and their last.
 
     The released net also holds `fsmn_enc.0`, `fsmn_dec.6`, `se_layers_enc.6` and `se_layers_dec.5`, whose results go
     nowhere: here they are loaded, saved, and never computed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, causal: bool = False) -> None:
         super().__init__()
         last = DEPTH - 1
-        self.encoders = nn.ModuleList(_Encoder(WIDTH if i else 1, kernel) for i, kernel in enumerate(ENCODER_KERNELS))
+        self.causal = causal
+        self.encoders = nn.ModuleList(
+            _Encoder(WIDTH if i else 1, kernel, causal) for i, kernel in enumerate(ENCODER_KERNELS)
+        )
         self.fsmn_enc = nn.ModuleList(ComplexFsmn(WIDTH) for _ in range(DEPTH))
         self.se_layers_enc = nn.ModuleList(ComplexSqueezeExcitation(WIDTH) for _ in range(DEPTH))
         self.fsmn = ComplexFsmn(WIDTH, layers=2)
@@ -96,21 +123,55 @@ class _UNet(nn.Module):
         self.se_layers_dec = nn.ModuleList(ComplexSqueezeExcitation(WIDTH) for _ in range(last))
         self.linear = ComplexConv2d(1, 1, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def initial_state(self, batch: int) -> UNetState:
+        """The state before the first frame, of a causal one."""
+        zeros = self.linear.conv_re.weight.new_zeros
+        frame = [zeros(batch, 2 * (WIDTH if i else 1), f, 1) for i, f in enumerate(FREQS)]
+        wide = [zeros(batch, 2 * WIDTH * (2 if i < DEPTH else 1), FREQS[i], 1) for i in range(DEPTH, 0, -1)]
+        means = tuple(zeros(batch, 2 * WIDTH) for _ in range(2 * DEPTH - 3))
+        return UNetState(tuple(frame[:DEPTH]), tuple(wide), self.fsmn.initial_state(batch, 1), means)
+
+    def forward(self, x: Tensor, state: UNetState | None = None, count: Tensor | None = None):
+        """The output, and the new state.
+
+        Args:
+            x: (B, 2, F, T).
+            state: of a causal net, from before `x`; None of one that is not.
+            count: (T,), how many frames a causal net has seen with each of `x`.
+        """
+        new: dict[str, list[Tensor]] = {"encoders": [], "decoders": [], "means": []}
+
+        def after_last(x: Tensor, name: str) -> Tensor:
+            """`x` behind the last frame of the call before, whose own is put by."""
+            if state is None:
+                return x
+            x = torch.cat((getattr(state, name)[len(new[name])], x), 3)
+            new[name].append(x[..., -1:])
+            return x
+
+        def excited(se: ComplexSqueezeExcitation, x: Tensor) -> Tensor:
+            if state is None:
+                return se(x)
+            x, mean = se.stream(x, state.means[len(new["means"])], count)
+            new["means"].append(mean)
+            return x
+
         skips = []
         for i, encoder in enumerate(self.encoders):
-            x = encoder(self.fsmn_enc[i](x) if i else x)
+            x = encoder(after_last(self.fsmn_enc[i](x) if i else x, "encoders"))
             if i < DEPTH - 1:
-                skips.append(self.se_layers_enc[i](x))
+                skips.append(excited(self.se_layers_enc[i], x))
         # One frequency is left; this memory runs along time. A transpose would leave strides that hide channels_last.
-        x = self.fsmn(x.squeeze(2).unsqueeze(3)).squeeze(3).unsqueeze(2)
-        x = self.decoders[0](x)
+        x = x.squeeze(2).unsqueeze(3)
+        x, memory = (self.fsmn(x), ()) if state is None else self.fsmn.stream(x, state.memory)
+        x = self.decoders[0](after_last(x.squeeze(3).unsqueeze(2), "decoders"))
         for i, decoder in enumerate(self.decoders[1:]):
             x = self.fsmn_dec[i](x)
             if i < DEPTH - 2:
-                x = self.se_layers_dec[i](x)
-            x = decoder(torch.cat((x, skips.pop()), 1))
-        return self.linear(x)
+                x = excited(self.se_layers_dec[i], x)
+            x = decoder(after_last(torch.cat((x, skips.pop()), 1), "decoders"))
+        parts = {name: tuple(tensors) for name, tensors in new.items()}
+        return self.linear(x), UNetState(**parts, memory=memory) if state is not None else None
 
 
 def _parts(spec: Tensor) -> Tensor:
@@ -130,8 +191,8 @@ class Frcrn(nn.Module):
     Args:
         config: the released architecture; None is the same.
 
-    `forward(audio)` gives all that training looks at, `enhance(audio)` an aligned, denoised utterance. Every output
-    sample depends on the whole input, since squeeze and excitation averages over time.
+    `outputs(audio)` gives all that training looks at, `enhance(audio)` an aligned, denoised utterance. Every output
+    sample depends on the whole input, since squeeze and excitation averages over time; `CausalFrcrn` is otherwise.
     """
 
     sample_rate = 16000
@@ -142,12 +203,17 @@ class Frcrn(nn.Module):
     def __init__(self, config: FrcrnConfig | None = None) -> None:
         super().__init__()
         self.config = config or FrcrnConfig()
-        self.unet = _UNet()
-        self.unet2 = _UNet()
+        self.unet = UNet(self.config.causal)
+        self.unet2 = UNet(self.config.causal)
         self.register_buffer("window", sqrt_hann(self.config.win_len), persistent=False)
         self.to(memory_format=torch.channels_last)
+        self._prepared: dict[str, tuple] = {}  # by name: of which parameters, and what
 
     def forward(self, audio: Tensor) -> dict[str, Tensor]:
+        """`outputs`."""
+        return self.outputs(audio)
+
+    def outputs(self, audio: Tensor) -> dict[str, Tensor]:
         """All outputs for (B, N) audio, N >= 640: those of the first U-net, `*_l1`, and of both, `*_l2`.
 
         Returns:
@@ -159,7 +225,7 @@ class Frcrn(nn.Module):
             raise ValueError(f"need (B, N) audio, N >= {self.config.win_len}, got shape {tuple(audio.shape)}")
         noisy = _parts(analysis(audio, self.window))
         out = {}
-        for layer, mask in enumerate(self.masks(noisy), 1):
+        for layer, mask in enumerate(self._masks(noisy), 1):
             spec = _product(noisy, mask)
             out |= {
                 f"wav_l{layer}": self._wav(spec),
@@ -177,13 +243,27 @@ class Frcrn(nn.Module):
             raise ValueError(f"need (B, N) audio, got shape {tuple(audio.shape)}")
         noisy = _parts(stft(audio, self.window))
         hop = self.config.win_inc
-        return self._wav(_product(noisy, self.masks(noisy)[1]))[:, hop : hop + audio.shape[1]]
+        return self._wav(_product(noisy, self._masks(noisy)[1]))[:, hop : hop + audio.shape[1]]
 
-    def masks(self, noisy: Tensor) -> tuple[Tensor, Tensor]:
+    def _masks(self, noisy: Tensor) -> tuple[Tensor, Tensor]:
         """First and final mask of (B, 2, F, T) spectra, same shape."""
-        first = self.unet(noisy)
+        first, _ = self._unet("unet", noisy)
         mask = torch.tanh(first)
-        return mask, torch.tanh(self.unet2(first)) + mask
+        return mask, torch.tanh(self._unet("unet2", first)[0]) + mask
+
+    def _unet(self, name: str, x: Tensor, state: UNetState | None = None, count: Tensor | None = None):
+        """One of the two U-nets, by the fastest way there is."""
+        net = getattr(self, name)
+        if self.training or torch.is_grad_enabled() or x.device.type != "cpu" or torch.jit.is_tracing():
+            return net(x, state, count)
+        # The prepared copy is good as long as no parameter was changed; inference tensors cannot tell.
+        tensors = (*net.parameters(), *net.buffers())
+        key = None if any(t.is_inference() for t in tensors) else [(t.data_ptr(), t._version) for t in tensors]
+        known, fast = self._prepared.get(name, (None, None))
+        if key is None or key != known:
+            fast = FastUNet(net)
+            self._prepared[name] = key, fast
+        return fast(x, state, count)
 
     def _wav(self, spec: Tensor) -> Tensor:
         """(B, 2, F, T) → (B, 320 (T + 1)): the least-squares inverse of the analysis."""
@@ -193,6 +273,46 @@ class Frcrn(nn.Module):
         # Squared windows add up to one but for the first and the last hop, where there is one window only.
         gain = torch.cat((power[:hop], power.new_ones(audio.shape[1] - hop), power[hop:]))
         return torch.cat((audio, tail), 1) / (gain + 1e-8)
+
+
+class FrcrnState(NamedTuple):
+    """What a stream through a `CausalFrcrn` remembers; B streams run side by side. All tensors."""
+
+    audio: Tensor  # (B, < 640) input samples that wait for a whole frame
+    tail: Tensor  # (B, 320) second half of the last output frame
+    unet: UNetState
+    unet2: UNetState
+    count: Tensor  # (1,) frames so far
+
+
+class CausalFrcrn(Framewise, Frcrn):
+    """An FRCRN whose output waits for no later input than that of its own window of 40 ms.
+
+    The released weights fit, but were trained to hear later frames, too: they need fine-tuning.
+    """
+
+    def initial_state(self, batch: int = 1) -> FrcrnState:
+        """The state before the first sample: everything was silent."""
+        zeros, hop = self.window.new_zeros, self.delay
+        unets = (net.initial_state(batch) for net in (self.unet, self.unet2))
+        return FrcrnState(zeros(batch, hop), zeros(batch, hop), *unets, zeros(1, dtype=torch.int64))
+
+    def mask(self, spec: Tensor, state: FrcrnState) -> tuple[Tensor, FrcrnState]:
+        """Complex factors for (B, T, F) spectra, same shape."""
+        mask, unet, unet2, count = self._causal_masks(_parts(spec), state)[1:]
+        return torch.view_as_complex(mask.permute(0, 3, 2, 1).contiguous()), state._replace(
+            unet=unet, unet2=unet2, count=count
+        )
+
+    def _masks(self, noisy: Tensor) -> tuple[Tensor, Tensor]:
+        return self._causal_masks(noisy, self.initial_state(noisy.shape[0]))[:2]
+
+    def _causal_masks(self, noisy: Tensor, state: FrcrnState):
+        count = state.count + torch.arange(1, noisy.shape[3] + 1, device=noisy.device)
+        first, unet = self._unet("unet", noisy, state.unet, count)
+        mask = torch.tanh(first)
+        second, unet2 = self._unet("unet2", first, state.unet2, count)
+        return mask, torch.tanh(second) + mask, unet, unet2, count[-1:]
 
 
 def dft_matrices(window: Tensor) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ class FrcrnModel(TorchModel):
     """An FRCRN from a model folder; one without weights begins with random ones, to be trained.
 
     `forward({"noisy": (B, N)})`, N >= 640, returns spec_l1, wav_l1, mask_l1, spec_l2, wav_l2, mask_l2 as
-    `Frcrn.forward` describes them; with `"clean": (B, N)` also loss, amp_loss, phase_loss, sisnr (`frcrn_loss`), and
+    `Frcrn.outputs` describes them; with `"clean": (B, N)` also loss, amp_loss, phase_loss, sisnr (`frcrn_loss`), and
     these as numbers in log_vars. Its state dict is that of the stock class, every layer by two names.
     """
 
@@ -54,7 +54,7 @@ class FrcrnModel(TorchModel):
 
     def forward(self, inputs: dict[str, torch.Tensor], **kwargs) -> dict:
         """All outputs, and the losses where there is a target."""
-        out = {name: value.float() for name, value in self.model(inputs["noisy"]).items()}
+        out = {name: value.float() for name, value in self.model.outputs(inputs["noisy"]).items()}
         if "clean" in inputs:
             losses = frcrn_loss(out["wav_l2"], out["mask_l2"], inputs["noisy"], inputs["clean"])
             out |= losses | {"log_vars": {name: value.item() for name, value in losses.items()}}
