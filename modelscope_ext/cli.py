@@ -1,4 +1,4 @@
-"""The commands: `modelscope-ext denoise | stream | prepare-data | train | evaluate`.
+"""The commands: `modelscope-ext denoise | stream | info | prepare-data | train | evaluate`.
 
 Exit codes: 0 all went well, 1 some file or the whole command failed, 2 the command was not understood, 130 Ctrl-C,
 141 nobody reads standard output any more.
@@ -13,6 +13,7 @@ from typing import Any
 
 from modelscope_ext.data.prepare import add_command as add_prepare_data
 from modelscope_ext.evaluation import add_command as add_evaluate
+from modelscope_ext.info import add_command as add_info
 from modelscope_ext.live import add_command as add_stream
 
 __all__ = ["add_denoise", "execute", "main"]
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def execute(args: argparse.Namespace) -> int:
     """Runs what was parsed, and returns its exit code; errors are told in one line."""
-    logging.basicConfig(level=logging.WARNING if args.quiet else logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING if getattr(args, "quiet", False) else logging.INFO, format="%(message)s")
     try:
         code = args.run(args)
         sys.stdout.flush()
@@ -52,16 +53,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_denoise(commands)
     add_stream(commands, [_common()])
-    add_prepare_data(commands, _common())
+    add_info(commands)
+    add_prepare_data(commands, _common(device=False))
     _add_train(commands)
     add_evaluate(commands, [_common()])
     return parser
 
 
-def _common() -> argparse.ArgumentParser:
+def _common(device: bool = True) -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("-q", "--quiet", action="store_true", help="no progress, only warnings and errors")
-    common.add_argument("--device", help="cpu, cuda, cuda:1 …")
+    if device:
+        common.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 …")
     return common
 
 

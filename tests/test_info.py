@@ -1,0 +1,99 @@
+import hashlib
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import ROOT
+
+from modelscope_ext.checkpoint import WEIGHTS
+from modelscope_ext.cli import main
+from modelscope_ext.info import card_licence, card_tables, describe, macs_per_second
+from modelscope_ext.models import build
+from modelscope_ext.pretrained import DEFAULT
+
+
+def test_the_model_in_the_package(capsys):
+    assert main(["info", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["architecture"] == "CRUSE4-64-1xGRU4 (skip add_scale, mask complex, no batch norm)"
+    assert (found["causal"], found["latency_ms"], found["attenuation_limit_db"]) == (True, 20, 20)
+    assert found["licence"] == "Apache-2.0"
+    assert found["weights"]["sha256"] == hashlib.sha256((DEFAULT / WEIGHTS).read_bytes()).hexdigest()
+    assert found["tables"][0]["rows"][0][:2] == ["", "WB-PESQ"]
+    assert any("licence" in table["rows"][0] for table in found["tables"])  # the sources
+
+
+def test_the_text_fits_a_terminal(capsys):
+    assert main(["info"]) == 0
+    told = capsys.readouterr().out
+    lines = [line for line in told.splitlines() if not line.startswith("folder")]
+    assert max(map(len, lines)) <= 80
+    for part in ("0.83 million", "210 million multiply-accumulates", "latency 20 ms", "CC BY 4.0", "SI-SDR dB"):
+        assert part in told
+
+
+def test_a_model_without_weights_or_card(tmp_path, capsys):
+    shutil.copyfile(ROOT / "configuration.json", tmp_path / "configuration.json")
+    assert main(["info", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "none: not yet trained" in told
+    assert "no card" in told
+    assert "no: files and arrays, no live streams" in told
+    assert main(["info", str(tmp_path / "none")]) == 1
+    assert "no such file" in capsys.readouterr().err
+
+
+def frcrn_macs_per_frame():
+    """From the paper's sizes: four real products for a complex one, 128 channels, two U-nets."""
+    freqs, widths = [321, 159, 78, 37, 17, 7, 2, 1], [1] + [128] * 7
+    encoder = [5 * 2] * 6 + [2 * 2]
+    decoder = [2 * 2, 5 * 2, 5 * 2, 5 * 2, 6 * 2, 5 * 2, 5 * 2]
+    inputs, outputs = [128] + [256] * 6, [128] * 6 + [1]
+    macs = sum(4 * widths[i] * 128 * encoder[i] * freqs[i + 1] for i in range(7))
+    # Each input position of a transposed convolution meets all the taps.
+    macs += sum(4 * inputs[i] * outputs[i] * decoder[i] * freqs[7 - i] for i in range(7))
+    memories = 4 * (2 * 128 * 128 + 20 * 128)  # two matrices and a filter, real and imaginary, both ways
+    macs += memories * (sum(freqs[1:7]) + sum(freqs[1:7]) + 2)
+    return 2 * macs
+
+
+def test_operations_are_counted():
+    assert macs_per_second(build("FRCRN").eval()) == pytest.approx(50 * frcrn_macs_per_frame(), rel=0.01)
+    assert macs_per_second(build("CRUSE4-64-1xGRU4")) == 100 * build("CRUSE4-64-1xGRU4").macs_per_frame()
+
+
+def test_counting_leaves_the_network_as_it_is():
+    net = build("FRCRN").eval()
+    before = net.unet.linear.conv_re.weight.clone()
+    macs_per_second(net)
+    assert torch.equal(net.unet.linear.conv_re.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\ntasks:\n- ans\nlicense: Apache License 2.0\n---\n# Card", "Apache License 2.0"),
+        ('---\nlicense:\n- "mit"\n---', "mit"),
+        ("Weights: safetensors.\nLicence of the weights: CC BY 4.0.\n", "CC BY 4.0"),
+        ("# A card\n\nwithout a word.", None),
+    ],
+)
+def test_licences(card, licence):
+    assert card_licence(card) == licence
+
+
+def test_tables_of_a_card():
+    first = "# A\n\ntwo lines\nof text\n\n| a | b |\n|:-|-:|\n| 1 | **2** |\n"
+    card = f"{first}\n## B\n\na set (3 files)\n\n| c |\n|---|\n| 3 |"
+    assert card_tables(card) == [
+        {"heading": "A", "rows": [["a", "b"], ["1", "2"]]},
+        {"heading": "B: a set (3 files)", "rows": [["c"], ["3"]]},
+    ]
+
+
+def test_the_released_model(frcrn_folder):
+    found = describe(frcrn_folder)
+    assert found["parameters"] == 13_141_844
+    assert found["latency_ms"] is None
+    assert found["weights"]["file"] == "pytorch_model.bin"
