@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from modelscope_ext.export.graph import (
     Graph,
     analysis_matrix,
+    frame_of_step,
     frames_of_utterance,
+    step_of_frame,
     synthesis_matrix,
     utterance_of_frames,
 )
@@ -107,9 +109,7 @@ class _Step:
 
     def spectra(self) -> str:
         graph = self.graph
-        past, now = graph.state("past", [HOP]), graph.input("audio", ["batch", HOP])
-        graph("Identity", now, name="new_past")
-        spec = graph("MatMul", graph("Concat", past, now, axis=1), analysis_matrix(self.net.window) * SCALE)
+        spec = graph("MatMul", frame_of_step(graph, HOP), analysis_matrix(self.net.window) * SCALE)
         return graph("Reshape", spec, [0, 2, 1, BINS])
 
     def features(self, spec: str) -> str:
@@ -170,10 +170,7 @@ class _Step:
     def audio(self, spec: str) -> None:
         graph = self.graph
         frame = graph("MatMul", graph("Reshape", spec, [0, 2 * BINS]), synthesis_matrix(self.net.window) / SCALE)
-        first, second = graph("Split", frame, [HOP, HOP], outputs=2, axis=1)
-        graph("Add", first, graph.state("tail", [HOP]), name="enhanced")
-        graph.rename(second, "new_tail")
-        graph.output("enhanced", ["batch", HOP])
+        step_of_frame(graph, frame, HOP)
 
 
 class _Utterance(_Step):

@@ -9,7 +9,15 @@ from torch import Tensor
 
 from modelscope_ext.stft import analysis, synthesis
 
-__all__ = ["Graph", "analysis_matrix", "frames_of_utterance", "synthesis_matrix", "utterance_of_frames"]
+__all__ = [
+    "Graph",
+    "analysis_matrix",
+    "frame_of_step",
+    "frames_of_utterance",
+    "step_of_frame",
+    "synthesis_matrix",
+    "utterance_of_frames",
+]
 
 #: Old enough for onnxruntime 1.17, new enough for all the operators here.
 OPSET, IR_VERSION = 18, 8
@@ -35,11 +43,12 @@ class Graph:
         """Adds a node; returns the name of its output, or a list of as many as `outputs` says."""
         names = [f"{op}_{len(self.nodes)}_{i}" for i in range(outputs)]
         names = [name] if name else names
-        inputs = [self._renamed.get(each, each) if isinstance(each, str) else self._constant(each) for each in inputs]
+        inputs = [self._renamed.get(each, each) if isinstance(each, str) else self.constant(each) for each in inputs]
         self.nodes.append(self._onnx.helper.make_node(op, inputs, names, **attributes))
         return names[0] if outputs == 1 else names
 
-    def _constant(self, value: Tensor | np.ndarray | float | list[int]) -> str:
+    def constant(self, value: Tensor | np.ndarray | float | list[int]) -> str:
+        """Stores a value once and for all; returns its name."""
         name = f"constant_{len(self.constants)}"
         if isinstance(value, Tensor):
             value = value.detach().cpu().numpy()
@@ -109,3 +118,18 @@ def utterance_of_frames(graph: Graph, frames: str, hop: int, length: str) -> Non
     audio = graph("Reshape", graph("Add", first, before), [0, -1])
     graph("Slice", audio, [hop], graph("Add", length, [hop]), [1], name="enhanced")
     graph.output("enhanced", ["batch", "samples"])
+
+
+def frame_of_step(graph: Graph, hop: int) -> str:
+    """Declares the input audio (B, hop) and the state `past`; returns both, the frame (B, 2 hops)."""
+    past, now = graph.state("past", [hop]), graph.input("audio", ["batch", hop])
+    graph("Identity", now, name="new_past")
+    return graph("Concat", past, now, axis=1)
+
+
+def step_of_frame(graph: Graph, frame: str, hop: int) -> None:
+    """The first half of a frame (B, 2 hops) and the state `tail` are the output enhanced (B, hop)."""
+    first, second = graph("Split", frame, [hop, hop], outputs=2, axis=1)
+    graph.rename(second, "new_tail")
+    graph("Add", first, graph.state("tail", [hop]), name="enhanced")
+    graph.output("enhanced", ["batch", hop])

@@ -1,0 +1,239 @@
+"""FRCRN as an ONNX graph: whole utterances, and one frame with its state of a causal one.
+
+Pairs of real weights become one weight inside the graph, from constants, so that the file holds each number once;
+onnxruntime does that when it loads the file. Axes as in the network: (B, 2C, F, T), C real parts, C imaginary ones.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelscope_ext.export.graph import (
+    Graph,
+    analysis_matrix,
+    frame_of_step,
+    frames_of_utterance,
+    step_of_frame,
+    synthesis_matrix,
+    utterance_of_frames,
+)
+from modelscope_ext.models.frcrn import Frcrn
+
+__all__ = ["frcrn_step", "frcrn_utterance"]
+
+HOP, BINS, ORDER, SLOPE = 320, 321, 20, 0.01
+#: Frequencies after each encoder layer, and channels: real and imaginary parts.
+FREQS, CHANNELS = [321, 159, 78, 37, 17, 7, 2, 1], 256
+STRIDES = [2, 1]
+
+
+def frcrn_step(net: Frcrn) -> Any:
+    """The `onnx.ModelProto` of audio (B, 320) → enhanced (B, 320), delayed by 320 samples, for a causal net.
+
+    Every other input is a state, zeros before the first step; the output `new_X` is the input `X` of the next step.
+    """
+    return _Step(net).model()
+
+
+def frcrn_utterance(net: Frcrn) -> Any:
+    """The `onnx.ModelProto` of audio (B, N) → enhanced (B, N), aligned."""
+    return (_CausalUtterance if net.causal else _Utterance)(net).model()
+
+
+class _Utterance:
+    """The net as released: convolutions see a frame before and one after, excitation averages over all."""
+
+    #: Frames of padding before and after, of a convolution; those that a transposed one loses.
+    pads, crops = (1, 1), (1, 1)
+
+    def __init__(self, net: Frcrn) -> None:
+        self.net, self.graph = net, Graph()
+
+    def model(self) -> Any:
+        graph = self.graph
+        spec = self.spectra()  # (B, 2, F, T)
+        first = self.unet("unet", spec)
+        second = self.unet("unet2", first)
+        mask = graph("Add", graph("Tanh", first), graph("Tanh", second))
+        (re, im), (mask_re, mask_im) = (graph("Split", x, [1, 1], outputs=2, axis=1) for x in (spec, mask))
+        out_re = graph("Sub", graph("Mul", re, mask_re), graph("Mul", im, mask_im))
+        out_im = graph("Add", graph("Mul", re, mask_im), graph("Mul", im, mask_re))
+        self.audio(graph("Concat", out_re, out_im, axis=1))
+        return graph.model()
+
+    def unet(self, name: str, x: str) -> str:
+        graph, net = self.graph, getattr(self.net, name)
+        self.name, skips, excited = name, [], 0
+        last = len(net.encoders) - 1
+        for i, encoder in enumerate(net.encoders):
+            if i:
+                x = self.fsmn(net.fsmn_enc[i], x)
+            x = graph("LeakyRelu", self.conv(encoder.conv, encoder.bn, x, i), alpha=SLOPE)
+            if i < last:
+                skips.append(self.excited(net.se_layers_enc[i], x, excited))
+                excited += 1
+        for layer in (1, 2):
+            x = self.complex_memory(net.fsmn, layer, x, along_time=True)
+        for i, decoder in enumerate(net.decoders):
+            if i:
+                x = self.fsmn(net.fsmn_dec[i - 1], x)
+                if i < last:
+                    x = self.excited(net.se_layers_dec[i - 1], x, excited)
+                    excited += 1
+                x = graph("Concat", x, skips.pop(), axis=1)
+            x = graph("LeakyRelu", self.transposed(decoder.transconv, decoder.bn, x, i), alpha=SLOPE)
+        weight, bias = self.folded(net.linear.conv_re, net.linear.conv_im, None)
+        return graph("Conv", x, weight, bias)
+
+    def folded(self, re: nn.Module, im: nn.Module, norm: nn.Module | None, parts: int = 1) -> tuple[str, Tensor]:
+        """The weight [[re, -im], [im, re]], and the bias, of a complex (transposed) convolution and its batch norm."""
+        graph = self.graph
+        transposed = isinstance(re, nn.ConvTranspose2d)
+        inputs, outputs = (0, 1) if transposed else (1, 0)
+        columns = []
+        for a, b in zip(re.weight.chunk(parts, inputs), im.weight.chunk(parts, inputs), strict=True):
+            a, b = graph.constant(a), graph.constant(b)
+            columns.append(graph("Concat", a, b, axis=outputs))
+            columns.append(graph("Concat", graph("Neg", b), a, axis=outputs))
+        weight = graph("Concat", *columns, axis=inputs)
+        bias = torch.cat((re.bias - im.bias, re.bias + im.bias))
+        if norm is None:
+            return weight, bias
+        scale, shift = (torch.cat(pair) for pair in zip(*map(_affine, (norm.bn_re, norm.bn_im)), strict=True))
+        shape = (1, -1, 1, 1) if transposed else (-1, 1, 1, 1)
+        return graph("Mul", weight, scale.view(shape)), torch.addcmul(shift, bias, scale)
+
+    def conv(self, conv: nn.Module, norm: nn.Module, x: str, i: int) -> str:
+        weight, bias = self.folded(conv.conv_re, conv.conv_im, norm)
+        before, after = self.pads
+        return self.graph("Conv", x, weight, bias, strides=STRIDES, pads=[0, before, 0, after])
+
+    def transposed(self, conv: nn.Module, norm: nn.Module, x: str, i: int) -> str:
+        weight, bias = self.folded(conv.tconv_re, conv.tconv_im, norm, 2 if i else 1)
+        before, after = self.crops
+        return self.graph("ConvTranspose", x, weight, bias, strides=STRIDES, pads=[0, before, 0, after])
+
+    def excited(self, module: nn.Module, x: str, i: int) -> str:
+        """Squeeze and excitation; all four pairs of a network and a part of the mean at once, by group."""
+        graph, nets = self.graph, (module.fc_r, module.fc_i)
+        hidden = graph("Conv", self.mean(x, i), *_by_group([net[0] for net in nets] * 2), group=2)
+        gains = graph("Conv", graph("Relu", hidden), *_by_group([net[2] for net in nets] * 2), group=4)
+        width = module.fc_r[2].out_features
+        rr, ir, ri, ii = graph("Split", graph("Sigmoid", gains), [width] * 4, outputs=4, axis=1)
+        return graph("Mul", x, graph("Concat", graph("Sub", rr, ii), graph("Add", ri, ir), axis=1))
+
+    def mean(self, x: str, i: int) -> str:
+        return self.graph("ReduceMean", x, [2, 3], keepdims=1)
+
+    def fsmn(self, module: nn.Module, x: str) -> str:
+        return self.complex_memory(module, 1, x, along_time=False)
+
+    def complex_memory(self, module: nn.Module, layer: int, x: str, along_time: bool) -> str:
+        """(a, b) → f(a) - g(b), f(b) + g(a), where f(x) = x + re's memory of x, and g(x) = x + im's."""
+        graph = self.graph
+        re, im = (getattr(module, f"fsmn_{part}_L{layer}") for part in ("re", "im"))
+        width = re.linear.in_features
+        swapped = graph("Concat", *reversed(graph("Split", x, [width] * 2, outputs=2, axis=1)), axis=1)
+        signs = torch.tensor([-1.0, 1.0]).repeat_interleave(width).view(-1, 1, 1)
+        of_re = self.memory(re, x, abs(signs), along_time, 2 * layer - 2)
+        of_im = self.memory(im, swapped, signs, along_time, 2 * layer - 1)
+        rotated = graph("Mul", swapped, signs)
+        return graph("Add", graph("Add", x, of_re), graph("Add", rotated, of_im))
+
+    def memory(self, module: nn.Module, x: str, signs: Tensor, along_time: bool, i: int) -> str:
+        graph = self.graph
+        hidden = graph("Relu", graph("Conv", x, *_by_group([module.linear] * 2), group=2))
+        p = graph("Conv", hidden, *_by_group([module.project] * 2), group=2)
+        taps = module.conv1.weight.clone()  # (C, 1, 20, 1)
+        taps[:, :, -1] += 1  # p itself
+        taps = taps.repeat(2, 1, 1, 1) * signs[..., None]
+        if along_time:
+            return self.fir_in_time(p, taps.transpose(2, 3), i)
+        return graph("Conv", p, taps, group=len(taps), pads=[ORDER - 1, 0, 0, 0])
+
+    def fir_in_time(self, p: str, taps: Tensor, i: int) -> str:
+        return self.graph("Conv", p, taps, group=len(taps), pads=[0, ORDER - 1, 0, 0])
+
+    def spectra(self) -> str:
+        graph = self.graph
+        frames, self.length = frames_of_utterance(graph, HOP)
+        spec = graph("MatMul", frames, analysis_matrix(self.net.window))  # (B, T, 2F)
+        return graph("Reshape", graph("Transpose", spec, perm=[0, 2, 1]), [0, 2, BINS, -1])
+
+    def audio(self, spec: str) -> None:
+        graph = self.graph
+        spec = graph("Transpose", graph("Reshape", spec, [0, 2 * BINS, -1]), perm=[0, 2, 1])
+        utterance_of_frames(graph, graph("MatMul", spec, synthesis_matrix(self.net.window)), HOP, self.length)
+
+
+class _CausalUtterance(_Utterance):
+    pads, crops = (1, 0), (0, 1)
+
+    def spectra(self) -> str:
+        graph = self.graph
+        spec = super().spectra()
+        ones = graph("ReduceMax", graph("Mul", spec, 0.0), [0, 1, 2], keepdims=1)
+        self.count = graph("CumSum", graph("Add", ones, 1.0), [3])  # (1, 1, 1, T): 1, 2 …
+        return spec
+
+    def mean(self, x: str, i: int) -> str:
+        graph = self.graph
+        total = graph("CumSum", graph("ReduceMean", x, [2], keepdims=1), [3])
+        return graph("Div", total, self.count)
+
+
+class _Step(_Utterance):
+    """T = 1, and what a frame needs of those before it comes in as a state."""
+
+    def conv(self, conv: nn.Module, norm: nn.Module, x: str, i: int) -> str:
+        graph, re = self.graph, conv.conv_re
+        weight, bias = self.folded(re, conv.conv_im, norm)
+        past = graph.state(f"{self.name}.encoders.{i}", [2 * re.in_channels, FREQS[i], 1])
+        x = graph("Concat", past, graph.rename(x, f"new_{self.name}.encoders.{i}"), axis=3)
+        return graph("Conv", x, weight, bias, strides=STRIDES)
+
+    def transposed(self, conv: nn.Module, norm: nn.Module, x: str, i: int) -> str:
+        graph, re = self.graph, conv.tconv_re
+        weight, bias = self.folded(re, conv.tconv_im, norm, 2 if i else 1)
+        past = graph.state(f"{self.name}.decoders.{i}", [2 * re.in_channels, FREQS[-1 - i], 1])
+        x = graph("Concat", past, graph.rename(x, f"new_{self.name}.decoders.{i}"), axis=1)
+        weight = graph("Concat", *reversed(graph("Split", weight, [1, 1], outputs=2, axis=3)), axis=0)
+        return graph("ConvTranspose", x, weight, bias, strides=STRIDES)
+
+    def mean(self, x: str, i: int) -> str:
+        """Over all frames so far, of a mean over those before and their number."""
+        graph = self.graph
+        now = graph("ReduceMean", x, [2], keepdims=1)
+        name = f"{self.name}.means.{i}"
+        total = graph("Add", graph("Mul", graph.state(name, [CHANNELS, 1, 1]), "count"), now)
+        return graph("Div", total, "new_count", name=f"new_{name}")
+
+    def fir_in_time(self, p: str, taps: Tensor, i: int) -> str:
+        graph, name = self.graph, f"{self.name}.memory.{i}"
+        p = graph("Concat", graph.state(name, [len(taps), 1, ORDER - 1]), p, axis=3)
+        graph("Slice", p, [1], [ORDER], [3], name=f"new_{name}")
+        return graph("Conv", p, taps, group=len(taps))
+
+    def spectra(self) -> str:
+        graph = self.graph
+        graph("Add", graph.state("count", [1, 1, 1]), 1.0, name="new_count")
+        spec = graph("MatMul", frame_of_step(graph, HOP), analysis_matrix(self.net.window))
+        return graph("Reshape", spec, [0, 2, BINS, 1])
+
+    def audio(self, spec: str) -> None:
+        graph = self.graph
+        frame = graph("MatMul", graph("Reshape", spec, [0, 2 * BINS]), synthesis_matrix(self.net.window))
+        step_of_frame(graph, frame, HOP)
+
+
+def _by_group(layers: list[nn.Linear]) -> list[Tensor]:
+    """Linear layers side by side as weight and bias, if there is one, of a grouped 1 x 1 convolution."""
+    weight = torch.cat([layer.weight for layer in layers])[:, :, None, None]
+    return [weight] if layers[0].bias is None else [weight, torch.cat([layer.bias for layer in layers])]
+
+
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Factor and offset of a batch norm in eval mode."""
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return scale, norm.bias - norm.running_mean * scale
