@@ -112,7 +112,7 @@ def _paths(inputs: list, output: Any) -> list[tuple[Any, Any]]:
 @torch.inference_mode()
 def _reference(net: torch.nn.Module, noisy: np.ndarray) -> np.ndarray:
     """(N,) int16 as the stock pipeline gives it: its level, its zeros at the end, its rounding towards zero."""
-    if not hasattr(net, "masks"):
+    if not hasattr(net, "outputs"):
         raise ValueError("output_level='reference' is what FRCRN's stock pipeline gives; this model is no FRCRN")
     length, second = len(noisy), SAMPLE_RATE
     audio = noisy[None].astype(np.float64)
@@ -126,7 +126,7 @@ def _reference(net: torch.nn.Module, noisy: np.ndarray) -> np.ndarray:
         rest = (length - second) % stride
         padded = length + (second + rest if rest else 0)
     audio = torch.nn.functional.pad(audio, (0, padded - length)).to(next(net.parameters()).device)
-    return _truncated(net(audio)["wav_l2"][0, :length].cpu().numpy())
+    return _truncated(net.outputs(audio)["wav_l2"][0, :length].cpu().numpy())
 
 
 def _truncated(audio: np.ndarray) -> np.ndarray:
