@@ -20,7 +20,10 @@ import numpy as np
 
 from modelscope_ext.engines.onnx import FORMAT, OnnxEngine
 
-__all__ = ["TOLERANCE", "ExportError", "add_command", "export_onnx"]
+__all__ = ["OPSET", "TOLERANCE", "ExportError", "add_command", "export_onnx"]
+
+#: Of the operators in our files: new enough for all that we use, old enough for onnxruntime 1.17.
+OPSET = 18
 
 #: How far samples of the file's output, of full scale 1, may lie from PyTorch's.
 TOLERANCE = 1e-4
@@ -55,7 +58,7 @@ def export_onnx(model: Any, path: str | Path, utterance: bool | None = None) -> 
         utterance = not net.causal
     if not (utterance or net.causal):
         raise ValueError("this network hears a whole utterance before it answers: there is no step to export")
-    proto = _graph(net, utterance)
+    proto = _graph(net, utterance).model(OPSET)
     onnx.helper.set_model_props(proto, {key: str(value) for key, value in _metadata(net, utterance).items()})
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,8 +158,8 @@ def add_command(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> ar
         "export",
         parents=parents,
         help="write a model as an ONNX file",
-        description="Writes a model as an ONNX file, which every command takes for --model, and Denoiser; neither needs "
-        "PyTorch then. It is compared with PyTorch, and refused where samples differ by more than 0.0001.",
+        description="Writes a model as an ONNX file, which `denoise --model` runs without PyTorch. It is compared with "
+        "PyTorch first, and refused where samples differ by more than 0.0001.",
     )
     parser.add_argument("--model", metavar="M", help="a model folder, or an id of ModelScope's hub [in this package]")
     parser.add_argument("--format", choices=["onnx"], default="onnx", help="onnx is the only one")

@@ -6,7 +6,6 @@ side by side in the channels. Axes as in the network, (B, C, T, F); T is 1 in a 
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,24 +27,24 @@ __all__ = ["cruse_step", "cruse_utterance"]
 SCALE = 100.0
 
 
-def cruse_step(net: Cruse) -> Any:
-    """The `onnx.ModelProto` of audio (B, 160) → enhanced (B, 160), delayed by 160 samples.
+def cruse_step(net: Cruse) -> Graph:
+    """The graph of audio (B, 160) → enhanced (B, 160), delayed by 160 samples.
 
     Every other input is a state, zeros before the first step; the output `new_X` is the input `X` of the next step.
     """
-    return _Step(net).model()
+    return _Step(net).built()
 
 
-def cruse_utterance(net: Cruse) -> Any:
-    """The `onnx.ModelProto` of audio (B, N) → enhanced (B, N), aligned."""
-    return _Utterance(net).model()
+def cruse_utterance(net: Cruse) -> Graph:
+    """The graph of audio (B, N) → enhanced (B, N), aligned."""
+    return _Utterance(net).built()
 
 
 class _Step:
     def __init__(self, net: Cruse) -> None:
         self.net, self.config, self.graph = net, net.config, Graph()
 
-    def model(self) -> Any:
+    def built(self) -> Graph:
         spec = self.spectra()  # (B, 2, T, F)
         x, skips = self.features(spec), []
         for i, layer in enumerate(self.net.encoder):
@@ -55,7 +54,7 @@ class _Step:
         for i in reversed(range(self.config.layers)):
             x = self.decoded(i, self.net.decoder[i], self.with_skip(self.net.skips[i], skips[i], x))
         self.audio(self.masked(spec, x))
-        return self.graph.model()
+        return self.graph
 
     def encoded(self, i: int, layer: nn.Module, x: str) -> str:
         weight, bias = _folded(layer)  # (C', C, kernel, 3)

@@ -4,8 +4,6 @@ Pairs of real weights become one weight inside the graph, from constants, so tha
 onnxruntime does that when it loads the file. Axes as in the network: (B, 2C, F, T), C real parts, C imaginary ones.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -28,17 +26,17 @@ FREQS, CHANNELS = [321, 159, 78, 37, 17, 7, 2, 1], 256
 STRIDES = [2, 1]
 
 
-def frcrn_step(net: Frcrn) -> Any:
-    """The `onnx.ModelProto` of audio (B, 320) → enhanced (B, 320), delayed by 320 samples, for a causal net.
+def frcrn_step(net: Frcrn) -> Graph:
+    """The graph of audio (B, 320) → enhanced (B, 320), delayed by 320 samples, for a causal net.
 
     Every other input is a state, zeros before the first step; the output `new_X` is the input `X` of the next step.
     """
-    return _Step(net).model()
+    return _Step(net).built()
 
 
-def frcrn_utterance(net: Frcrn) -> Any:
-    """The `onnx.ModelProto` of audio (B, N) → enhanced (B, N), aligned."""
-    return (_CausalUtterance if net.causal else _Utterance)(net).model()
+def frcrn_utterance(net: Frcrn) -> Graph:
+    """The graph of audio (B, N) → enhanced (B, N), aligned."""
+    return (_CausalUtterance if net.causal else _Utterance)(net).built()
 
 
 class _Utterance:
@@ -50,7 +48,7 @@ class _Utterance:
     def __init__(self, net: Frcrn) -> None:
         self.net, self.graph = net, Graph()
 
-    def model(self) -> Any:
+    def built(self) -> Graph:
         graph = self.graph
         spec = self.spectra()  # (B, 2, F, T)
         first = self.unet("unet", spec)
@@ -60,7 +58,7 @@ class _Utterance:
         out_re = graph("Sub", graph("Mul", re, mask_re), graph("Mul", im, mask_im))
         out_im = graph("Add", graph("Mul", re, mask_im), graph("Mul", im, mask_re))
         self.audio(graph("Concat", out_re, out_im, axis=1))
-        return graph.model()
+        return graph
 
     def unet(self, name: str, x: str) -> str:
         graph, net = self.graph, getattr(self.net, name)

@@ -19,8 +19,6 @@ __all__ = [
     "utterance_of_frames",
 ]
 
-#: Old enough for onnxruntime 1.17, new enough for all the operators here.
-OPSET, IR_VERSION = 18, 8
 END = 2**62  # of a slice that goes on to the end
 
 Shape = Sequence[int | str]
@@ -78,11 +76,12 @@ class Graph:
         self.output(f"new_{name}", ["batch", *shape])
         return self.input(name, ["batch", *shape])
 
-    def model(self) -> Any:
+    def model(self, opset: int) -> Any:
         """The finished `onnx.ModelProto`."""
         helper = self._onnx.helper
         graph = helper.make_graph(self.nodes, "modelscope_ext", self.inputs, self.outputs, self.constants)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        opsets = [helper.make_opsetid("", opset)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets))
 
 
 def analysis_matrix(window: Tensor) -> Tensor:

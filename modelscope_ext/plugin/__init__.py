@@ -111,6 +111,7 @@ _BUILDERS = {
     "PIPELINES": "modelscope.pipelines.builder",
     "TRAINERS": "modelscope.trainers.builder",
     "METRICS": "modelscope.metrics.builder",
+    "EXPORTERS": "modelscope.exporters.builder",
 }
 
 

@@ -16,5 +16,6 @@ COMPONENTS = {
         ("PREPROCESSORS", "audio", "preprocessor"),
         ("PIPELINES", TASK, "pipeline"),
         ("TRAINERS", "default", "trainer"),
+        ("EXPORTERS", TASK, "exporter"),
     )
 } | {("METRICS", "default", name): "modelscope_ext.plugin.metric" for name in ("audio-noise-metric", "speech-quality")}

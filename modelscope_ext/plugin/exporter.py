@@ -1,0 +1,42 @@
+"""ONNX files by `modelscope.exporters.Exporter`."""
+
+from pathlib import Path
+
+from modelscope.exporters.base import Exporter
+from modelscope.exporters.builder import EXPORTERS
+from modelscope.utils.constant import ModelFile
+
+from modelscope_ext.checkpoint import has_weights, load_model
+from modelscope_ext.export import OPSET, export_onnx
+from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE, TASK
+
+__all__ = ["NoiseSuppressionExporter"]
+
+
+@EXPORTERS.register_module(TASK, module_name=CRUSE_TYPE)
+@EXPORTERS.register_module(TASK, module_name=FRCRN_TYPE)
+class NoiseSuppressionExporter(Exporter):
+    """`Exporter.from_model(MODEL_OR_FOLDER_OR_ID).export_onnx(output_dir=…)`."""
+
+    def export_onnx(self, output_dir: str, opset: int = OPSET, utterance: bool | None = None) -> dict[str, str]:
+        """Writes `model.onnx`, compared with PyTorch; see `modelscope_ext.export.export_onnx`.
+
+        Args:
+            output_dir: made if it is not there.
+            opset: only the default is there.
+            utterance: whole utterances instead of a step with its state; None decides for a step where the network can.
+
+        Returns:
+            {"model": path of the file}.
+
+        Raises:
+            CheckpointError: the model folder has no weights.
+            ExportError: the file does not compute what the network computes.
+        """
+        if opset != OPSET:
+            raise ValueError(f"the file's operators are those of opset {OPSET}, not of {opset}")
+        if not has_weights(self.model.model_dir):
+            load_model(self.model.model_dir)  # tells what is missing, and where to get it
+        path = Path(output_dir) / ModelFile.ONNX_MODEL_FILE
+        export_onnx(self.model.model.eval(), path, utterance)
+        return {"model": str(path)}
