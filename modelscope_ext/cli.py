@@ -1,4 +1,4 @@
-"""The commands: `modelscope-ext denoise | stream | info | prepare-data | train | evaluate`.
+"""The commands: `modelscope-ext denoise | stream | info | doctor | prepare-data | train | evaluate | export`.
 
 Exit codes: 0 all went well, 1 some file or the whole command failed, 2 the command was not understood, 130 Ctrl-C,
 141 nobody reads standard output any more.
@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from modelscope_ext.data.prepare import add_command as add_prepare_data
+from modelscope_ext.doctor import add_command as add_doctor
 from modelscope_ext.evaluation import add_command as add_evaluate
+from modelscope_ext.export import add_command as add_export
 from modelscope_ext.info import add_command as add_info
 from modelscope_ext.live import add_command as add_stream
 
@@ -54,9 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     add_denoise(commands)
     add_stream(commands, [_common()])
     add_info(commands)
+    add_doctor(commands)
     add_prepare_data(commands, _common(device=False))
     _add_train(commands)
     add_evaluate(commands, [_common()])
+    add_export(commands, [_common(device=False)])
     return parser
 
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-__all__ = ["cached_if_offline", "model_folder"]
+__all__ = ["cached", "cached_if_offline", "hub_answers", "is_id", "model_folder"]
 
 
 def model_folder(model: str | Path, revision: str | None = None) -> Path:
@@ -23,7 +23,7 @@ def model_folder(model: str | Path, revision: str | None = None) -> Path:
     Raises:
         ValueError: neither a folder nor an id that the hub has, or it cannot be reached; the message says which.
     """
-    if not _is_id(model):
+    if not is_id(model):
         return Path(model)
     from modelscope.hub.snapshot_download import snapshot_download
 
@@ -41,7 +41,13 @@ def cached_if_offline(model: object) -> Path | None:
 
     ModelScope's client asks the hub even when it needs nothing from it, and fails after half a minute.
     """
-    if not _is_id(model):
+    folder = cached(model)
+    return None if folder is None or hub_answers() else folder
+
+
+def cached(model: object) -> Path | None:
+    """The whole copy of a hub's model in ModelScope's cache; None if there is none, or if `model` is no id."""
+    if not is_id(model):
         return None
     from modelscope.hub.snapshot_download import snapshot_download
 
@@ -53,17 +59,22 @@ def cached_if_offline(model: object) -> Path | None:
     whole = any((folder / name).exists() for name in ("model.safetensors", "pytorch_model.bin"))
     if not whole or not (folder / "configuration.json").exists() or any(folder.rglob("*.incomplete")):
         return None
-    return None if _hub_answers(int(time.time() / 30)) else folder
+    return folder
 
 
-def _is_id(model: object) -> bool:
+def hub_answers() -> bool:
+    """Whether anything listens where ModelScope's client looks for the hub; asked again every half minute."""
+    return _hub_answers(int(time.time() / 30))
+
+
+def is_id(model: object) -> bool:
+    """Whether this is an id of the hub: two names and a slash, and no folder here."""
     known = isinstance(model, (str, Path)) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w", str(model))
     return bool(known) and not Path(model).exists()
 
 
 @functools.lru_cache(1)
 def _hub_answers(half_minute: int) -> bool:
-    """Whether anything listens where ModelScope's client looks for the hub; asked again every half minute."""
     from urllib.request import getproxies, proxy_bypass
 
     from modelscope.hub.utils.utils import get_endpoint

@@ -1,0 +1,271 @@
+import json
+import pickle
+import shutil
+import subprocess
+from importlib import metadata
+
+import pytest
+from conftest import ROOT
+
+from modelscope_ext import doctor, hub
+from modelscope_ext.cli import main
+from modelscope_ext.pretrained import DEFAULT
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Without the imports in another process, and without asking the hub."""
+    monkeypatch.setattr(doctor, "PROBES", {})
+    monkeypatch.setattr(hub, "hub_answers", lambda: False)
+
+
+@pytest.fixture
+def model(tmp_path):
+    return shutil.copytree(DEFAULT, tmp_path / "a model")
+
+
+def of_model(findings, group="Model "):
+    return [finding for finding in findings if finding.group.startswith(group)]
+
+
+def change(folder, **sections):
+    path = folder / "configuration.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | sections))
+
+
+@pytest.mark.slow
+def test_this_installation_has_no_problem(capsys, monkeypatch):
+    monkeypatch.setattr(hub, "hub_answers", lambda: True)
+    code = main(["doctor", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert [finding for finding in told["findings"] if finding["level"] == "problem"] == []
+    assert (code, told["problems"]) == (0, 0)
+    fine = [finding["what"] for finding in told["findings"] if finding["level"] == "ok"]
+    assert {"torch", "pipeline of ModelScope", "trainer of ModelScope", "ModelScope's hub answers"} <= set(fine)
+    assert any("all weights (model.safetensors, 3.3 MB) fit together" in what for what in fine)
+    assert any(what.startswith("denoises a second of audio in 0.") for what in fine)
+
+
+def test_lines_for_a_pipe(quick, capsys):
+    """A finding a line, commands below, however long; nothing else."""
+    assert main(["doctor", "nowhere"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "  PROBLEM  nowhere: no such folder, and no id" in lines
+    assert lines[-1].startswith("1 problem")
+    indented = [line for line in lines if line.startswith("  ")]
+    assert all(line.split()[0] in ("ok", "warning", "PROBLEM", "→") for line in indented)
+
+
+# Models
+
+
+def test_settings_that_no_longer_work_are_mended_by_the_commands(quick, model):
+    scheduler = {"type": "ReduceLROnPlateau", "mode": "min", "verbose": True, "epsilon": 1}
+    change(model, plugins=["x"], train={"lr_scheduler": scheduler, "optimizer": {"type": "Adam", "lr": 0.1}})
+    findings = of_model(doctor.examine(model))
+    warnings = [finding for finding in findings if finding.level == "warning"]
+    assert [finding.what.partition(":")[0] for finding in warnings] == [
+        'ModelScope refuses a configuration with "plugins", or runs pip; `import modelscope_ext` is all it takes',
+        '"verbose" in lr_scheduler',
+        "training fails",
+    ]
+    assert "does not take 'epsilon'" in warnings[2].what
+    for finding in warnings:
+        subprocess.run(finding.fix, shell=True, check=True)
+    assert all(finding.level == "ok" for finding in of_model(doctor.examine(model)))
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"optimizer": {"type": "Adamant"}}, "has no optimizer 'Adamant'"),
+        ({"max_epochs": 0}, "training fails: epochs must be a whole number of at least 1, got 0"),
+        ({"lr_scheduler": 3}, "training fails"),
+    ],
+)
+def test_training_that_fails_is_a_warning(quick, model, train, message):
+    change(model, train=train)
+    assert message in "".join(finding.what for finding in of_model(doctor.examine(model)))
+
+
+def damage(folder, how):
+    weights = folder / "model.safetensors"
+    if how == "cut":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    elif how == "pointer":
+        weights.write_text("version https://git-lfs.github.com/spec/v1\n")
+    elif how == "gone":
+        weights.unlink()
+    elif how == "released gone":
+        weights.unlink()
+        shutil.copyfile(ROOT / "configuration.json", folder / "configuration.json")
+    elif how == "code":
+        weights.unlink()
+        # What unpickling it would run
+        target = folder / "executed"
+        (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bad(target), 2))
+    elif how == "other":
+        change(folder, model={"type": "speech_cruse_ans_16k", "name": "CRUSE4-32-1xGRU4"})
+    elif how == "kind":
+        change(folder, model={"type": "unknown"})
+    else:
+        (folder / "configuration.json").write_text("{")
+
+
+class Bad:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize(
+    ("how", "message", "fix"),
+    [
+        ("cut", "not a safetensors file, or damaged", ""),
+        ("pointer", "a Git LFS pointer", "git -C "),
+        ("gone", "no such file", ""),
+        ("released gone", "without weights nothing", "modelscope download --model iic/speech_frcrn_ans_cirm_16k"),
+        ("code", "is refused", ""),
+        ("other", "instead of", ""),
+        ("kind", "model type 'unknown' is unknown", ""),
+        ("json", "configuration.json: Expecting", ""),
+    ],
+)
+def test_a_model_that_cannot_be_used(quick, model, capsys, how, message, fix):
+    damage(model, how)
+    (problem,) = [finding for finding in of_model(doctor.examine(model)) if finding.level == "problem"]
+    assert message in problem.what
+    assert problem.fix.startswith(fix)
+    assert not (model / "executed").exists()
+    assert main(["doctor", str(model)]) == 1
+
+
+def test_the_model_in_the_package_is_brought_anew(quick, model, monkeypatch):
+    damage(model, "cut")
+    monkeypatch.setattr("modelscope_ext.pretrained.DEFAULT", model)
+    (problem,) = [finding for finding in of_model(doctor.examine(), "The model") if finding.level == "problem"]
+    assert problem.fix == "pip install --force-reinstall --no-deps modelscope-ext"
+
+
+def test_weights_that_are_ignored(quick, model):
+    (model / "pytorch_model.bin").write_text("old")
+    (warning,) = [finding for finding in of_model(doctor.examine(model)) if finding.level == "warning"]
+    subprocess.run(warning.fix, shell=True, check=True)
+    assert [path.name for path in model.iterdir() if path.suffix == ".bin"] == []
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_id_is_looked_up_in_the_cache(quick, model, monkeypatch, there):
+    monkeypatch.setattr(hub, "cached", lambda name: model if there else None)
+    first, *rest = of_model(doctor.examine("iic/speech"))
+    assert first.level == ("ok" if there else "warning")
+    assert bool(rest) == there
+    assert there or first.fix == "modelscope download --model iic/speech"
+
+
+# Packages
+
+
+def test_packages(quick, monkeypatch):
+    wanted = ["torch>=2.4,<2.14", "numpy>=1.26", "scipy>=1.11", "six", "absent>=1", 'pesq>=1; extra == "metrics"']
+    versions = {"torch": "2.3.1", "numpy": "3.0", "scipy": "1.11", "six": "1"}
+    monkeypatch.setattr(metadata, "requires", lambda name: [*wanted, "far<2,>=1", 'x; sys_platform == "none"'])
+
+    def version(name):
+        if name == "far":
+            return "2.0rc1"
+        if name not in versions:
+            raise metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(metadata, "version", version)
+    found = [(f.level, f.what, f.fix) for f in doctor.examine() if f.group == "Packages"]
+    assert found == [
+        ("problem", "torch 2.3.1 is too old", "pip install 'torch<2.14,>=2.4'"),
+        ("problem", "absent is not installed", "pip install 'absent>=1'"),
+        ("warning", "far 2.0rc1 is newer than what was tested", "pip install 'far<2,>=1'"),
+        ("ok", "3 of 6 packages that are needed are there, in versions that were tested", ""),
+        (
+            "ok",
+            "without pesq; only for evaluate, --gate and the metrics of report",
+            "pip install 'modelscope-ext[metrics]'",
+        ),
+    ]
+
+
+def test_imports_that_fail_or_crash_are_told_and_the_rest_is_tried(quick, monkeypatch):
+    probes = {
+        "a, b": ("import os", "all"),
+        "b": ("import none_such.deep", "something"),
+        "c": ("import os; os._exit(7)", "more"),
+        "Our thing": ("raise RuntimeError('two\\nlines')", "the rest"),
+        "soxr": ("raise SystemExit", "rates"),
+    }
+    monkeypatch.setattr(doctor, "PROBES", probes)
+    found = [(f.level, f.what, f.fix) for f in doctor.examine() if f.group == "Imports"]
+    assert found[:5] == [
+        ("ok", "a, b", ""),
+        (
+            "problem",
+            "b does not work, needed for something: ModuleNotFoundError: No module named 'none_such'",
+            "pip install none_such",
+        ),
+        (
+            "problem",
+            "c does not work, needed for more: the process ended with code 7",
+            "pip install --force-reinstall c",
+        ),
+        (
+            "problem",
+            "Our thing does not work, needed for the rest: RuntimeError: two lines",
+            "pip install --force-reinstall modelscope-ext",
+        ),
+        (
+            "warning",
+            "soxr does not work, needed for rates: SystemExit: ",
+            "pip install --force-reinstall soxr",
+        ),
+    ]
+
+
+def test_without_torch_models_are_not_looked_at(quick, monkeypatch):
+    monkeypatch.setattr(doctor, "PROBES", {"torch": ("import none_such", "everything")})
+    groups = [finding.group for finding in doctor.examine(DEFAULT)]
+    assert "Models" in groups
+    assert not {"The model in this package", "GPU"} & set(groups)
+
+
+# The rest
+
+
+def test_the_cache(quick, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
+    cache = tmp_path / "cache" / "models"
+    cache.mkdir(parents=True)
+    (cache / "weights.incomplete").write_text("half")
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
+    found = {f.what: f for f in doctor.examine() if f.group == "Cache and hub"}
+    broken = found[f"a download was broken off: {cache / 'weights.incomplete'}"]
+    assert (broken.level, broken.fix) == ("warning", f"rm {cache / 'weights.incomplete'}")
+    unwritable = found[f"data sets (HF_HOME): {tmp_path / 'file'} cannot be written to"]
+    assert (unwritable.level, unwritable.fix) == ("problem", "export HF_HOME=/a/folder/of/yours")
+    assert found[next(what for what in found if "hub cannot be reached" in what)].level == "warning"
+
+
+def test_a_check_that_fails_is_a_finding(quick, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: 1 / 0)
+    (found,) = [f for f in doctor.examine() if f.group == "Cache and hub"]
+    assert (found.level, found.what) == ("problem", "ZeroDivisionError: division by zero")
+
+
+def test_a_gpu_that_torch_cannot_use(quick, monkeypatch):
+    import torch
+
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/nvidia-smi")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    (found,) = [f for f in doctor.examine() if f.group == "GPU"]
+    assert (found.level, found.fix) == ("warning", "pip install --force-reinstall 'torch>=2.4,<2.14'")
