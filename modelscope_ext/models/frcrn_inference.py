@@ -43,26 +43,25 @@ class _Memory:
         self.expand = torch.cat((re.linear.weight, im.linear.weight)).T.contiguous()  # (C, 2C)
         self.bias = torch.cat((re.linear.bias, im.linear.bias))
         self.project = re.project.weight.T.contiguous(), im.project.weight.T.contiguous()
-        # p itself is one more tap. Channels: re(r), re(s), -im(s), im(r).
+        # p itself is one more tap. What is filtered for y_r: re(r) and im(s), for y_i: re(s) and im(r).
         taps = [memory.conv1.weight + functional.pad(torch.ones(1, 1), (0, 0, ORDER - 1, 0)) for memory in (re, im)]
-        self.taps = torch.cat((taps[0], taps[0], -taps[1], taps[1])).transpose(2, 3)  # (4C, 1, 1, order)
+        self.taps = [torch.cat((taps[0], sign * taps[1])).transpose(2, 3) for sign in (-1, 1)]  # (2C, 1, 1, order)
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """Writes y = f_re(x) + i f_im(x), f(x) = x + memory(x), to `out`, of the shape of `x`."""
         _, frames, steps, width = x.shape
-        p = x.new_empty(frames * steps, 4, width)
-        for part, places in enumerate(((0, 3), (1, 2))):
+        p = x.new_empty(2, frames * steps, 2, width)
+        for part in range(2):
             hidden = torch.addmm(self.bias, x[part].reshape(-1, width), self.expand).relu_()
-            for half, project, place in zip(hidden.chunk(2, 1), self.project, places, strict=True):
-                torch.mm(half, project, out=p[:, place])
+            torch.mm(hidden[:, :width], self.project[0], out=p[part, :, 0])
+            torch.mm(hidden[:, width:], self.project[1], out=p[1 - part, :, 1])
         order = min(ORDER, steps)  # taps further back would meet zeros only
-        p = p.view(1, frames, steps, 4 * width).permute(0, 3, 1, 2)
-        p = functional.conv2d(p, self.taps[..., ORDER - order :], padding=(0, order - 1), groups=4 * width)
-        p = p.permute(0, 2, 3, 1)[0, :, :steps].unflatten(2, (2, 2, width))
-        torch.add(p[:, :, 0].movedim(2, 0), p[:, :, 1].movedim(2, 0), out=out)
-        out.add_(x)
-        out[0].sub_(x[1])
-        out[1].add_(x[0])
+        for part, taps in enumerate(self.taps):
+            channels = p[part].view(1, frames, steps, 2 * width).permute(0, 3, 1, 2)
+            y = functional.conv2d(channels, taps[..., ORDER - order :], padding=(0, order - 1), groups=2 * width)
+            y = y.permute(0, 2, 3, 1)[0, :, :steps]
+            torch.add(y[..., :width], y[..., width:], out=out[part])
+            out[part].add_(x[0]).add_(x[1], alpha=2 * part - 1)
 
 
 class _Conv:
@@ -74,7 +73,9 @@ class _Conv:
         self.convolve = functional.conv_transpose2d if self.transposed else functional.conv2d
         taps = torch.stack((b - a, a + b, a))  # (3, ., ., F, 2): for r, for s, for r + s
         taps = taps.flip(-1) if self.transposed else taps  # as correlation: the earlier frame first
-        self.weights = torch.einsum("pt,g...t->pg...", TO_PRODUCTS, taps).unsqueeze(-2)  # (5, 3, ., ., 1, F)
+        products = torch.einsum("pt,g...t->pg...", TO_PRODUCTS, taps).unsqueeze(-2)  # (5, 3, ., ., 1, F)
+        # The layout of the data, or every call would bring them into it.
+        self.weights = [[each.contiguous(memory_format=torch.channels_last) for each in point] for point in products]
         scale, shift = norm.scale_and_shift()
         shift = torch.addcmul(shift, torch.cat((re.bias - im.bias, re.bias + im.bias)), scale)
         self.channels = norm.bn_re.num_features
@@ -82,7 +83,7 @@ class _Conv:
 
     def width_out(self, steps: int) -> int:
         """Frequencies that come out where `steps` go in."""
-        taps = self.weights.shape[-1]
+        taps = self.weights[0][0].shape[-1]
         return 2 * (steps - 1) + taps if self.transposed else (steps - taps) // 2 + 1
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
@@ -94,9 +95,11 @@ class _Conv:
         functional.leaky_relu_(torch.addcmul(self.shift, out, self.scale, out=out), SLOPE)
 
     def _direct(self, x: Tensor, out: Tensor) -> None:
-        # The taps are the values at 0 and at infinity.
-        early, late = 2 * self.weights[0], self.weights[4]
-        of_r, of_s, of_both = (self._product(x[g, :-1], early[g]) + self._product(x[g, 1:], late[g]) for g in range(3))
+        # The taps are what is at 0, twice, and at infinity.
+        early, late = self.weights[0], self.weights[4]
+        of_r, of_s, of_both = (
+            torch.add(self._product(x[g, 1:], late[g]), self._product(x[g, :-1], early[g]), alpha=2) for g in range(3)
+        )
         torch.sub(of_both, of_s, out=out[0])
         torch.add(of_both, of_r, out=out[1])
 
@@ -111,7 +114,7 @@ class _Conv:
         torch.sub(torch.sub(d4, d2, out=v[4]), difference, alpha=2, out=v[4])
         m = x.new_empty(5, 2, out.shape[1], *out.shape[3:])
         for point in range(5):
-            of_r, of_s, of_both = (self._product(v[point, g], self.weights[point, g]) for g in range(3))
+            of_r, of_s, of_both = (self._product(v[point, g], self.weights[point][g]) for g in range(3))
             torch.sub(of_both, of_s, out=m[point, 0])
             torch.add(of_both, of_r, out=m[point, 1])
         total, difference = m[1] + m[2], m[1] - m[2]
