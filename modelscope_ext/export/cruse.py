@@ -126,30 +126,30 @@ class _Step:
     def recurrent(self, x: str) -> str:
         """One step; matrices are grouped 1 x 1 convolutions, which onnxruntime computes with what comes after them."""
         graph, rnn = self.graph, self.net.rnn
-        size = [0, rnn.groups * rnn.width, 1, 1]
-        by_group = [0, rnn.groups, rnn.width, 1]
+        size = [rnn.groups * rnn.width, 1, 1]
 
         def product(x: str, weight: Tensor, bias: Tensor, gate: int) -> str:
             rows = slice(gate * rnn.width, (gate + 1) * rnn.width)
             weight = weight[:, rows].flatten(0, 1)[:, :, None, None]
             return graph("Conv", x, weight, bias[:, rows].flatten(), group=rnn.groups)
 
-        x = graph("Reshape", x, size)
+        x = graph("Reshape", x, [0, *size])
         for layer in range(rnn.layers):
             w_ih, w_hh, b_ih, b_hh = rnn._weights(layer)
-            h = graph.state(f"rnn.{layer}", size[1:])
-            both = graph("Concat", graph("Reshape", x, by_group), graph("Reshape", h, by_group), axis=2)
-            both = graph("Reshape", both, [0, 2 * size[1], 1, 1])
-            w_both, b_both = torch.cat((w_ih, w_hh), 2), b_ih + b_hh
+            h = graph.state(f"rnn.{layer}", size)
+
+            def gate(i: int, activation: str = "Sigmoid") -> str:
+                total = graph("Add", product(x, w_ih, b_ih, i), product(h, w_hh, b_hh, i))  # noqa: B023 (called at once)
+                return graph(activation, total)
+
             if rnn.kind == "GRU":
-                r, z = (graph("Sigmoid", product(both, w_both, b_both, gate)) for gate in (0, 1))
+                r, z = gate(0), gate(1)
                 past_n = graph("Mul", r, product(h, w_hh, b_hh, 2))
                 n = graph("Tanh", graph("Add", product(x, w_ih, b_ih, 2), past_n))
                 x = graph("Add", n, graph("Mul", z, graph("Sub", h, n)))
             else:
-                i, f, o = (graph("Sigmoid", product(both, w_both, b_both, gate)) for gate in (0, 1, 3))
-                new = graph("Tanh", product(both, w_both, b_both, 2))
-                kept = graph("Mul", f, graph.state(f"cell.{layer}", size[1:]))
+                i, f, new, o = gate(0), gate(1), gate(2, "Tanh"), gate(3)
+                kept = graph("Mul", f, graph.state(f"cell.{layer}", size))
                 cell = graph("Add", kept, graph("Mul", i, new), name=f"new_cell.{layer}")
                 x = graph("Mul", o, graph("Tanh", cell))
             graph.rename(x, f"new_rnn.{layer}")
@@ -162,8 +162,7 @@ class _Step:
             return graph("Mul", spec, graph("Sigmoid", x))
         x = graph("Reshape", x, [0, 2, 2, -1, BINS])  # (a, b) for the real part, (-b, a) for the imaginary one
         product = graph("ReduceSum", graph("Mul", x, graph("Reshape", spec, [0, 2, 1, -1, BINS])), [1], keepdims=0)
-        square = graph("ReduceSumSquare", x, [1], keepdims=0)  # a² + b², twice
-        magnitude = graph("Sqrt", graph("Add", square, 1e-8))
+        magnitude = graph("Add", graph("ReduceL2", x, [1], keepdims=0), 1e-9)  # of a + ib, twice
         return graph("Mul", product, graph("Div", graph("Tanh", magnitude), magnitude))
 
     def audio(self, spec: str) -> None:

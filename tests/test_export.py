@@ -1,0 +1,311 @@
+"""ONNX files: they compute what PyTorch computes, or are not there; and they run without PyTorch."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import EXAMPLES, ROOT, SHARED
+
+from modelscope_ext import Denoiser, build
+from modelscope_ext.checkpoint import save_model
+from modelscope_ext.cli import main
+from modelscope_ext.engines.onnx import OnnxEngine
+from modelscope_ext.engines.pytorch import TorchEngine
+from modelscope_ext.export import TOLERANCE, ExportError, export_onnx
+from modelscope_ext.utterances import Utterances
+
+#: A representative of every option of `CruseConfig`.
+VARIANTS = {
+    "complex mask": ("CRUSE4-64-1xGRU4", {"mask": "complex", "batch_norm": False}),
+    "gain, scaled skips": ("CRUSE4-32-1xGRU4", {}),
+    "one frame, 1x1 skips, one group": ("CRUSE4-24-1xGRU1-1D", {"skip": "add_conv1x1"}),
+    "two layers of LSTMs, concatenated skips": ("CRUSE3-16-2xLSTM2", {"skip": "concat", "mask": "complex"}),
+    "five layers, no padding, no skips": ("CRUSE5-32-2xGRU4", {"skip": "none"}),
+    "one layer, plain skips": ("CRUSE1-8-1xLSTM8", {"skip": "add"}),
+}
+
+
+def random_net(name, **options):
+    """With batch norms and skips that do something."""
+    torch.manual_seed(0)
+    net = build(name, **options).eval()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.2)
+        elif type(module).__name__ == "_ChannelScale":
+            torch.nn.init.normal_(module.weight)
+            torch.nn.init.normal_(module.bias)
+    return net
+
+
+@pytest.fixture(scope="module")
+def step(tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "step.onnx"
+    export_onnx(None, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def utterance(tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "utterance.onnx"
+    export_onnx(None, path, utterance=True)
+    return path
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("utterance", [False, True])
+def test_every_cruse_exports(variant, utterance, tmp_path):
+    """Many frames of real audio in a batch, beside PyTorch; then a graph that the checker of ONNX accepts."""
+    import onnx
+
+    name, options = VARIANTS[variant]
+    net = random_net(name, **options)
+    export_onnx(net, tmp_path / "net.onnx", utterance)
+    onnx.checker.check_model(tmp_path / "net.onnx", full_check=True)
+    noisy = soundfile.read(EXAMPLES / "noisy.wav", frames=33_000, dtype="float32")[0]
+    audio = np.stack((noisy, noisy[::-1] * 0.1, noisy * 3))
+    ours, theirs = TorchEngine(net), OnnxEngine(tmp_path / "net.onnx")
+    if utterance:
+        assert np.abs(theirs.enhance(audio) - ours.enhance(audio)).max() < 1e-5
+        return
+    expected, expected_state = ours.feed(audio)
+    found, state = [], None
+    for start in range(0, audio.shape[1], 997):
+        out, state = theirs.feed(audio[:, start : start + 997], state)
+        found.append(out)
+    found = np.concatenate(found, 1)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 1e-5
+    assert np.abs(theirs.finish(state) - ours.finish(expected_state)).max() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("causal", "utterance"), [(False, True), (True, False), (True, True)])
+def test_frcrn_exports(causal, utterance, noisy, tmp_path):
+    net = random_net("FRCRN", causal=causal)
+    export_onnx(net, tmp_path / "net.onnx", utterance)
+    ours, theirs = TorchEngine(net), OnnxEngine(tmp_path / "net.onnx")
+    audio = np.stack((noisy[8000:11001], noisy[16000:19001]))
+    if utterance:
+        assert np.abs(theirs.enhance(audio) - ours.enhance(audio)).max() < 1e-5
+    else:
+        assert np.abs(theirs.feed(audio)[0] - ours.feed(audio)[0]).max() < 1e-5
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_recordings_come_out_the_same(step, utterance, denoiser):
+    paths = sorted((SHARED / "data" / "pairs" / "noisy").iterdir())[:3]
+    assert paths
+    for path in paths:
+        audio, rate = soundfile.read(path, dtype="float32")
+        expected = denoiser(audio, rate)
+        for file in (step, utterance):
+            assert np.abs(Denoiser(file)(audio, rate) - expected).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_a_denoiser_takes_files(step, utterance, denoiser, noisy, rate):
+    audio = np.stack((noisy[: 2 * rate], noisy[:-1][-2 * rate :]), 1)
+    expected = denoiser(audio, rate)
+    for file in (step, str(utterance)):
+        other = Denoiser(file)
+        assert other.engine.attenuation_limit_db == denoiser.engine.attenuation_limit_db == 20
+        out = other(audio, rate)
+        assert out.shape == audio.shape
+        # Whole utterances end with their last sample; the filter of other rates meets silence there.
+        inner = slice(None, -rate // 500 if rate > 16000 else None)
+        assert np.abs(out - expected)[inner].max() < 1e-5
+    with pytest.raises(ValueError, match=r"CRUSE4-64-1xGRU4 hears a whole utterance .* cannot stream"):
+        Denoiser(utterance).stream(rate)
+
+
+@pytest.mark.parametrize("chunk", [1, 160, 997])
+def test_a_stream_equals_the_array(step, denoiser, noisy, chunk):
+    audio = noisy[: 4000 if chunk == 1 else 30_000]
+    streams = denoiser.stream(16000), Denoiser(step).stream(16000)
+    assert streams[0].latency_ms == streams[1].latency_ms == 20
+    for start in range(0, len(audio), chunk):
+        ours, theirs = (stream.feed(audio[start : start + chunk]) for stream in streams)
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).max(initial=0) < 1e-5
+    assert np.abs(streams[0].flush() - streams[1].flush()).max() < 1e-5
+
+
+def test_streams_do_not_disturb_each_other(step, noisy):
+    denoiser = Denoiser(step)
+    alone = denoiser(noisy[:8000], 16000)
+    one, other = denoiser.stream(16000), denoiser.stream(16000)
+    outs = []
+    for start in range(0, 8000, 500):
+        outs.append(one.feed(noisy[start : start + 500]))
+        other.feed(noisy[-500:] * 3)
+    assert np.array_equal(np.concatenate((*outs, one.flush())), alone)
+
+
+def test_utterances_keep_their_level(utterance, noisy):
+    """Only FRCRN wants it changed."""
+    engine, quiet = OnnxEngine(utterance), noisy[None, :32_000] * np.float32(0.01)
+    out, state = Utterances(engine).feed(quiet)
+    assert np.array_equal(np.concatenate((out, Utterances(engine).finish(state)), 1), engine.enhance(quiet))
+
+
+WITHOUT_TORCH = """
+import importlib.abc, sys
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in ("torch", "safetensors", "onnx", "modelscope"):
+            raise ImportError(f"{name} is not there")
+sys.meta_path.insert(0, Block())
+import numpy as np
+from modelscope_ext import Denoiser
+from modelscope_ext.cli import main
+model, source, target = sys.argv[1:]
+denoiser = Denoiser(model)
+assert denoiser(np.zeros((300, 2), np.int16), 48000).shape == (300, 2)
+if denoiser.engine.causal:
+    stream = denoiser.stream(16000)
+    assert len(stream.feed(np.zeros(333))) + len(stream.flush()) == 333
+denoiser.file(source, target + ".wav")
+assert main(["denoise", "-q", "--model", model, source, "-o", target]) == 0
+assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("kind", ["step", "utterance"])
+def test_files_run_without_torch(kind, request, tmp_path, denoiser):
+    model = request.getfixturevalue(kind)
+    source, target = EXAMPLES / "noisy.wav", tmp_path / "out.wav"
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, model, source, target], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    denoiser.file(source, tmp_path / "ours.wav")
+    ours, theirs = (soundfile.read(tmp_path / name)[0] for name in ("ours.wav", "out.wav"))
+    assert np.abs(ours - theirs).max() < TOLERANCE
+
+
+def test_a_file_is_described(step):
+    """Names and shapes that others can rely on: every state has its way out."""
+    import onnx
+
+    model = onnx.load(step)
+    shapes = [
+        {each.name: [d.dim_param or d.dim_value for d in each.type.tensor_type.shape.dim] for each in group}
+        for group in (model.graph.input, model.graph.output)
+    ]
+    inputs, outputs = shapes
+    assert inputs.pop("audio") == outputs.pop("enhanced") == ["batch", 160]
+    assert {f"new_{name}": shape for name, shape in inputs.items()} == outputs
+    assert inputs["rnn.0"] == ["batch", 704, 1, 1]
+    assert {"past", "tail", *(f"{part}.{i}" for part in ("encoder", "decoder") for i in range(4))} < inputs.keys()
+    metadata = {each.key: each.value for each in model.metadata_props}
+    assert metadata["name"] == "CRUSE4-64-1xGRU4"
+    assert (metadata["kind"], metadata["sample_rate"], metadata["latency"]) == ("step", "16000", "320")
+
+
+def test_what_differs_is_refused(monkeypatch, tmp_path):
+    """A network that is not what its graph says: an error, and the file that was there stays."""
+    from modelscope_ext.models.cruse import Cruse
+
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"before")
+    net = random_net("CRUSE3-16-1xGRU2")
+    forward = Cruse.forward
+    monkeypatch.setattr(Cruse, "forward", lambda *args: (lambda out, state: (out + 2e-4, state))(*forward(*args)))
+    with pytest.raises(ExportError, match=r"net\.onnx: not written; onnxruntime and PyTorch differ by 0\.0002 on"):
+        export_onnx(net, path)
+    monkeypatch.setattr(Cruse, "forward", lambda *args: (lambda out, state: (out * np.nan, state))(*forward(*args)))
+    with pytest.raises(ExportError, match="differ by nan"):
+        export_onnx(net, path)
+    assert path.read_bytes() == b"before"
+    assert [each.name for each in tmp_path.iterdir()] == ["net.onnx"]
+    monkeypatch.undo()
+    export_onnx(net, path)
+    assert OnnxEngine(path).name == "CRUSE3-16-1xGRU2"
+
+
+def test_what_cannot_be_exported_is_told(tmp_path):
+    with pytest.raises(ValueError, match="there is no step to export"):
+        export_onnx(build("FRCRN").eval(), tmp_path / "a.onnx", utterance=False)
+    with pytest.raises(ValueError, match="training mode"):
+        export_onnx(build("CRUSE3-16-1xGRU2"), tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_are_none_of_ours_are_told(tmp_path, step):
+    import onnx
+
+    with pytest.raises(ValueError, match=r"none\.onnx: no such file"):
+        Denoiser(tmp_path / "none.onnx")
+    (tmp_path / "cut.onnx").write_bytes(step.read_bytes()[:1_000_000])
+    with pytest.raises(ValueError, match=r"cut\.onnx: not an ONNX file, or damaged"):
+        Denoiser(tmp_path / "cut.onnx")
+    foreign = onnx.load(step)
+    del foreign.metadata_props[:]
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    with pytest.raises(ValueError, match=r"foreign\.onnx: not written by this version's `modelscope-ext export`"):
+        Denoiser(tmp_path / "foreign.onnx")
+    with pytest.raises(ValueError, match="cannot use the device 'cuda'"):
+        Denoiser(step, device="cuda")
+
+
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
+def test_a_missing_package_is_told(missing, step, tmp_path):
+    code = f"import sys; sys.modules['{missing}'] = None; from modelscope_ext.cli import main; sys.exit(main())"
+    commands = {
+        "onnx": ["export", "-q", "-o", tmp_path / "a.onnx"],
+        "onnxruntime": ["denoise", "-q", "--model", step, EXAMPLES / "noisy.wav", "-o", tmp_path],
+    }
+    done = subprocess.run([sys.executable, "-c", code, *commands[missing]], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "pip install 'modelscope-ext[onnx]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_command(tmp_path, capsys):
+    net = random_net("CRUSE3-16-1xGRU2")
+    model = {"type": "speech_cruse_ans_16k", "name": net.config.name}
+    configuration = {"model": model, "inference": {"attenuation_limit_db": 15}}
+    save_model(net, tmp_path / "model", json.loads(json.dumps(configuration)))
+    command = ["export", "-q", "--model", str(tmp_path / "model"), "--format", "onnx", "-o"]
+    assert main([*command, str(tmp_path / "deep" / "net.onnx")]) == 0
+    assert Denoiser(tmp_path / "deep" / "net.onnx").engine.attenuation_limit_db == 15
+    assert main([*command, str(tmp_path / "whole.onnx"), "--utterance"]) == 0
+    assert not Denoiser(tmp_path / "whole.onnx").engine.causal
+    assert main([*command, str(tmp_path / "net.bin")]) == 1
+    assert capsys.readouterr().err.endswith("net.bin: an ONNX file is called something.onnx\n")
+
+
+EXPORTER = """
+import sys, warnings
+import modelscope_ext
+from modelscope.exporters import Exporter
+from modelscope.models import Model
+model, out = sys.argv[1:]
+files = Exporter.from_model(Model.from_pretrained(model)).export_onnx(output_dir=out)
+again = Exporter.from_model(model).export_onnx(out, utterance=True)
+assert files == again == {"model": out + "/model.onnx"}, files
+assert not modelscope_ext.Denoiser(files["model"]).engine.causal
+"""
+
+
+def test_modelscopes_exporter(tmp_path):
+    from modelscope_ext.pretrained import DEFAULT
+
+    done = subprocess.run(
+        [sys.executable, "-c", EXPORTER, DEFAULT, tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
