@@ -1,4 +1,4 @@
-"""How fast: real-time factor, milliseconds a frame in a stream, start of the command. Prints Markdown.
+"""How fast: real-time factor, milliseconds a frame in a stream by each back end, start of the command. Prints Markdown.
 
     python benchmarks/speed.py [--seconds 60]
 
@@ -6,20 +6,24 @@ The machine decides the figures; compare only what one run prints. Set nothing e
 """
 
 import argparse
+import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from modelscope_ext import Denoiser
+from modelscope_ext.engines import Engine
+from modelscope_ext.export import export_onnx
 from modelscope_ext.models import build
-from modelscope_ext.models.cruse import PUBLISHED, CruseConfig, published_macs
+from modelscope_ext.models.cruse import PUBLISHED, Cruse, CruseConfig, CruseState, published_macs
 
 RATE = 16000
 EXAMPLE = Path(__file__).parent.parent / "examples" / "noisy.wav"
@@ -35,33 +39,89 @@ def timed(work, repeats: int = 3) -> float:
     return min(runs)
 
 
-def files(denoiser: Denoiser, seconds: int) -> None:
-    print(f"\n| {seconds} s of audio | 1 thread | 2 threads |\n|---|---|---|")
+def files(denoisers: dict[str, Denoiser], seconds: int) -> None:
+    print(f"\n| {seconds} s of audio: real-time factor, 1 thread | 16 kHz | 48 kHz |\n|---|---|---|")
     rng = np.random.default_rng(0)
-    for rate in (16000, 48000):
-        audio = (rng.standard_normal(seconds * rate) * 0.1).astype(np.float32)
-        cells = []
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            cells.append(f"{timed(lambda: denoiser(audio, rate)) / seconds:.4f}")  # noqa: B023 (called at once)
-        print(f"| real-time factor at {rate // 1000} kHz | {' | '.join(cells)} |")
+    audio = {rate: (rng.standard_normal(seconds * rate) * 0.1).astype(np.float32) for rate in (16000, 48000)}
+    for name, denoiser in denoisers.items():
+        cells = [timed(lambda: denoiser(audio[rate], rate)) / seconds for rate in audio]  # noqa: B023 (called at once)
+        print(f"| {name} | {' | '.join(f'{cell:.4f}' for cell in cells)} |")
 
 
-def frames(denoiser: Denoiser) -> None:
-    torch.set_num_threads(1)
-    print("\n| stream, 10-ms chunks, 1 thread | median ms | 95 % | 99.9 % |\n|---|---|---|---|")
+def percentiles(work: Callable[[np.ndarray], object], chunks: np.ndarray) -> str:
+    """Milliseconds a call as cells of a table; the first hundred calls do not count."""
+    took = []
+    for chunk in chunks:
+        start = time.perf_counter()
+        work(chunk)
+        took.append(1000 * (time.perf_counter() - start))
+    took = sorted(took[100:])
+    return " | ".join(f"{took[int(share * len(took))]:.3f}" for share in (0.5, 0.95, 0.999))
+
+
+def frames(denoisers: dict[str, Denoiser]) -> None:
+    print("\n| 10-ms frames, 1 thread | median ms | 95 % | 99.9 % |\n|---|---|---|---|")
     rng = np.random.default_rng(0)
     for rate in (16000, 48000):
-        stream, size = denoiser.stream(rate), rate // 100
-        chunks = (rng.standard_normal((3000, size)) * 0.1).astype(np.float32)
-        took = []
-        for chunk in chunks:
-            start = time.perf_counter()
-            stream.feed(chunk)
-            took.append(1000 * (time.perf_counter() - start))
-        took = sorted(took[100:])
-        cells = [statistics.median(took), took[int(0.95 * len(took))], took[int(0.999 * len(took))]]
-        print(f"| {rate // 1000} kHz | {' | '.join(f'{cell:.2f}' for cell in cells)} |")
+        chunks = (rng.standard_normal((3000, rate // 100)) * 0.1).astype(np.float32)
+        for name, denoiser in denoisers.items():
+            if denoiser.engine.causal:
+                print(f"| {name}: stream at {rate // 1000} kHz | {percentiles(denoiser.stream(rate).feed, chunks)} |")
+    # Beneath the stream: the network alone, its state handed back by the caller.
+    chunks = (rng.standard_normal((3000, 1, 160)) * 0.1).astype(np.float32)
+    for name, denoiser in denoisers.items():
+        if denoiser.engine.causal:
+            print(f"| {name}: network alone | {percentiles(stepper(denoiser.engine), chunks)} |")
+    for name, step in compiled_steps(denoisers["PyTorch"].engine.net).items():
+        print(f"| {name}: network alone | {percentiles(step, chunks)} |")
+
+
+def stepper(engine: Engine) -> Callable[[np.ndarray], np.ndarray]:
+    state = None
+
+    def step(audio: np.ndarray) -> np.ndarray:
+        nonlocal state
+        out, state = engine.feed(audio, state)
+        return out
+
+    return step
+
+
+class Flat(torch.nn.Module):
+    """A step of a CRUSE with one layer of GRUs, its state as plain arguments and results."""
+
+    def __init__(self, net: Cruse) -> None:
+        super().__init__()
+        self.net, self.depth = net, net.config.layers
+
+    def forward(self, audio, waiting, tail, *rest):
+        caches = rest[: self.depth], rest[self.depth : -1]
+        out, state = self.net(audio, CruseState(waiting, tail, *caches, rest[-1:]))
+        return out, state.audio, state.tail, *state.encoder, *state.decoder, *state.rnn
+
+
+def compiled_steps(net: Cruse) -> dict[str, Callable[[np.ndarray], object]]:
+    """What PyTorch itself offers to make a step faster."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        audio = torch.zeros(1, 160)
+        _, state = net(audio, net(audio)[1])
+        arguments = [state.audio, state.tail, *state.encoder, *state.decoder, *state.rnn]
+        frozen = torch.jit.freeze(torch.jit.trace(Flat(net).eval(), (audio, *arguments), check_trace=False))
+        steps = {"PyTorch, traced and frozen": frozen, "PyTorch, torch.compile": torch.compile(Flat(net).eval())}
+
+    def with_state(step):
+        state = arguments
+
+        def call(audio: np.ndarray) -> np.ndarray:
+            nonlocal state
+            with torch.no_grad():
+                out, *state = step(torch.from_numpy(audio), *state)
+            return out.numpy()
+
+        return call
+
+    return {name: with_state(step) for name, step in steps.items()}
 
 
 def command() -> None:
@@ -89,9 +149,16 @@ def main() -> None:
     args = parser.parse_args()
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}")
     variants()
-    denoiser = Denoiser()
-    files(denoiser, args.seconds)
-    frames(denoiser)
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory() as folder:
+        paths = Path(folder) / "step.onnx", Path(folder) / "utterance.onnx"
+        for utterance, path in enumerate(paths):
+            export_onnx(None, path, bool(utterance))
+        names = "onnxruntime, step", "onnxruntime, utterance"
+        denoisers = {"PyTorch": Denoiser()} | {name: Denoiser(p) for name, p in zip(names, paths, strict=True)}
+    files(denoisers, args.seconds)
+    frames(denoisers)
     command()
 
 
