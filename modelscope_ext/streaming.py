@@ -23,8 +23,9 @@ def as_float(audio: np.ndarray) -> np.ndarray:
         AudioError: the type is none that audio has, or there are NaN or infinite samples.
     """
     if audio.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
-            audio = audio.astype(np.float32, copy=False)
+        if audio.dtype != np.float32:
+            with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
+                audio = audio.astype(np.float32)
         if not np.isfinite(audio).all():
             raise AudioError("the audio has NaN or infinite samples (as 32-bit floats)")
         return audio
@@ -86,8 +87,8 @@ class DenoiseStream:
         if self.closed:
             raise RuntimeError("this stream was flushed; make a new one")
         chunk = np.asarray(chunk)
-        wanted = f"(n, {self.channels})" if self.channels > 1 else "(n,)"
         if chunk.ndim not in (1, 2) or (chunk.shape[1] if chunk.ndim == 2 else 1) != self.channels:
+            wanted = f"(n, {self.channels})" if self.channels > 1 else "(n,)"
             raise AudioError(f"this stream takes chunks of shape {wanted}, got {chunk.shape}")
         samples = as_float(chunk).reshape(len(chunk), self.channels)
         self.dtype, self.mono = chunk.dtype, chunk.ndim == 1
