@@ -1,4 +1,4 @@
-"""The commands: `modelscope-ext denoise | stream | info | doctor | prepare-data | train | evaluate | export`.
+"""The commands: `modelscope-ext denoise | stream | report | info | doctor | prepare-data | train | evaluate | export`.
 
 Exit codes: 0 all went well, 1 some file or the whole command failed, 2 the command was not understood, 130 Ctrl-C,
 141 nobody reads standard output any more.
@@ -17,6 +17,7 @@ from modelscope_ext.evaluation import add_command as add_evaluate
 from modelscope_ext.export import add_command as add_export
 from modelscope_ext.info import add_command as add_info
 from modelscope_ext.live import add_command as add_stream
+from modelscope_ext.report import add_command as add_report
 
 __all__ = ["add_denoise", "execute", "main"]
 
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_denoise(commands)
     add_stream(commands, [_common()])
+    add_report(commands, [_common()])
     add_info(commands)
     add_doctor(commands)
     add_prepare_data(commands, _common(device=False))
@@ -162,7 +164,7 @@ def _denoise(args: argparse.Namespace) -> int:
             try:
                 denoiser.file(source, target, bar.update)
                 if args.spectrogram:
-                    from modelscope_ext.report import draw_spectrograms
+                    from modelscope_ext.pictures import draw_spectrograms
 
                     draw_spectrograms(source, target, args.spectrogram)
             except AudioError as error:
