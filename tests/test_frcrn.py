@@ -184,6 +184,81 @@ def test_it_says_what_it_is(ours):
     assert (ours.sample_rate, ours.causal) == (16000, False)
 
 
+@pytest.fixture(scope="module")
+def causal(ours):
+    net = build("FRCRN", causal=True).eval()
+    net.load_state_dict(ours.state_dict())
+    return net
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 9, 70])
+@pytest.mark.parametrize("kind", ["released", "causal"])
+def test_inference_is_what_training_is(ours, causal, kind, frames):
+    """Without gradients another, faster way is taken; blocks of layers end at different frames."""
+    net = {"released": ours, "causal": causal}[kind]
+    audio = torch.randn(2, 320 + 320 * frames) * 0.1
+    wanted = net.outputs(audio)
+    with torch.no_grad():
+        found = net.outputs(audio)
+    for name in NAMES:
+        assert relative(found[name], wanted[name].detach()) < 1e-5, name
+
+
+def test_double_precision_has_no_other_error(ours):
+    """What is left between the two ways is rounding, not method."""
+    net = build("FRCRN").double().eval()
+    net.load_state_dict(ours.state_dict())
+    audio = torch.randn(1, 2000, dtype=torch.float64) * 0.1
+    wanted = net.outputs(audio)
+    with torch.inference_mode():
+        found = net.outputs(audio)
+    assert relative(found["mask_l2"], wanted["mask_l2"].detach()) < 1e-13
+
+
+def test_changed_weights_are_seen():
+    net, audio = build("FRCRN").eval(), torch.randn(1, 1000)
+    with torch.no_grad():
+        before = net.enhance(audio)
+        net.unet2.linear.conv_re.weight.mul_(-1)
+        after = net.enhance(audio)
+    wanted = net.enhance(audio).detach()
+    assert relative(after, wanted) < 1e-5
+    assert relative(before, wanted) > 1e-2
+
+
+@pytest.mark.parametrize("chunk", [1, 320, 997])
+def test_a_causal_one_streams(causal, chunk):
+    """A stream is an utterance, however it is cut; and several at once are each as alone."""
+    audio = torch.randn(2, 3000 if chunk > 1 else 1300) * 0.1
+    with torch.no_grad():
+        whole, state, parts = causal.enhance(audio), None, []
+        for start in range(0, audio.shape[1], chunk):
+            part, state = causal(audio[:, start : start + chunk], state)
+            parts.append(part)
+        parts.append(causal.finish(state))
+        alone = causal.enhance(audio[1:])
+    found = torch.cat(parts, 1)[:, causal.delay :][:, : audio.shape[1]]
+    assert relative(found, whole) < 1e-5
+    assert relative(alone, whole[1:]) < 1e-5
+
+
+def test_a_causal_one_hears_a_window_ahead_and_no_more(causal):
+    assert (causal.causal, causal.latency) == (True, 640)
+    audio, at = torch.randn(1, 4000) * 0.1, 2000
+    changed = audio.clone()
+    changed[:, at:] += 0.1
+    with torch.no_grad():
+        differs = (causal.enhance(changed) - causal.enhance(audio)).abs()[0] > 1e-6
+    first = int(differs.nonzero()[0])
+    assert at - causal.latency < first < at
+
+
+def test_a_causal_one_can_be_trained(causal):
+    net = build("FRCRN", causal=True)
+    net.enhance(torch.randn(2, 1500)).square().sum().backward()
+    assert net.unet.encoders[0].conv.conv_re.weight.grad.norm() > 0
+
+
 def complex_of(x):
     return torch.complex(*x.chunk(2, 1))
 

@@ -32,7 +32,7 @@ BLOCK_ROWS = 5000
 #: Frames that a tile of the convolution over time gives.
 TILE = 4
 #: (products, taps): a kernel's values at the points, divided by the differences of the points.
-TO_PRODUCTS = torch.tensor([[1 / 2, 0], [-1 / 2, -1 / 2], [-1 / 6, 1 / 6], [1 / 6, 1 / 3], [0, 1]])
+TO_PRODUCTS = torch.tensor([[1 / 2, 0], [-1 / 2, -1 / 2], [-1 / 6, 1 / 6], [1 / 6, 1 / 3], [0, 1]], dtype=torch.float64)
 
 
 class _Memory:
@@ -73,7 +73,7 @@ class _Conv:
         self.convolve = functional.conv_transpose2d if self.transposed else functional.conv2d
         taps = torch.stack((b - a, a + b, a))  # (3, ., ., F, 2): for r, for s, for r + s
         taps = taps.flip(-1) if self.transposed else taps  # as correlation: the earlier frame first
-        products = torch.einsum("pt,g...t->pg...", TO_PRODUCTS, taps).unsqueeze(-2)  # (5, 3, ., ., 1, F)
+        products = torch.einsum("pt,g...t->pg...", TO_PRODUCTS.to(taps), taps).unsqueeze(-2)  # (5, 3, ., ., 1, F)
         # The layout of the data, or every call would bring them into it.
         self.weights = [[each.contiguous(memory_format=torch.channels_last) for each in point] for point in products]
         scale, shift = norm.scale_and_shift()
@@ -215,7 +215,7 @@ class FastUNet:
             if state is None and name == "encoders":
                 before = x.new_zeros(2, 1, x.shape[2], width)
             after = state is None and name == "encoders"
-            out, means, last = _in_blocks(layer, read, x.shape[1], x.shape[2], width, before, after)
+            out, means, last = _in_blocks(layer, read, x, width, before, after)
             new[name].append(_tensor(last))
             return out, means
 
@@ -257,14 +257,13 @@ class FastUNet:
         return x, type(state)(**parts, memory=memory) if state is not None else None
 
 
-def _in_blocks(layer, read: Reader, frames: int, steps: int, width: int, before: Tensor | None, after: bool):
+def _in_blocks(layer, read: Reader, like: Tensor, width: int, before: Tensor | None, after: bool):
     """Runs a layer with two taps in time over its input, block by block.
 
     Args:
         layer: writes what (3, n + 1, F, C) frames give.
         read: gives the layer's input.
-        frames: how many there are to read.
-        steps: frequencies of the input.
+        like: has the frames and the frequencies of the input.
         width: channels of the input.
         before: (2, 1, F, C) before the first frame; None: the first output is that of the first two frames.
         after: there is a frame of zeros after the last one.
@@ -272,12 +271,13 @@ def _in_blocks(layer, read: Reader, frames: int, steps: int, width: int, before:
     Returns:
         The (2, T', F', C') output; its (2, T', C') means over frequency; the last frame read.
     """
+    frames, steps = like.shape[1:3]
     total = frames - (before is None) + after
     padded = -(-total // TILE) * TILE if total >= TILE else total
     block = min(padded, max(1, BLOCK_ROWS // (TILE * steps)) * TILE)
-    x = torch.zeros(3, block + 1, steps, width)
-    out = torch.empty(2, padded, layer.width_out(steps), layer.channels)
-    means = torch.empty(2, padded, layer.channels)
+    x = like.new_zeros(3, block + 1, steps, width)
+    out = like.new_empty(2, padded, layer.width_out(steps), layer.channels)
+    means = like.new_empty(2, padded, layer.channels)
     got = -1  # frames of `x` that were read, after its first
     seen = 0
     for start in range(0, padded, block):
