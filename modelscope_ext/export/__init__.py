@@ -10,15 +10,12 @@ The metadata hold name, kind (step or utterance), sample_rate, hop, delay, laten
 """
 
 import argparse
+import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-
-from modelscope_ext.engines.onnx import FORMAT, OnnxEngine
 
 __all__ = ["OPSET", "TOLERANCE", "ExportError", "add_command", "export_onnx"]
 
@@ -51,7 +48,7 @@ def export_onnx(model: Any, path: str | Path, utterance: bool | None = None) -> 
         import onnx
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("export needs onnx; get it with: pip install 'modelscope-ext[onnx]'") from error
-    from modelscope_ext.engines.pytorch import TorchEngine
+    from modelscope_ext.export.parity import difference
 
     net = _network(model)
     if utterance is None:
@@ -65,7 +62,8 @@ def export_onnx(model: Any, path: str | Path, utterance: bool | None = None) -> 
     half = path.with_name(f".{path.name}.{os.getpid()}.half")
     try:
         half.write_bytes(proto.SerializeToString())
-        _compare(TorchEngine(net), OnnxEngine(half), path)
+        if found := difference(net, half):
+            raise ExportError(f"{path}: not written; {found}")
         half.replace(path)
     finally:
         with suppress(OSError):
@@ -81,7 +79,7 @@ def _network(model: Any) -> Any:
         return load_model(model_folder(DEFAULT if model is None else model))
     if model.training:
         raise ValueError("the network is in training mode; call eval() first")
-    return model
+    return model if model.window.device.type == "cpu" else copy.deepcopy(model).cpu()
 
 
 def _graph(net: Any, utterance: bool) -> Any:
@@ -97,6 +95,8 @@ def _graph(net: Any, utterance: bool) -> Any:
 
 
 def _metadata(net: Any, utterance: bool) -> dict[str, object]:
+    from modelscope_ext.engines.onnx import FORMAT
+
     return {
         "format": FORMAT,
         "name": getattr(net.config, "name", type(net).__name__),
@@ -108,48 +108,6 @@ def _metadata(net: Any, utterance: bool) -> dict[str, object]:
         "reference_level": not net.causal,
         "attenuation_limit_db": net.attenuation_limit_db,
     }
-
-
-def _compare(ours: Any, theirs: OnnxEngine, path: Path) -> None:
-    for what, audio in _signals(ours.sample_rate):
-        expected, found = (_output(engine, theirs.causal, audio) for engine in (ours, theirs))
-        if found.shape != expected.shape:
-            raise ExportError(f"{path}: of {what}, onnxruntime gives {found.shape} samples, PyTorch {expected.shape}")
-        difference = np.abs(found - expected).max(initial=0) / max(1, np.abs(expected).max(initial=0))
-        if not difference <= TOLERANCE:
-            raise ExportError(
-                f"{path}: not written; onnxruntime and PyTorch differ by {difference:.2g} on {what}, "
-                f"and at most {TOLERANCE:g} is accepted"
-            )
-
-
-def _output(engine: Any, stepwise: bool, audio: np.ndarray) -> np.ndarray:
-    if not stepwise:
-        return engine.enhance(audio)
-    parts, state = [], None
-    for chunk in np.array_split(audio, 7, axis=1):
-        out, state = engine.feed(chunk, state)
-        parts.append(out)
-    return np.concatenate((*parts, engine.finish(state)), 1)
-
-
-def _signals(rate: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Names, and audio (B, N) of several lengths and levels."""
-    rng = np.random.default_rng(0)
-    yield "one sample", np.full((1, 1), 0.5, np.float32)
-    yield "silence", np.zeros((1, rate // 10), np.float32)
-    for level_db in (0, -20, -60):
-        noise = rng.standard_normal((2, rate // 8 + level_db)) * 10 ** (level_db / 20) / 4
-        yield f"noise at {level_db - 12} dBFS", noise.astype(np.float32)
-    yield "a voice in noise", _voice(rng, rate, rate + 77)
-
-
-def _voice(rng: np.random.Generator, rate: int, length: int) -> np.ndarray:
-    """(1, N): harmonics of a gliding pitch in three syllables a second, and a little noise."""
-    time = np.arange(length) / rate
-    phase = 2 * np.pi * np.cumsum(140 + 40 * np.sin(2 * np.pi * 0.7 * time)) / rate
-    voice = sum(np.sin(k * phase) / k for k in range(1, 25)) * np.sin(3 * np.pi * time).clip(0)
-    return (0.2 * voice + 0.02 * rng.standard_normal(length)).astype(np.float32)[None]
 
 
 def add_command(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> argparse.ArgumentParser:

@@ -1,0 +1,56 @@
+"""Whether a file computes what PyTorch computes: on noise, silence and a voice, at several levels and lengths."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from modelscope_ext.engines import Engine
+from modelscope_ext.engines.onnx import OnnxEngine
+from modelscope_ext.engines.pytorch import TorchEngine
+from modelscope_ext.export import TOLERANCE
+
+__all__ = ["difference"]
+
+
+def difference(net: nn.Module, path: Path) -> str:
+    """How a file differs from the network that it was made from by more than `TOLERANCE`, or nothing."""
+    ours, theirs = TorchEngine(net), OnnxEngine(path)
+    for what, audio in _signals(ours.sample_rate):
+        expected, found = (_output(engine, theirs.causal, audio) for engine in (ours, theirs))
+        if found.shape != expected.shape:
+            return f"of {what}, onnxruntime gives {found.shape} samples, PyTorch {expected.shape}"
+        largest = np.abs(found - expected).max(initial=0) / max(1, np.abs(expected).max(initial=0))
+        if not largest <= TOLERANCE:
+            return f"onnxruntime and PyTorch differ by {largest:.2g} on {what}; at most {TOLERANCE:g} is accepted"
+    return ""
+
+
+def _output(engine: Engine, stepwise: bool, audio: np.ndarray) -> np.ndarray:
+    if not stepwise:
+        return engine.enhance(audio)
+    parts, state = [], None
+    for chunk in np.array_split(audio, 7, axis=1):
+        out, state = engine.feed(chunk, state)
+        parts.append(out)
+    return np.concatenate((*parts, engine.finish(state)), 1)
+
+
+def _signals(rate: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Names, and audio (B, N) of several lengths and levels."""
+    rng = np.random.default_rng(0)
+    yield "one sample", np.full((1, 1), 0.5, np.float32)
+    yield "silence", np.zeros((1, rate // 10), np.float32)
+    for level_db in (0, -20, -60):
+        noise = rng.standard_normal((2, rate // 8 + level_db)) * 10 ** (level_db / 20) / 4
+        yield f"noise at {level_db - 12} dBFS", noise.astype(np.float32)
+    yield "a voice in noise", _voice(rng, rate, rate + 77)
+
+
+def _voice(rng: np.random.Generator, rate: int, length: int) -> np.ndarray:
+    """(1, N): harmonics of a gliding pitch in three syllables a second, and a little noise."""
+    time = np.arange(length) / rate
+    phase = 2 * np.pi * np.cumsum(140 + 40 * np.sin(2 * np.pi * 0.7 * time)) / rate
+    voice = sum(np.sin(k * phase) / k for k in range(1, 25)) * np.sin(3 * np.pi * time).clip(0)
+    return (0.2 * voice + 0.02 * rng.standard_normal(length)).astype(np.float32)[None]
