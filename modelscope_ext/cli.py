@@ -21,6 +21,8 @@ from modelscope_ext.report import add_command as add_report
 
 __all__ = ["add_denoise", "execute", "main"]
 
+logger = logging.getLogger(__name__)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
@@ -29,7 +31,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def execute(args: argparse.Namespace) -> int:
     """Runs what was parsed, and returns its exit code; errors are told in one line."""
-    logging.basicConfig(level=logging.WARNING if getattr(args, "quiet", False) else logging.INFO, format="%(message)s")
+    level = logging.WARNING if getattr(args, "quiet", False) else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", handlers=[_Lines()])
     try:
         code = args.run(args)
         sys.stdout.flush()
@@ -43,8 +46,22 @@ def execute(args: argparse.Namespace) -> int:
         return _fail(str(error))
 
 
+class _Lines(logging.Handler):
+    """Messages on standard error, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _tell(self.format(record))
+
+
+def _tell(line: str) -> None:
+    if tqdm := sys.modules.get("tqdm"):
+        tqdm.tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr)
+
+
 def _fail(reason: str, code: int = 1) -> int:
-    print(f"modelscope-ext: {reason}", file=sys.stderr)
+    _tell(f"modelscope-ext: {reason}")
     return code
 
 
@@ -169,8 +186,10 @@ def _denoise(args: argparse.Namespace) -> int:
                     draw_spectrograms(source, target, args.spectrogram)
             except AudioError as error:
                 failed += 1
-                bar.clear()
                 _fail(str(error))
+                continue
+            if bar.disable:  # where nobody sees a bar
+                logger.info("%s → %s", source, target)
     if failed:
         return _fail(f"{failed} of {len(jobs)} files failed")
     return 0

@@ -1,12 +1,18 @@
+import contextlib
+import fcntl
 import os
+import re
+import struct
 import subprocess
 import sys
+import termios
 
 import numpy as np
 import pytest
 import soundfile
 from conftest import EXAMPLES, ROOT
 
+from modelscope_ext import cli
 from modelscope_ext.cli import main
 
 NOISY = EXAMPLES / "noisy.wav"
@@ -133,6 +139,63 @@ def test_python_m_and_exit_codes():
     assert "Traceback" not in failed.stderr
 
 
+# Terminals and pipes
+
+COMMANDS = re.findall(r"^    ([a-z-]+)", cli._parser().format_help().partition("COMMAND\n")[2], re.M)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_80_columns(command, monkeypatch, capsys):
+    assert {"denoise", "stream", "train"} <= set(COMMANDS)
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as caught:
+        main([*command.split(), "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    for option in re.findall(r"^  (-.*)", text, re.M):
+        assert "  " in option.strip() or len(option) > 20, f"{option} is not explained"
+
+
+def on_a_terminal(arguments, columns=80):
+    """What a command writes to a terminal that is its standard error, and its exit code."""
+    master, terminal = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with subprocess.Popen(arguments, cwd=ROOT, stderr=terminal, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+        os.close(terminal)
+        told = b""
+        with contextlib.suppress(OSError):  # Linux says so when the other end is closed
+            while part := os.read(master, 65536):
+                told += part
+    os.close(master)
+    return told.decode(), process.returncode
+
+
+def test_bars_are_for_terminals_only(tmp_path):
+    (tmp_path / "bad.wav").write_text("text")
+    arguments = [sys.executable, "-m", "modelscope_ext", "denoise", NOISY, tmp_path / "bad.wav", "-o", tmp_path / "out"]
+    told, code = on_a_terminal(arguments)
+    assert code == 1
+    assert "/8 s of audio" in told
+    assert max(map(len, re.split(r"[\r\n]+", re.sub(r"\x1b\[[A-Z]", "", told).replace(str(tmp_path), "")))) <= 80
+    done = run(*map(str, arguments[1:]))
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        f"modelscope-ext: {tmp_path}/bad.wav: not readable as audio (Format not recognised)",
+        f"{NOISY} → {tmp_path}/out/noisy.wav",
+        "modelscope-ext: 1 of 2 files failed",
+    ]
+    quiet = run(*map(str, arguments[1:]), "-q")
+    assert quiet.stderr.splitlines() == [done.stderr.splitlines()[0], done.stderr.splitlines()[2]]
+
+
+def test_who_stops_reading_is_no_traceback():
+    command = f"{sys.executable} -m modelscope_ext info | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.returncode in (0, 141)
+
+
 def test_training_from_the_shell(tmp_path, corpora, capsys):
     config = tmp_path / "train.json"
     config.write_text(
@@ -142,6 +205,8 @@ def test_training_from_the_shell(tmp_path, corpora, capsys):
     )
     arguments = ["--config", str(config), "--work-dir", str(tmp_path / "run"), "--device", "cpu", "-q"]
     assert main(["train", *arguments, "--data-dir", str(corpora)]) == 0
-    assert "pesq" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert "pesq" in shown.out
+    assert "\r" not in shown.err  # no bar where nobody looks
     assert main(["train", *arguments, "--data-dir", str(tmp_path / "nothing")]) == 1
     assert "no such folder" in capsys.readouterr().err

@@ -233,7 +233,7 @@ class EpochTrainer:
                 done.epoch, done.iteration = done.epoch + 1, 0
                 self._save_epoch(values, best)
                 if log:
-                    log.write({"epoch": done.epoch, **row, "seconds": done.seconds})
+                    log.write({"epoch": done.epoch, **row, "seconds": done.seconds}, told=True)
         finally:
             if log:
                 log.close()

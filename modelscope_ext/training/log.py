@@ -1,9 +1,12 @@
 """Curves of a run."""
 
 import csv
+import logging
 from pathlib import Path
 
 __all__ = ["Log"]
+
+logger = logging.getLogger(__name__)
 
 
 class Log:
@@ -34,8 +37,10 @@ class Log:
         else:
             self.board = SummaryWriter(folder, purge_step=done)
 
-    def write(self, row: dict[str, float]) -> None:
-        """One row; a column that is left out stays empty."""
+    def write(self, row: dict[str, float], told: bool = False) -> None:
+        """One row; a column that is left out stays empty. `told`: as a message too, where nobody sees a bar."""
+        if told:
+            logger.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
         self.csv.writerow({name: f"{value:.6g}" for name, value in row.items()})
         self.file.flush()
         if self.board:

@@ -147,7 +147,7 @@ class Trainer:
         stopping: list[int] = []
         handlers = {s: signal.signal(s, lambda number, _: stopping.append(number)) for s in _signals()}
         log = Log(self.work_dir, FIELDS, done.step) if not self.rank else None
-        bar = tqdm(total=config.steps, initial=done.step, disable=not self.bar, unit="step", dynamic_ncols=True)
+        bar = tqdm(total=config.steps, initial=done.step, disable=self._bar, unit="step", dynamic_ncols=True)
         scores: dict[str, float] = {}
         saved, begun, losses, norms = time.monotonic(), time.monotonic(), [], []
         try:
@@ -174,7 +174,7 @@ class Trainer:
                     if done.step % config.validation.every == 0 or done.step == last:
                         scores = self._validate(pairs)
                         row |= scores
-                    log.write(row)
+                    log.write(row, told=bar.disable)
                     losses, norms = [], []
                 if stop or done.step == last or time.monotonic() - saved > config.checkpoint_seconds:
                     self._save()
@@ -188,6 +188,11 @@ class Trainer:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         return scores
+
+    @property
+    def _bar(self) -> bool | None:
+        """What tqdm's `disable` is: None shows a bar where it is seen."""
+        return None if self.bar else True
 
     @property
     def _share(self) -> int:
@@ -259,7 +264,7 @@ class Trainer:
 
     def _corpus(self, folder: str) -> Corpus:
         def show(files):
-            return tqdm(files, desc=f"decoding {folder}", unit="file", disable=not self.bar)
+            return tqdm(files, desc=f"decoding {folder}", unit="file", disable=self._bar)
 
         corpus = load_corpus(self.data_dir / folder, self.work_dir / "cache", progress=show)
         logger.info("%s: %d clips, %.1f min", folder, len(corpus), corpus.seconds / 60)
