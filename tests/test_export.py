@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 
@@ -149,6 +150,12 @@ def test_streams_do_not_disturb_each_other(step, noisy):
         outs.append(one.feed(noisy[start : start + 500]))
         other.feed(noisy[-500:] * 3)
     assert np.array_equal(np.concatenate((*outs, one.flush())), alone)
+
+
+def test_a_denoiser_goes_to_other_processes(step, noisy):
+    denoiser = Denoiser(step)
+    again = pickle.loads(pickle.dumps(denoiser))
+    assert np.array_equal(again(noisy[:8000], 16000), denoiser(noisy[:8000], 16000))
 
 
 def test_utterances_keep_their_level(utterance, noisy):

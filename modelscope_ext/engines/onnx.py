@@ -28,7 +28,7 @@ class OnnxEngine:
     def __init__(self, path: str | Path, device: str | None = None) -> None:
         if device not in (None, "cpu"):
             raise ValueError(f"cannot use the device {device!r}: ONNX files run on the cpu")
-        path = Path(path)
+        self.path = path = Path(path)
         if not path.is_file():
             raise ValueError(f"{path}: no such file")
         found = _session(path, 1, optimize=False).get_modelmeta().custom_metadata_map
@@ -43,6 +43,10 @@ class OnnxEngine:
         self.attenuation_limit_db = float(found["attenuation_limit_db"])
         threads = 1 if self.causal else int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)
         self.session = _session(path, threads)
+
+    def __reduce__(self) -> tuple:
+        """For other processes: sessions of onnxruntime cannot be pickled."""
+        return OnnxEngine, (self.path,)
 
     def feed(self, audio: np.ndarray, state: "_Steps | None" = None) -> tuple[np.ndarray, "_Steps"]:
         """See `Engine`."""
