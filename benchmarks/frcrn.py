@@ -1,0 +1,89 @@
+"""FRCRN: ours beside the stock classes of modelscope, interleaved in one process. Prints Markdown.
+
+    python benchmarks/frcrn.py [--seconds 5] [--threads 1 2] [--rounds 3]
+
+The weights are random, which costs as much as any. Network: from samples to samples. Pipeline: from a wav file to
+16-bit PCM; the stock one pads. The machine decides the figures; look at the ratios, and set nothing else to work.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from modelscope.models.audio.ans.frcrn import FRCRNDecorator
+from modelscope.pipelines.audio.ans_pipeline import ANSPipeline as StockPipeline
+
+import modelscope_ext  # noqa: F401
+from modelscope_ext.checkpoint import load_model, save_released
+from modelscope_ext.plugin.pipeline import NoiseSuppressionPipeline
+
+ROOT = Path(__file__).parent.parent
+RATE = 16000
+
+
+def silent(work: Callable[[], object]) -> object:
+    """The stock classes print."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return work()
+
+
+def compare(name: str, works: dict[str, Callable[[], object]], rounds: int) -> None:
+    took: dict[str, list[float]] = {key: [] for key in works}
+    for turn in range(rounds + 1):
+        for key, work in works.items():
+            start = time.perf_counter()
+            silent(work)
+            if turn:  # the first one prepares
+                took[key].append(time.perf_counter() - start)
+    stock, ours = (sorted(took[key]) for key in ("stock", "ours"))
+    ratios = sorted(s / o for s, o in zip(took["stock"], took["ours"], strict=True))
+    print(
+        f"| {name} | {stock[0]:.2f} | {ours[0]:.2f} | {stock[0] / ours[0]:.2f} | {ratios[0]:.2f} … {ratios[-1]:.2f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    configuration = json.loads((ROOT / "configuration.json").read_text())
+    options = {key: value for key, value in configuration["model"].items() if key != "type"}
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "configuration.json").write_text(json.dumps(configuration))
+        torch.manual_seed(0)
+        save_released(load_model(folder, need_weights=False), Path(folder) / "pytorch_model.bin")
+        audio = np.random.default_rng(0).standard_normal(round(args.seconds * RATE)).astype(np.float32) * 0.05
+        wav = str(Path(folder) / "noisy.wav")
+        soundfile.write(wav, audio, RATE)
+        stock = silent(lambda: FRCRNDecorator(folder, **options).eval())
+        pipelines = {
+            "stock": StockPipeline(model=stock, preprocessor=lambda x: x),
+            "ours": NoiseSuppressionPipeline(model=folder),
+        }
+        ours = load_model(folder)
+        batch = torch.from_numpy(audio)[None]
+        print(
+            f"| {args.seconds:g} s | stock, s | ours, s | ratio of the fastest | of each round |\n|---|---|---|---|---|"
+        )
+        for threads in args.threads:
+            torch.set_num_threads(threads)
+            if args.seconds < 60:
+                with torch.inference_mode():
+                    works = {"stock": lambda: stock.model(batch), "ours": lambda: ours.enhance(batch)}
+                    compare(f"network, {threads} threads", works, args.rounds)
+            works = {name: lambda pipe=pipe: pipe(wav) for name, pipe in pipelines.items()}
+            compare(f"pipeline, {threads} threads", works, args.rounds)
+
+
+if __name__ == "__main__":
+    main()

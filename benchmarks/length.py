@@ -1,0 +1,82 @@
+"""Time and memory against the length of a file, each length in a process of its own. Prints Markdown, draws a PNG.
+
+    python benchmarks/length.py [--model FOLDER] [--seconds 10 60 600] [--picture length.png]
+
+Peak memory is the process's largest resident set, less what it has when the model is loaded and nothing denoised yet.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+RATE = 16000
+
+
+def one(model: str | None, seconds: float) -> None:
+    """Denoises one file and prints seconds taken and megabytes needed."""
+    import numpy as np
+    import soundfile
+
+    from modelscope_ext import Denoiser
+
+    denoiser = Denoiser(model)
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "noisy.wav", Path(folder) / "denoised.wav"
+        rng, left = np.random.default_rng(0), round(seconds * RATE)
+        with soundfile.SoundFile(source, "w", RATE, 1, "PCM_16") as file:
+            while left > 0:
+                file.write(rng.standard_normal(min(left, 10 * RATE)) * 0.05)
+                left -= 10 * RATE
+        before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+        denoiser.file(source, target)
+        took = time.perf_counter() - start
+        assert soundfile.info(target).frames == round(seconds * RATE)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"seconds": took, "megabytes": (peak - before) / 1024}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a model folder or an ONNX file [the default model]")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[10, 60, 600])
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--one", type=float, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        return one(args.model, args.one)
+    print("| length, s | took, s | a second of audio, s | peak memory, MB |\n|---|---|---|---|")
+    rows = []
+    for seconds in args.seconds:
+        line = [sys.executable, __file__, "--one", str(seconds), *(["--model", args.model] if args.model else [])]
+        env = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        found = json.loads(subprocess.run(line, env=env, check=True, capture_output=True, text=True).stdout)
+        rows.append((seconds, found["seconds"], found["megabytes"]))
+        print(
+            f"| {seconds:g} | {found['seconds']:.1f} | {found['seconds'] / seconds:.3f} | {found['megabytes']:.0f} |",
+            flush=True,
+        )
+    if args.picture:
+        draw(rows, args.picture)
+
+
+def draw(rows: list[tuple[float, float, float]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), dpi=110, layout="constrained")
+    for axis, column, name in zip(figure.subplots(1, 2), (1, 2), ("took, s", "peak memory, MB"), strict=True):
+        axis.plot([row[0] for row in rows], [row[column] for row in rows], "o-")
+        axis.set(xscale="log", xlabel="length, s", ylabel=name, ylim=(0, None) if column == 2 else None)
+        if column == 1:
+            axis.set_yscale("log")
+        axis.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()
