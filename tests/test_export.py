@@ -5,6 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -150,6 +151,14 @@ def test_streams_do_not_disturb_each_other(step, noisy):
         outs.append(one.feed(noisy[start : start + 500]))
         other.feed(noisy[-500:] * 3)
     assert np.array_equal(np.concatenate((*outs, one.flush())), alone)
+
+
+def test_several_threads_share_a_denoiser(step, noisy):
+    denoiser = Denoiser(step)
+    expected = denoiser(noisy[:16_000], 16000)
+    with ThreadPoolExecutor(4) as pool:
+        outs = pool.map(lambda _: denoiser(noisy[:16_000], 16000), range(8))
+        assert all(np.array_equal(out, expected) for out in outs)
 
 
 def test_a_denoiser_goes_to_other_processes(step, noisy):
