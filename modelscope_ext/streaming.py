@@ -3,6 +3,7 @@
 Axes: chunks are (n,) or (n, channels); engines take (channels, n), one stream a channel.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ def as_float(audio: np.ndarray) -> np.ndarray:
         if audio.dtype != np.float32:
             with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
                 audio = audio.astype(np.float32)
-        if not np.isfinite(audio).all():
+        # The energy of what is not finite is not finite; when it is not, it may still be an overflow.
+        if not math.isfinite(np.vdot(audio, audio)) and not np.isfinite(audio).all():
             raise AudioError("the audio has NaN or infinite samples (as 32-bit floats)")
         return audio
     if audio.dtype.kind not in "iu":
@@ -113,9 +115,11 @@ class DenoiseStream:
         return self._aligned(out)
 
     def _aligned(self, out: np.ndarray) -> np.ndarray:
-        drop = min(self.lag, out.shape[1])
-        self.lag -= drop
-        return out[:, drop:].T
+        if self.lag:
+            drop = min(self.lag, out.shape[1])
+            self.lag -= drop
+            out = out[:, drop:]
+        return out.T
 
     def _emit(self, out: np.ndarray) -> np.ndarray:
         out, noisy = out[: len(self.noisy)], self.noisy[: len(out)]
