@@ -141,6 +141,32 @@ for rows, why in (
     run(code, tmp_path)
 
 
+def test_a_causal_frcrn_begins_with_the_released_weights(frcrn_folder, tmp_path):
+    """`"causal": true` in the configuration is all there is to it; the result streams."""
+    folder = tmp_path / "causal"
+    shutil.copytree(frcrn_folder, folder)
+    described = json.loads((folder / "configuration.json").read_text())
+    described["model"]["causal"] = True
+    (folder / "configuration.json").write_text(json.dumps(described))
+    code = f"""
+{USE}
+run = trainer({str(folder)!r}, {str(tmp_path / "work")!r}, train_iters_per_epoch=1)
+begun = run.model.model.unet.linear.conv_re.weight.item()
+other = trainer({str(frcrn_folder)!r}, {str(tmp_path / "other")!r}).model.model
+assert begun == other.unet.linear.conv_re.weight.item()
+run.train()
+"""
+    run(code, tmp_path)
+    denoiser = Denoiser(tmp_path / "work" / "output")
+    audio = soundfile.read(EXAMPLES / "noisy.wav", frames=3200, dtype="float32")[0]
+    stream = denoiser.stream(16000)
+    assert stream.latency_ms == 40
+    parts = [stream.feed(audio[:1000]), stream.feed(audio[1000:]), stream.flush()]
+    assert torch.allclose(
+        torch.from_numpy(denoiser(audio, 16000)), torch.cat([*map(torch.from_numpy, parts)]), atol=1e-5
+    )
+
+
 @pytest.fixture
 def cruse_folder(tmp_path):
     """A small CRUSE with random weights, trained from its configuration."""
