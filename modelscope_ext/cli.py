@@ -1,4 +1,4 @@
-"""The commands: `modelscope-ext denoise | stream | report | info | doctor | prepare-data | train | evaluate | export`.
+"""The commands of `modelscope-ext`; each is added by the module that it belongs to.
 
 Exit codes: 0 all went well, 1 some file or the whole command failed, 2 the command was not understood, 130 Ctrl-C,
 141 nobody reads standard output any more.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modelscope_ext.data.prepare import add_command as add_prepare_data
+from modelscope_ext.demo import add_command as add_demo
 from modelscope_ext.doctor import add_command as add_doctor
 from modelscope_ext.evaluation import add_command as add_evaluate
 from modelscope_ext.export import add_command as add_export
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add_denoise(commands)
     add_stream(commands, [_common()])
     add_report(commands, [_common()])
+    add_demo(commands, [_common()])
     add_info(commands)
     add_doctor(commands)
     add_prepare_data(commands, _common(device=False))

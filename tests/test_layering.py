@@ -25,6 +25,7 @@ ARROWS = {
     "streaming": {"audio", "engines", "utterances"},
     "enhance": {"models", "audio", "streaming", "utterances", "engines", "checkpoint", "pretrained", "hub"},
     "live": {"enhance"},
+    "demo": {"audio", "enhance", "pictures"},
     "doctor": {"checkpoint", "pretrained", "hub", "enhance", "training"},
     "info": {"models", "checkpoint", "pretrained", "hub"},
     "export": {"models", "stft", "engines", "checkpoint", "pretrained", "hub"},
