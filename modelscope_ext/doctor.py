@@ -79,7 +79,7 @@ def add_command(commands: Any) -> argparse.ArgumentParser:
         description="Checks Python, packages, audio, the model, the cache and the GPU: what is fine, what will fail, "
         "and the command that mends it. Nothing is downloaded. The exit code is 1 if there is a problem.",
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="check this folder or id too")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="check this folder, id or .onnx file too")
     parser.add_argument("--json", action="store_true", help="the same, to be read by programs")
     parser.set_defaults(run=_run)
     return parser
@@ -287,6 +287,14 @@ _ENDS = ("input", "output")
 
 
 def _given_model(folder: str | Path) -> Iterator[tuple[str, ...]]:
+    if Path(folder).suffix == ".onnx":
+        try:
+            yield from _try(folder)
+        except (ValueError, ModuleNotFoundError) as error:
+            export = f"modelscope-ext export --model MODEL -o {_quoted(folder)}"
+            missing = isinstance(error, ModuleNotFoundError)
+            yield "problem", str(error), f"pip install '{NAME}[onnx]'" if missing else export
+        return
     if not Path(folder).is_dir():
         yield "problem", f"{folder}: no such folder, and no id"
         return
@@ -343,7 +351,7 @@ def _model(folder: Path, fix: str = "") -> Iterator[tuple[str, ...]]:
     yield from _try(net)
 
 
-def _try(net: Any) -> Iterator[tuple[str, ...]]:
+def _try(model: Any) -> Iterator[tuple[str, ...]]:
     import time
 
     import numpy as np
@@ -351,7 +359,7 @@ def _try(net: Any) -> Iterator[tuple[str, ...]]:
     from modelscope_ext.enhance import Denoiser
 
     noise = np.random.default_rng(0).standard_normal(16000).astype(np.float32) / 10
-    denoiser = Denoiser(net)
+    denoiser = Denoiser(model)
     denoiser(noise, 16000)
     start = time.perf_counter()
     out = denoiser(noise, 16000)

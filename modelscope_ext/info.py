@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the command line starts without it
 __all__ = ["add_command", "card_licence", "card_tables", "describe", "macs_per_second"]
 
 WIDTH = 80
+UNKNOWN = "not known of an ONNX file"
 PAPERS = {
     "CRUSE": "Braun et al., Towards efficient models for real-time deep noise suppression, ICASSP 2021",
     "FRCRN": "Zhao et al., FRCRN: Boosting feature representation using frequency recurrence for monaural speech "
@@ -31,7 +32,7 @@ def add_command(commands: Any) -> argparse.ArgumentParser:
         description="Architecture, parameters, operations, latency, licence and sources of a model, and the tables of "
         "its card.",
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="model folder or id [the one in this package]")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="folder, id or .onnx file [in this package]")
     parser.add_argument("--json", action="store_true", help="the same, to be read by programs")
     parser.set_defaults(run=_run)
     return parser
@@ -41,7 +42,8 @@ def describe(model: str | Path | None = None) -> dict[str, Any]:
     """Facts about a model, ready for JSON.
 
     Args:
-        model: folder or id; None is the model in this package. A folder without weights is described too.
+        model: folder, id or `.onnx` file; None is the model in this package. A folder without weights is described too.
+            Of a file parameters, operations and what stands in a card are not known, and None.
 
     Returns:
         name, folder, architecture, paper, parameters, macs_per_second (of long audio), sample_rate (Hz), causal,
@@ -50,30 +52,58 @@ def describe(model: str | Path | None = None) -> dict[str, Any]:
 
     Raises:
         CheckpointError: the folder is no model folder, or its weights are damaged.
+        ValueError: the file is none that `modelscope-ext export` wrote.
     """
-    from modelscope_ext.checkpoint import load_model
+    from modelscope_ext.checkpoint import RELEASED_WEIGHTS, WEIGHTS, load_model
     from modelscope_ext.hub import model_folder
     from modelscope_ext.pretrained import DEFAULT
 
+    if model is not None and Path(model).suffix == ".onnx":
+        return _describe_onnx(Path(model))
     folder = model_folder(model or DEFAULT)
     net = load_model(folder, need_weights=False)
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    limit = net.attenuation_limit_db
+    weights = next((folder / name for name in (WEIGHTS, RELEASED_WEIGHTS) if (folder / name).exists()), None)
     return {
         "name": folder.resolve().name,
         "folder": str(folder),
         "architecture": _architecture(net),
-        "paper": PAPERS["FRCRN" if type(net).__name__ == "Frcrn" else "CRUSE"],
+        "paper": PAPERS["CRUSE" if _is_cruse(net) else "FRCRN"],
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
         "macs_per_second": macs_per_second(net),
+        **_behaviour(net),
+        "weights": _weights(weights) if weights else None,
+        "licence": card_licence(text),
+        "tables": card_tables(text),
+    }
+
+
+def _describe_onnx(path: Path) -> dict[str, Any]:
+    from modelscope_ext.engines.onnx import OnnxEngine
+
+    engine = OnnxEngine(path)
+    return {
+        "name": path.stem,
+        "folder": str(path.parent),
+        "architecture": f"{engine.name}, ONNX: {'one step and its state' if engine.causal else 'whole utterances'}",
+        "paper": PAPERS["CRUSE" if engine.name.startswith("CRUSE") else "FRCRN"],
+        "parameters": None,
+        "macs_per_second": None,
+        **_behaviour(engine),
+        "weights": _weights(path),
+        "licence": None,
+        "tables": [],
+    }
+
+
+def _behaviour(net: Any) -> dict[str, Any]:
+    limit = net.attenuation_limit_db
+    return {
         "sample_rate": net.sample_rate,
         "causal": net.causal,
         "latency_ms": 1000 * net.latency / net.sample_rate if net.causal else None,
         "attenuation_limit_db": limit if math.isfinite(limit) else None,
-        "weights": _weights(folder),
-        "licence": card_licence(text),
-        "tables": card_tables(text),
     }
 
 
@@ -83,7 +113,7 @@ def macs_per_second(net: "nn.Module") -> int:
     Of a CRUSE by its own formula. Of another network the operations themselves are counted, on tensors without data:
     what three seconds need beyond two, since the ends of a recording come only once.
     """
-    if hasattr(net, "macs_per_frame"):
+    if _is_cruse(net):
         from modelscope_ext.models.cruse import HOP
 
         return net.macs_per_frame() * net.sample_rate // HOP
@@ -132,18 +162,19 @@ def card_tables(card: str) -> list[dict[str, Any]]:
 
 def _architecture(net: "nn.Module") -> str:
     config = net.config
-    if type(net).__name__ == "Frcrn":
+    if not _is_cruse(net):
         return f"FRCRN ({'causal' if net.causal else 'hears the whole utterance'})"
     norm = "batch norm" if config.batch_norm else "no batch norm"
     return f"{config.name} (skip {config.skip}, mask {config.mask}, {norm})"
 
 
-def _weights(folder: Path) -> dict[str, Any] | None:
-    from modelscope_ext.checkpoint import RELEASED_WEIGHTS, WEIGHTS
+def _is_cruse(net: "nn.Module") -> bool:
+    from modelscope_ext.models.cruse import Cruse
 
-    path = next((folder / name for name in (WEIGHTS, RELEASED_WEIGHTS) if (folder / name).exists()), None)
-    if path is None:
-        return None
+    return isinstance(net, Cruse)
+
+
+def _weights(path: Path) -> dict[str, Any]:
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
@@ -155,15 +186,13 @@ def _run(args: argparse.Namespace) -> int:
 
 def _as_text(found: dict[str, Any]) -> str:
     weights, limit = found["weights"], found["attenuation_limit_db"]
-    macs = found["macs_per_second"]
     latency = f"yes, latency {found['latency_ms']:g} ms" if found["causal"] else "no: files and arrays, no live streams"
     facts = {
         "model": found["name"],
         "architecture": found["architecture"],
         "paper": found["paper"],
-        "parameters": f"{found['parameters'] / 1e6:.2f} million",
-        "operations": f"{macs / (1e9 if macs >= 1e9 else 1e6):.3g} {'billion' if macs >= 1e9 else 'million'} "
-        "multiply-accumulates for a second of audio",
+        "parameters": f"{found['parameters'] / 1e6:.2f} million" if found["parameters"] else UNKNOWN,
+        "operations": _operations(found["macs_per_second"]),
         "sample rate": f"{found['sample_rate']} Hz inside; files of any rate",
         "causal": latency,
         "attenuation": "no limit" if limit is None else f"noise is lowered by at most about {limit:g} dB",
@@ -180,6 +209,13 @@ def _as_text(found: dict[str, Any]) -> str:
     for table in found["tables"]:
         lines += ["", *textwrap.wrap(table["heading"], WIDTH), "", *_layout(table["rows"])]
     return "\n".join(lines)
+
+
+def _operations(macs: int | None) -> str:
+    if macs is None:
+        return UNKNOWN
+    number = f"{macs / 1e9:.3g} billion" if macs >= 1e9 else f"{macs / 1e6:.3g} million"
+    return f"{number} multiply-accumulates for a second of audio"
 
 
 def _layout(rows: list[list[str]]) -> list[str]:

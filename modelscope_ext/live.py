@@ -80,15 +80,14 @@ def _run(args: argparse.Namespace) -> int:
         )
 
     import numpy as np
-    import torch
 
     from modelscope_ext.enhance import Denoiser
 
-    if "OMP_NUM_THREADS" not in os.environ:  # frames are small: with another core that is busy, two threads are slower
-        torch.set_num_threads(1)
-
     dtype = np.dtype(FORMATS[args.format])
     denoiser = Denoiser(args.model, args.device, wet=args.wet, attenuation_limit_db=args.attenuation_limit)
+    torch = sys.modules.get("torch")  # ONNX files do without
+    if torch and "OMP_NUM_THREADS" not in os.environ:  # frames are small: beside a busy core two threads are slower
+        torch.set_num_threads(1)
     shape = (-1, args.channels) if args.channels > 1 else (-1,)
     rehearsal = denoiser.stream(args.rate, args.channels)
     for _ in range(REHEARSED):  # the first calls take many times as long as the others

@@ -156,6 +156,17 @@ def test_weights_that_are_ignored(quick, model):
     assert [path.name for path in model.iterdir() if path.suffix == ".bin"] == []
 
 
+def test_an_onnx_file(quick, tmp_path):
+    pytest.importorskip("onnx")
+    path = tmp_path / "step.onnx"
+    assert main(["export", "-q", "-o", str(path)]) == 0
+    (found,) = of_model(doctor.examine(path))
+    assert found.what.startswith("denoises a second of audio in 0.")
+    path.write_text("no")
+    (found,) = of_model(doctor.examine(path))
+    assert (found.level, found.fix) == ("problem", f"modelscope-ext export --model MODEL -o {path}")
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_an_id_is_looked_up_in_the_cache(quick, model, monkeypatch, there):
     monkeypatch.setattr(hub, "cached", lambda name: model if there else None)

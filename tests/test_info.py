@@ -97,3 +97,28 @@ def test_the_released_model(frcrn_folder):
     assert found["parameters"] == 13_141_844
     assert found["latency_ms"] is None
     assert found["weights"]["file"] == "pytorch_model.bin"
+
+
+def test_a_causal_frcrn(tmp_path):
+    configuration = json.loads((ROOT / "configuration.json").read_text())
+    configuration["model"]["causal"] = True
+    (tmp_path / "configuration.json").write_text(json.dumps(configuration))
+    found = describe(tmp_path)
+    assert (found["architecture"], found["causal"]) == ("FRCRN (causal)", True)
+    assert 20 <= found["latency_ms"] <= 60
+    assert found["macs_per_second"] == pytest.approx(50 * frcrn_macs_per_frame(), rel=0.02)
+
+
+def test_an_onnx_file(tmp_path, capsys):
+    pytest.importorskip("onnx")
+    path = tmp_path / "step.onnx"
+    assert main(["export", "-q", "-o", str(path)]) == 0
+    found = describe(path)
+    assert found["architecture"] == "CRUSE4-64-1xGRU4, ONNX: one step and its state"
+    assert (found["latency_ms"], found["attenuation_limit_db"], found["parameters"]) == (20, 20, None)
+    capsys.readouterr()
+    assert main(["info", str(path)]) == 0
+    assert capsys.readouterr().out.count("not known of an ONNX file") == 2
+    (tmp_path / "bad.onnx").write_text("no")
+    assert main(["info", str(tmp_path / "bad.onnx")]) == 1
+    assert "not an ONNX file, or damaged" in capsys.readouterr().err

@@ -27,7 +27,7 @@ ARROWS = {
     "live": {"enhance"},
     "demo": {"audio", "enhance", "pictures"},
     "doctor": {"checkpoint", "pretrained", "hub", "enhance", "training"},
-    "info": {"models", "checkpoint", "pretrained", "hub"},
+    "info": {"engines", "models", "checkpoint", "pretrained", "hub"},
     "export": {"models", "stft", "engines", "checkpoint", "pretrained", "hub"},
     "evaluation": {"audio", "data", "metrics", "enhance"},
     "pictures": {"audio"},
