@@ -4,6 +4,9 @@ Axes: chunks are (n,) or (n, channels); engines take (channels, n), one stream a
 """
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -60,6 +63,9 @@ class DenoiseStream:
 
     What `feed` and `flush` return, one after the other, is as long as what was fed and lines up with it.
     `latency_ms` is how much later input an output sample may depend on.
+
+    A stream may go from thread to thread, but two may not use it at once, and it cannot be copied or pickled: it is in
+    the middle of one signal.
     """
 
     def __init__(
@@ -78,37 +84,54 @@ class DenoiseStream:
         self.dtype: np.dtype | None = None
         self.mono = True
         self.closed = False
+        self.busy = threading.Lock()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a stream is in the middle of a signal and cannot be copied or pickled; make one for each signal")
 
     def feed(self, chunk: np.ndarray) -> np.ndarray:
         """Takes (n,) or (n, channels) samples, n from 0 up; returns those that are finished, of the same type.
 
         Raises:
             AudioError: the shape or the type is not that of this stream, or a sample is NaN or infinite.
-            RuntimeError: the stream was flushed.
+            RuntimeError: the stream was flushed, or another thread is using it.
         """
-        if self.closed:
-            raise RuntimeError("this stream was flushed; make a new one")
-        chunk = np.asarray(chunk)
-        if chunk.ndim not in (1, 2) or (chunk.shape[1] if chunk.ndim == 2 else 1) != self.channels:
-            wanted = f"(n, {self.channels})" if self.channels > 1 else "(n,)"
-            raise AudioError(f"this stream takes chunks of shape {wanted}, got {chunk.shape}")
-        samples = as_float(chunk).reshape(len(chunk), self.channels)
-        self.dtype, self.mono = chunk.dtype, chunk.ndim == 1
-        self.noisy = np.concatenate((self.noisy, samples))
-        resampled = self.down.feed(samples) if self.down else samples
-        out = self._enhance(resampled)
-        return self._emit(self.up.feed(out) if self.up else out)
+        with self._open():
+            chunk = np.asarray(chunk)
+            if chunk.ndim not in (1, 2) or (chunk.shape[1] if chunk.ndim == 2 else 1) != self.channels:
+                wanted = f"(n, {self.channels})" if self.channels > 1 else "(n,)"
+                raise AudioError(f"this stream takes chunks of shape {wanted}, got {chunk.shape}")
+            samples = as_float(chunk).reshape(len(chunk), self.channels)
+            self.dtype, self.mono = chunk.dtype, chunk.ndim == 1
+            self.noisy = np.concatenate((self.noisy, samples))
+            resampled = self.down.feed(samples) if self.down else samples
+            out = self._enhance(resampled)
+            return self._emit(self.up.feed(out) if self.up else out)
 
     def flush(self) -> np.ndarray:
-        """The samples that were waiting for later input; the stream ends here."""
-        if self.closed:
-            raise RuntimeError("this stream was flushed; make a new one")
-        self.closed = True
-        rest = self.down.flush() if self.down else np.zeros((0, self.channels), np.float32)
-        out = np.concatenate((self._enhance(rest), self._aligned(self.engine.finish(self.state))))
-        if self.up:
-            out = np.concatenate((self.up.feed(out), self.up.flush()))
-        return self._emit(out)
+        """The samples that were waiting for later input; the stream ends here.
+
+        Raises:
+            RuntimeError: the stream was flushed before, or another thread is using it.
+        """
+        with self._open():
+            self.closed = True
+            rest = self.down.flush() if self.down else np.zeros((0, self.channels), np.float32)
+            out = np.concatenate((self._enhance(rest), self._aligned(self.engine.finish(self.state))))
+            if self.up:
+                out = np.concatenate((self.up.feed(out), self.up.flush()))
+            return self._emit(out)
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        if not self.busy.acquire(blocking=False):
+            raise RuntimeError("another thread is using this stream; make one for each signal")
+        try:
+            if self.closed:
+                raise RuntimeError("this stream was flushed; make a new one")
+            yield
+        finally:
+            self.busy.release()
 
     def _enhance(self, samples: np.ndarray) -> np.ndarray:
         out, self.state = self.engine.feed(samples.T, self.state)
