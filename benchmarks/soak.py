@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/soak.py [--minutes 60] [--rates 16000 48000] [--model M]
 
-The hour goes by as fast as it can be worked off. It is ten seconds of a noisy voice, again and again, so that every round
-of the output can be compared with an earlier one, and with what the same `Denoiser` makes of an array.
+The hour goes by as fast as it can be worked off. It is ten seconds of a noisy voice, again and again, so that the last
+round can be compared with what the same `Denoiser` makes of an array of a few.
 """
 
 import argparse
@@ -85,8 +85,9 @@ def main() -> None:
     torch.set_num_threads(1)
     denoiser = Denoiser(args.model)
     shares = (0.5, 0.95, 0.99, 0.999)
-    print("| Hz | samples in, out | lag | difference | median ms | 95 % | 99 % | 99.9 % | most | real-time factor | MiB |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    heading = ["Hz", "samples in, out", "lag", "difference", "median ms", "95 %", "99 %", "99.9 %", "most"]
+    heading += ["real-time factor", "MiB"]
+    print("|", " | ".join(heading), "|\n" + "|---" * len(heading) + "|")
     for rate in args.rates:
         run = soak(denoiser, rate, args.minutes)
         times = [run.milliseconds[int(share * len(run.milliseconds))] for share in shares] + [run.milliseconds[-1]]

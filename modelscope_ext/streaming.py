@@ -87,7 +87,7 @@ class DenoiseStream:
         self.busy = threading.Lock()
 
     def __reduce__(self) -> Any:
-        raise TypeError("a stream is in the middle of a signal and cannot be copied or pickled; make one for each signal")
+        raise TypeError("a stream is in the middle of a signal and cannot be copied or pickled; make another one")
 
     def feed(self, chunk: np.ndarray) -> np.ndarray:
         """Takes (n,) or (n, channels) samples, n from 0 up; returns those that are finished, of the same type.
