@@ -5,6 +5,7 @@ that are about: the released one, in which every layer goes by two names; that o
 behind `model.` and perhaps inside `{"state_dict": …}`; and the state dict of our own network.
 """
 
+import io
 import json
 import pickle
 import re
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
+from modelscope_ext.files import whole
 from modelscope_ext.models import build
 from modelscope_ext.models.frcrn import Frcrn, dft_matrices
 
@@ -32,6 +35,7 @@ __all__ = [
     "released_state_dict",
     "save_model",
     "save_released",
+    "save_tensors",
 ]
 
 CONFIGURATION = "configuration.json"
@@ -207,19 +211,21 @@ def save_model(net: nn.Module, folder: str | Path, configuration: dict) -> None:
         configuration: what goes into `configuration.json`.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-    half = folder / f".{WEIGHTS}.half"
-    save_file(weights, half)
-    half.replace(folder / WEIGHTS)
-    half = folder / f".{CONFIGURATION}.half"
-    half.write_text(json.dumps(configuration, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    half.replace(folder / CONFIGURATION)
+    with whole(folder / WEIGHTS) as half:
+        half.write_bytes(serialized(weights))
+    with whole(folder / CONFIGURATION) as half:
+        half.write_text(json.dumps(configuration, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def save_released(net: nn.Module, path: str | Path) -> None:
     """Writes an FRCRN's weights in the released layout, which modelscope's own class loads; whole or not at all."""
-    path = Path(path)
-    half = path.with_name(f".{path.name}.half")
-    torch.save(released_state_dict(net), half)
-    half.replace(path)
+    save_tensors(released_state_dict(net), path)
+
+
+def save_tensors(content: dict, path: str | Path) -> None:
+    """`torch.save`, whole or not at all; an `OSError` names the file and says why."""
+    buffer = io.BytesIO()  # torch's own writer does not say that the disk is full
+    torch.save(content, buffer)
+    with whole(path) as half:
+        half.write_bytes(buffer.getbuffer())

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelscope_ext.data.matching import Pair, find_pairs
+from modelscope_ext.files import whole
 
 if TYPE_CHECKING:  # the command line starts without it
     import numpy as np
@@ -457,6 +458,5 @@ def _write_csv(path: Path, found: Iterable[Evaluation]) -> None:
 
 def _write(path: Path, text: str) -> None:
     """A file appears whole, or not at all."""
-    half = path.with_name(f".{path.name}.{os.getpid()}.half")
-    half.write_text(text, encoding="utf-8")
-    half.replace(path)
+    with whole(path) as half:
+        half.write_text(text, encoding="utf-8")

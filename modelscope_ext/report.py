@@ -11,7 +11,6 @@ import io
 import itertools
 import logging
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -122,8 +121,10 @@ def write_page(
     Raises:
         ModuleNotFoundError: matplotlib is missing.
         AudioError: none of the files could be used; there is no page.
+        OSError: the page cannot be written.
     """
     from modelscope_ext.audio import AudioError
+    from modelscope_ext.files import whole
 
     page = Path(page)
     failed: dict[str, str] = {}
@@ -139,16 +140,10 @@ def write_page(
         if not shown:
             raise AudioError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
         sections.seek(0)
-        half = page.with_name(f".{page.name}.{os.getpid()}.half")
-        page.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with half.open("w", encoding="utf-8") as out:
-                out.write(_HEAD + _top(model, shown, failed))
-                shutil.copyfileobj(sections, out)
-                out.write("</main>\n</html>\n")
-            half.replace(page)
-        finally:
-            half.unlink(missing_ok=True)
+        with whole(page) as half, half.open("w", encoding="utf-8") as out:
+            out.write(_HEAD + _top(model, shown, failed))
+            shutil.copyfileobj(sections, out)
+            out.write("</main>\n</html>\n")
     return failed
 
 

@@ -46,18 +46,19 @@ def weights(folder):
 
 KILLED_WHILE_SAVING = """
 import os, signal, sys, torch
+from pathlib import Path
 from modelscope_ext.training.config import load_config
 from modelscope_ext.training.trainer import Trainer
 torch.set_num_threads(1)
 trainer = Trainer(load_config(sys.argv[1]), sys.argv[2], sys.argv[3], progress=False)
-save = torch.save
-def save_and_die(state, path):
-    save(state, path)
-    if state["progress"]["step"] == 6:
-        with open(path, "r+b") as file:
-            file.truncate(1000)
+write = Path.write_bytes
+def write_and_die(path, content):
+    if trainer.done.step == 6:
+        content = content[:1000]
+    write(path, content)
+    if trainer.done.step == 6:
         os.kill(os.getpid(), signal.SIGKILL)
-torch.save = save_and_die
+Path.write_bytes = write_and_die
 trainer.run()
 """
 

@@ -6,7 +6,6 @@ Clips are 16-bit mono at one rate, end to end in `<name>.pcm`, with `<name>.json
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from modelscope_ext.audio import AudioError, audio_files, read_mono
+from modelscope_ext.files import whole
 
 __all__ = ["Corpus", "load_corpus"]
 
@@ -79,7 +79,6 @@ def load_corpus(
     key = hashlib.sha256(json.dumps([str(folder.resolve()), sample_rate, facts]).encode()).hexdigest()[:16]
     index = cache / f"{folder.name}-{key}.json"
     if not index.exists():
-        cache.mkdir(parents=True, exist_ok=True)
         _decode(folder, files, index, sample_rate, progress)
     found = json.loads(index.read_text())
     for name, reason in found["left_out"].items():
@@ -92,22 +91,19 @@ def load_corpus(
 
 def _decode(folder: Path, files: list[Path], index: Path, sample_rate: int, progress: Callable) -> None:
     starts, names, left_out = [0], [], {}
-    pcm = index.with_suffix(f".pcm.{os.getpid()}")
-    with pcm.open("wb") as out, ThreadPoolExecutor(2) as pool:
+    with whole(index.with_suffix(".pcm")) as half, half.open("wb") as out, ThreadPoolExecutor(2) as pool:
         decoded = pool.map(lambda path: _clip(path, sample_rate), files)
         for path, clip in zip(progress(files), decoded, strict=True):
             name = str(path.relative_to(folder))
             if isinstance(clip, str):
                 left_out[name] = clip
                 continue
-            clip.tofile(out)
+            out.write(clip.tobytes())
             starts.append(starts[-1] + len(clip))
             names.append(name)
-    pcm.replace(index.with_suffix(".pcm"))
-    # The index is written last and whole: where it exists, the samples are complete.
-    half = index.with_suffix(f".json.{os.getpid()}")
-    half.write_text(json.dumps({"starts": starts, "names": names, "left_out": left_out}))
-    half.replace(index)
+    # The index is written last: where it exists, the samples are complete.
+    with whole(index) as half:
+        half.write_text(json.dumps({"starts": starts, "names": names, "left_out": left_out}))
 
 
 def _clip(path: Path, sample_rate: int) -> np.ndarray | str:

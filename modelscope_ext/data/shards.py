@@ -128,6 +128,7 @@ def write(
     Raises:
         DataError: something is unusable; all of it is named.
         ValueError: a split was written from other data or with other settings, or `out` is no data set folder.
+        OSError: the folder cannot be written to.
     """
     out = Path(out)
     looks = {split: _look(source, out, split, skip_bad, rows_per_shard, progress) for split, source in sources.items()}
@@ -166,14 +167,17 @@ def _write(
     done, half = out / split, _unfinished(out, split)
     shards = list(_cut(plan.rows, rows_per_shard, SAMPLES_PER_SHARD))
     written = 0
-    if not done.exists():
-        half.mkdir(parents=True, exist_ok=True)
-        _write_whole(half / "plan.json", json.dumps({"key": key, **asdict(plan)}))
-        written = _write_shards(shards, half, split, source, progress)
-        for left in half.glob("*.part"):  # of a run that was killed
-            left.unlink()
-        half.replace(done)
-    _write_whole(out / "README.md", _readme(out))
+    try:
+        if not done.exists():
+            half.mkdir(parents=True, exist_ok=True)
+            _write_whole(half / "plan.json", json.dumps({"key": key, **asdict(plan)}))
+            for left in half.glob("*.part"):  # of a run that was killed
+                left.unlink()
+            written = _write_shards(shards, half, split, source, progress)
+            half.replace(done)
+        _write_whole(out / "README.md", _readme(out))
+    except OSError as error:
+        raise OSError(f"{done}: cannot be written ({error.strerror or error}); started again, it goes on") from error
     seconds = [samples / SAMPLE_RATE for _, samples in plan.rows]
     numbers = (len(seconds), sum(seconds) / 3600, min(seconds), max(seconds), len(shards), written)
     return Summary(done, *numbers, plan.rates, plan.skipped)
@@ -230,8 +234,11 @@ def _read_row(reader: Callable[[int], Row], planned: tuple[int, int]) -> Row:
 
 def _write_whole(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text)
-    part.replace(path)
+    try:
+        part.write_text(text)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _readme(out: Path) -> str:

@@ -11,9 +11,7 @@ The metadata hold name, kind (step or utterance), sample_rate, hop, delay, laten
 
 import argparse
 import copy
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +47,7 @@ def export_onnx(model: Any, path: str | Path, utterance: bool | None = None) -> 
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("export needs onnx; get it with: pip install 'modelscope-ext[onnx]'") from error
     from modelscope_ext.export.parity import difference
+    from modelscope_ext.files import whole
 
     net = _network(model)
     if utterance is None:
@@ -58,16 +57,10 @@ def export_onnx(model: Any, path: str | Path, utterance: bool | None = None) -> 
     proto = _graph(net, utterance).model(OPSET)
     onnx.helper.set_model_props(proto, {key: str(value) for key, value in _metadata(net, utterance).items()})
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}.half")
-    try:
+    with whole(path) as half:
         half.write_bytes(proto.SerializeToString())
         if found := difference(net, half):
             raise ExportError(f"{path}: not written; {found}")
-        half.replace(path)
-    finally:
-        with suppress(OSError):
-            half.unlink()
 
 
 def _network(model: Any) -> Any:

@@ -1,7 +1,6 @@
 """Training and evaluation by `modelscope.trainers.build_trainer`."""
 
 import importlib.util
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from modelscope.trainers.builder import TRAINERS
 
 from modelscope_ext.audio import resample
 from modelscope_ext.checkpoint import CONFIGURATION, RELEASED_WEIGHTS, load_weights
+from modelscope_ext.files import whole
 from modelscope_ext.hub import model_folder
 from modelscope_ext.plugin.model import CruseModel, FrcrnModel
 from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE
@@ -107,12 +107,11 @@ class NoiseSuppressionTrainer(BaseTrainer):
         best = Path(self.work_dir) / "best.pth"
         if not self.runner.rank:
             output = Path(self.work_dir) / "output"
-            output.mkdir(exist_ok=True)
             latest = Path(self.work_dir) / f"epoch_{self.runner.done.epoch}.pth"
-            shutil.copyfile(self.model_dir / CONFIGURATION, output / CONFIGURATION)
-            half = output / f".{RELEASED_WEIGHTS}.half"
-            shutil.copyfile(best if best.exists() else latest, half)
-            os.replace(half, output / RELEASED_WEIGHTS)
+            with whole(output / CONFIGURATION) as half:
+                shutil.copyfile(self.model_dir / CONFIGURATION, half)
+            with whole(output / RELEASED_WEIGHTS) as half:
+                shutil.copyfile(best if best.exists() else latest, half)
 
     def evaluate(self, checkpoint_path: str | None = None, *args, **kwargs) -> dict[str, float]:
         """The configured metrics over the evaluation data, with the weights of a checkpoint if one is given."""

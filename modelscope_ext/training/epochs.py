@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from modelscope_ext.checkpoint import save_tensors
 from modelscope_ext.training.log import Log
 from modelscope_ext.training.parallel import average, join
 
@@ -387,9 +388,7 @@ class EpochTrainer:
             "random": torch.get_rng_state(),
         }
         meta = {"epoch": self.done.epoch, "iter": self.done.iteration, "metrics": values or {}}
-        half = path.with_name(f".{path.name}.half")
-        torch.save({"state_dict": self.model.state_dict(), "meta": meta, "trainer": trainer}, half)
-        half.replace(path)
+        save_tensors({"state_dict": self.model.state_dict(), "meta": meta, "trainer": trainer}, path)
 
 
 def _collate(rows: list[dict]) -> dict[str, torch.Tensor]:

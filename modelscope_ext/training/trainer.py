@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from modelscope_ext import metrics
-from modelscope_ext.checkpoint import CRUSE_TYPE, save_model
+from modelscope_ext.checkpoint import CRUSE_TYPE, save_model, save_tensors
 from modelscope_ext.data.corpus import Corpus, load_corpus
 from modelscope_ext.data.mixing import Mixer, validation_pairs
 from modelscope_ext.data.rooms import load_rooms, save_rooms, simulate_rooms
@@ -299,13 +299,15 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "random": torch.get_rng_state(),
         }
-        half = self.work_dir / ".last.half"
-        torch.save(state, half)
-        half.replace(self.checkpoint)
+        save_tensors(state, self.checkpoint)
 
     def _load(self) -> None:
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        before = json.loads(state["config"])
+        try:
+            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            before = json.loads(state["config"])
+        except Exception as error:  # what torch's reader raises on damaged files is not documented
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{self.checkpoint}: no checkpoint of a run, or damaged ({reason})") from error
         now = json.loads(json.dumps(_comparable(self.config)))
         if changed := [key for key in now if now[key] != before.get(key)]:
             raise ValueError(
