@@ -1,0 +1,24 @@
+"""Scores the embedded model, and the noisy recordings themselves, on pairs.
+
+python examples/evaluate.py PAIRS [METRIC …]
+
+PAIRS holds the folders noisy and clean. Needs `pip install 'modelscope-ext[metrics]'`.
+"""
+
+import sys
+
+from modelscope_ext import Denoiser
+from modelscope_ext.evaluation import COLUMNS, evaluate, gate, table
+
+
+def main(pairs: str, *metrics: str) -> None:
+    metrics = metrics or tuple(COLUMNS)
+    before = evaluate(pairs, metrics=metrics, name="noisy")
+    after = evaluate(pairs, Denoiser(), metrics, name="denoised")
+    print(table([before, after]))
+    for complaint in gate(before, after):
+        print("worse than before:", complaint)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
