@@ -7,8 +7,10 @@ behind `model.` and perhaps inside `{"state_dict": …}`; and the state dict of 
 
 import io
 import json
-import pickle
+import os
+import pickletools
 import re
+import zipfile
 from pathlib import Path
 
 import torch
@@ -44,6 +46,16 @@ RELEASED_WEIGHTS = "pytorch_model.bin"
 CRUSE_TYPE = "speech_cruse_ans_16k"
 FRCRN_TYPE = "speech_frcrn_ans_cirm_16k"
 
+LONGEST_CONFIGURATION = 1_000_000  # bytes
+#: A weights file has at most so many times the bytes of the network: both names, 64 bits, a state of training.
+MOST_COPIES = 10
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+#: What the pickle of a state dict calls.
+HARMLESS = re.compile(
+    r"collections (OrderedDict|Counter)|torch\._utils _rebuild_(tensor_v2|parameter)|torch Size"
+    r"|torch (\w+Storage|float16|bfloat16|float32|float64|int64|uint8)|torch\.storage \w+Storage"
+)
+
 #: Our name → the other name of the same tensor in the released FRCRN.
 ALIASES = {
     "encoders": "encoder",
@@ -63,10 +75,14 @@ def read_configuration(folder: str | Path) -> dict:
     """The `configuration.json` of a model folder."""
     path = Path(folder) / CONFIGURATION
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(LONGEST_CONFIGURATION + 1)
+        if len(content) > LONGEST_CONFIGURATION:
+            raise ValueError(f"longer than {LONGEST_CONFIGURATION:,} bytes, which no configuration is")
+        found = json.loads(content.decode("utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; a model folder holds {CONFIGURATION} and {WEIGHTS}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     if not isinstance(found, dict) or not isinstance(found.get("model"), dict):
         raise CheckpointError(f'{path}: has no "model" section')
@@ -90,8 +106,9 @@ def load_model(folder: str | Path, need_weights: bool = True) -> nn.Module:
         known = f"{CRUSE_TYPE} and {FRCRN_TYPE}"
         raise CheckpointError(f"{folder / CONFIGURATION}: model type {kind!r} is unknown; known are {known}")
     try:
-        net = build("FRCRN" if kind == FRCRN_TYPE else options.pop("name"), **options)
-    except (KeyError, TypeError, ValueError) as error:
+        limit_db = _attenuation_limit_db(configuration)
+        net = build("FRCRN" if kind == FRCRN_TYPE else options.pop("name", None), **options)
+    except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIGURATION}: {error}") from error
     if not has_weights(folder):
         if not need_weights:
@@ -103,10 +120,17 @@ def load_model(folder: str | Path, need_weights: bool = True) -> nn.Module:
             )
     by_trainer = (folder / RELEASED_WEIGHTS).exists() and not (folder / WEIGHTS).exists()
     load_weights(net, folder / (RELEASED_WEIGHTS if by_trainer else WEIGHTS))
-    limit_db = configuration.get("inference", {}).get("attenuation_limit_db")
     if limit_db is not None:
         net.attenuation_limit_db = limit_db
     return net.eval()
+
+
+def _attenuation_limit_db(configuration: dict) -> float | None:
+    inference = configuration.get("inference", {})
+    limit_db = inference.get("attenuation_limit_db") if isinstance(inference, dict) else inference
+    if limit_db is not None and not (type(limit_db) in (int, float) and limit_db >= 0):
+        raise ValueError(f'"inference" must say an attenuation_limit_db of at least 0, got {inference!r:.100}')
+    return limit_db
 
 
 def has_weights(folder: str | Path) -> bool:
@@ -125,41 +149,65 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
         CheckpointError: the message says what is wrong.
     """
     path = Path(path)
-    found = _read(path)
     own = net.state_dict()
+    found = _read(path, sum(value.nbytes for value in own.values()))
     second_names = {"stft.weight", *map(_alias, own)} - own.keys()
     released = isinstance(net, Frcrn) and found.keys() & second_names
     if problems := _problems(found, released_state_dict(net) if released else own):
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise CheckpointError(f"{path}: {'; '.join(sorted(problems)[:4])}{more}")
+        raise CheckpointError(f"{path}: {'; '.join(problem[:200] for problem in sorted(problems)[:4])}{more}")
     net.load_state_dict({name: found[name] for name in own})
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by their names in the network, with nothing but their wrapping checked."""
+def _read(path: Path, size: int) -> dict[str, Tensor]:
+    """The tensors of a file by their names in a network of `size` bytes, with nothing but their wrapping checked."""
     try:
         with path.open("rb") as file:
-            start = file.read(64)
+            start, length = file.read(64), os.fstat(file.fileno()).st_size
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; without weights nothing can be denoised") from None
     except OSError as error:
         raise CheckpointError(f"{path}: {error}") from error
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path}: a Git LFS pointer, not the weights; fetch them with `git lfs pull`")
+    if length > MOST_COPIES * size + 2**20:
+        raise CheckpointError(f"{path}: {length:,} bytes, where this network has {size:,}; not its weights")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        code = re.search(r"GLOBAL (\S+)", str(error))
-        why = f"would run {code[1]} when unpickled, and is refused" if code else "not a weights file, or damaged"
-        raise CheckpointError(f"{path}: {why}") from error
+        code = _code(path, start.startswith(b"PK\x03\x04"))
+        found = {} if code else torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a safetensors file, or damaged ({error})") from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        # What torch's reader raises on damaged files is not documented; it knows no error class of its own.
-        raise CheckpointError(f"{path}: not a weights file, or damaged ({str(error).partition(chr(10))[0]})") from error
+        raise CheckpointError(f"{path}: not a safetensors file, or damaged ({str(error)[:200]})") from error
+    except Exception as error:  # what torch's reader raises on damaged files is not documented
+        reason = str(error).partition("\n")[0][:200]
+        raise CheckpointError(f"{path}: not a weights file, or damaged ({reason})") from error
+    if code:
+        raise CheckpointError(f"{path}: would run {code:.100} when unpickled, and is refused")
     return _unwrap(found, path)
+
+
+def _code(path: Path, zipped: bool) -> str | None:
+    """What the pickles of a file would call, other than what tensors are made of; looked up without unpickling.
+
+    `torch.load` calls a few things more, `bytearray` among them, which takes as much memory as it is told to.
+
+    Raises:
+        ValueError: there is no pickle, or what is compressed or told twice would grow beyond the size of the file.
+    """
+    with path.open("rb") as file:
+        pickles = [file] * 5  # before there were zip files: a number, a version, the system, the tensors, their order
+        if zipped:
+            archive = zipfile.ZipFile(file)
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > path.stat().st_size:
+                raise ValueError("its entries are larger than the file")
+            pickles = [io.BytesIO(archive.read(entry)) for entry in entries if entry.filename.endswith(".pkl")]
+        for each in pickles:
+            for opcode, name, _ in pickletools.genops(each):
+                if opcode.name in ("GLOBAL", "INST") and not HARMLESS.fullmatch(name):
+                    return name.replace(" ", ".")
+    return None
 
 
 def _unwrap(found: object, path: Path) -> dict[str, Tensor]:
@@ -183,9 +231,11 @@ def _problems(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
     problems = [f"lacks {name}" for name in wanted.keys() - found.keys()]
     problems += [f"has unknown {name}" for name in found.keys() - wanted.keys()]
     for name in wanted.keys() & found.keys():
-        if wanted[name].shape != found[name].shape:
+        if not _plain(found[name], wanted[name]):
+            problems.append(f"{name} is no plain tensor of {wanted[name].dtype}")
+        elif wanted[name].shape != found[name].shape:
             problems.append(f"{name} is {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}")
-        elif not torch.isfinite(found[name]).all():
+        elif not torch.isfinite(found[name].to(wanted[name].dtype)).all():
             problems.append(f"{name} has NaN or infinite values")
         elif name.startswith(("stft.", "istft.")) and not torch.allclose(found[name], wanted[name], atol=1e-5):
             problems.append(f"{name} is not that of a square-root Hann window")
@@ -193,6 +243,12 @@ def _problems(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
     if not problems:
         problems = [f"{a} and {b} are one tensor and differ" for a, b in twice if (found[a] != found[b]).any()]
     return problems
+
+
+def _plain(tensor: Tensor, wanted: Tensor) -> bool:
+    """Dense, in memory, and of a type that becomes the wanted one without surprises."""
+    dense = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_nested)
+    return dense and tensor.device.type == "cpu" and tensor.dtype in (*FLOATS, wanted.dtype)
 
 
 def released_state_dict(net: Frcrn) -> dict[str, Tensor]:

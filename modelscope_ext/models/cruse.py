@@ -25,6 +25,9 @@ __all__ = ["PUBLISHED", "Cruse", "CruseConfig", "CruseState", "published_macs"]
 
 WINDOW, HOP = 320, 160
 BINS = WINDOW // 2 + 1
+#: Of recurrent layers: six times as many as the largest published network has.
+MOST_WEIGHTS = 100_000_000
+_KINDS = {int: "a whole number", str: "a text", bool: "true or false"}
 SKIPS = ("none", "add", "add_scale", "add_conv1x1", "concat")
 #: Channels that go in and come out: log power and a gain; with the compressed complex spectrum, and a complex mask.
 MASKS = {"gain": (1, 1), "complex": (3, 2)}
@@ -59,11 +62,14 @@ class CruseConfig:
     mask: str = "gain"
 
     @classmethod
-    def from_name(cls, name: str, **options) -> "CruseConfig":
+    def from_name(cls, name: str, /, **options) -> "CruseConfig":
         """`CRUSE{L}-{C_L}-{N}x{GRU|LSTM}{P}`, and `-1D` at the end for kernels of one frame; `options` go on top."""
-        match = re.fullmatch(r"CRUSE(\d+)-(\d+)-(\d+)x(GRU|LSTM)(\d+)(-1D)?", name)
+        number = r"(\d{1,4})"
+        match = re.fullmatch(rf"CRUSE{number}-{number}-{number}x(GRU|LSTM){number}(-1D)?", str(name))
         if not match:
-            raise ValueError(f"no CRUSE is called {name!r}; names look like CRUSE4-64-1xGRU4 or CRUSE5-256-2xLSTM1-1D")
+            raise ValueError(
+                f"no CRUSE is called {name!r:.100}; names look like CRUSE4-64-1xGRU4 or CRUSE5-256-2xLSTM1-1D"
+            )
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(options) - set(known)):
             raise ValueError(f"unknown CRUSE options {', '.join(unknown)}; known are {', '.join(known)}")
@@ -86,6 +92,12 @@ class CruseConfig:
         return f"CRUSE{self.layers}-{self.channels}-{self.rnn_layers}x{self.rnn}{self.groups}{kernels}"
 
     def __post_init__(self) -> None:
+        if wrong := [
+            f"{field.name} must be {_KINDS[field.type]}, got {value!r:.100}"
+            for field in fields(self)
+            if type(value := getattr(self, field.name)) is not field.type
+        ]:
+            raise ValueError(f"CRUSE: {'; '.join(wrong)}")
         checks = {
             "layers must be 1 to 7": 1 <= self.layers <= 7,
             "channels must be 1 to 4096": 1 <= self.channels <= 4096,
@@ -104,6 +116,8 @@ class CruseConfig:
                 f"CRUSE: {self.rnn_width} features (channels x frequencies {self.freqs[-1]}) "
                 f"cannot be cut into {self.groups} equal groups"
             )
+        if _rnn_macs(self) > MOST_WEIGHTS:
+            raise ValueError(f"CRUSE: {_rnn_macs(self):,} recurrent weights are too many, of {self}")
 
     @property
     def widths(self) -> list[int]:
