@@ -6,6 +6,7 @@ Exit codes: 0 all went well, 1 some file or the whole command failed, 2 the comm
 
 import argparse
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -113,12 +114,17 @@ def add_denoise(commands: Any) -> argparse.ArgumentParser:
     denoise.add_argument(
         "--model", metavar="M", help="model folder, or id of ModelScope's hub [the one in this package]"
     )
-    denoise.add_argument("--wet", type=float, default=1.0, metavar="W", help="1 all denoised … 0 all as it was [1]")
+    denoise.add_argument("--wet", type=float, metavar="W", help="1 all denoised … 0 all as it was [1]")
     denoise.add_argument(
         "--attenuation-limit",
         type=float,
         metavar="DB",
         help="lower noise by at most DB; inf for no limit [what the model recommends]",
+    )
+    denoise.add_argument(
+        "--asr-safe",
+        action="store_true",
+        help="for speech recognition: leaves as much of the input in as a recogniser was found to want",
     )
     denoise.add_argument("--skip-existing", action="store_true", help="leave out files whose result is there")
     denoise.add_argument("--spectrogram", type=Path, metavar="PNG", help="for one input file: draw before and after")
@@ -159,15 +165,18 @@ def _denoise(args: argparse.Namespace) -> int:
     jobs = _plan(args.inputs, args.output)
     if args.spectrogram and len(jobs) != 1:
         raise ValueError(f"--spectrogram takes one input file, got {len(jobs)}")
+    if args.asr_safe and (args.wet is not None or args.attenuation_limit is not None):
+        raise ValueError("--asr-safe chooses the strength itself: leave out --wet and --attenuation-limit")
     if args.skip_existing:
         jobs = [(source, target) for source, target in jobs if not target.exists()]
 
     from tqdm import tqdm
 
     from modelscope_ext.audio import AudioError, open_audio
-    from modelscope_ext.enhance import Denoiser
+    from modelscope_ext.enhance import ASR_SAFE_WET, Denoiser
 
-    denoiser = Denoiser(args.model, args.device, wet=args.wet, attenuation_limit_db=args.attenuation_limit)
+    wet, limit = (ASR_SAFE_WET, math.inf) if args.asr_safe else (args.wet, args.attenuation_limit)
+    denoiser = Denoiser(args.model, args.device, wet=1.0 if wet is None else wet, attenuation_limit_db=limit)
     seconds, readable, failed = 0.0, [], 0
     for source, target in jobs:
         try:

@@ -1,23 +1,27 @@
 """The front door: noisy audio in, clean audio out, of the same rate, shape, type, length and level."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelscope_ext.audio import AudioError, open_audio, output_format, read_blocks, write_audio
+from modelscope_ext.audio import AudioError, StreamResampler, open_audio, output_format, read_blocks, write_audio
 from modelscope_ext.engines import Engine
-from modelscope_ext.streaming import DenoiseStream
-from modelscope_ext.utterances import Utterances
+from modelscope_ext.streaming import DenoiseStream, as_float
+from modelscope_ext.utterances import Utterances, reference_gain
 
 if TYPE_CHECKING:  # torch is imported when it is needed: not for ONNX files
     from torch import nn
 
-__all__ = ["Denoiser"]
+__all__ = ["ASR_SAFE_WET", "Denoiser"]
 
 #: Seconds of audio in memory at a time.
 BLOCK_S = 10.0
+#: Gives the blocks of an input from its beginning on.
+Blocks = Callable[[], Iterable[np.ndarray]]
+#: For a recogniser: `Denoiser(wet=ASR_SAFE_WET, attenuation_limit_db=math.inf)`; benchmarks/README.md says why.
+ASR_SAFE_WET = 0.7
 
 
 class Denoiser:
@@ -79,9 +83,15 @@ class Denoiser:
         audio = np.asarray(audio)
         if audio.ndim not in (1, 2) or (audio.ndim == 2 and not audio.shape[1]):
             raise AudioError(f"need (N,) or (N, channels) audio, got shape {audio.shape}")
-        stream = self._stream(sample_rate, 1 if audio.ndim == 1 else audio.shape[1])
-        block = max(1, round(BLOCK_S * sample_rate))
-        parts = [stream.feed(audio[start : start + block]) for start in range(0, len(audio), block)]
+        channels = 1 if audio.ndim == 1 else audio.shape[1]
+        _check_rate(sample_rate)
+
+        def blocks() -> Iterator[np.ndarray]:
+            block = max(1, round(BLOCK_S * sample_rate))
+            return (audio[start : start + block] for start in range(0, len(audio), block))
+
+        stream = self._stream(sample_rate, channels, blocks)
+        parts = [stream.feed(block) for block in blocks()]
         parts.append(stream.flush().astype(audio.dtype).reshape(-1, *audio.shape[1:]))
         return np.concatenate(parts)
 
@@ -103,7 +113,7 @@ class Denoiser:
         with open_audio(source) as file:
             format, subtype = output_format(file, target)
             rate, channels = file.samplerate, file.channels
-            stream = self._stream(rate, channels)
+            stream = self._stream(rate, channels, lambda: _blocks_of(source))
             with write_audio(target, rate, channels, format, subtype) as out:
                 for block in read_blocks(file, BLOCK_S):
                     out.write(stream.feed(block))
@@ -124,11 +134,36 @@ class Denoiser:
             )
         return self._stream(sample_rate, channels)
 
-    def _stream(self, sample_rate: int, channels: int) -> DenoiseStream:
-        if not isinstance(sample_rate, (int, np.integer)) or not 1000 <= sample_rate <= 1_000_000:
-            raise AudioError(f"sample_rate must be a whole number of Hz, 1000 … 1000000, got {sample_rate!r}")
-        engine = self.engine if self.engine.causal else Utterances(self.engine)
+    def _stream(self, sample_rate: int, channels: int, blocks: Blocks | None = None) -> DenoiseStream:
+        """`blocks` gives the whole input, as often as it is asked: only a causal network needs no look at it."""
+        _check_rate(sample_rate)
+        engine = self.engine
+        if not engine.causal:
+            gain = 1.0
+            if engine.reference_level:
+                gain = reference_gain(lambda: _resampled(blocks(), sample_rate, channels, engine.sample_rate))
+            engine = Utterances(engine, gain)
         return DenoiseStream(engine, int(sample_rate), channels, self.noisy_share)
+
+
+def _check_rate(sample_rate: int) -> None:
+    if not isinstance(sample_rate, (int, np.integer)) or not 1000 <= sample_rate <= 1_000_000:
+        raise AudioError(f"sample_rate must be a whole number of Hz, 1000 … 1000000, got {sample_rate!r}")
+
+
+def _blocks_of(path: Path) -> Iterator[np.ndarray]:
+    with open_audio(path) as file:
+        yield from read_blocks(file, BLOCK_S)
+
+
+def _resampled(blocks: Iterable[np.ndarray], rate: int, channels: int, to: int) -> Iterator[np.ndarray]:
+    """What a network at another rate hears of (n,) or (n, channels) blocks: (channels, n) each."""
+    resampler = StreamResampler(int(rate), to, channels) if rate != to else None
+    for block in blocks:
+        samples = as_float(block).reshape(len(block), channels)
+        yield (resampler.feed(samples) if resampler else samples).T
+    if resampler:
+        yield resampler.flush().T
 
 
 def _engine(model: "str | Path | nn.Module | None", device: str | None) -> Engine:

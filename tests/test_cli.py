@@ -1,5 +1,6 @@
 import contextlib
 import fcntl
+import math
 import os
 import re
 import struct
@@ -14,6 +15,7 @@ from conftest import EXAMPLES, ROOT
 
 from modelscope_ext import cli
 from modelscope_ext.cli import main
+from modelscope_ext.enhance import ASR_SAFE_WET, Denoiser
 
 NOISY = EXAMPLES / "noisy.wav"
 
@@ -87,6 +89,11 @@ def test_existing_results_are_skipped_if_asked(tmp_path, folder):
         (["in", "-o", "in"], "overwrite its own input"),
         (["in", "-o", "out", "--spectrogram", "x.png"], "--spectrogram takes one input file, got 2"),
         (["in/a.wav", "-o", "out", "--wet", "2"], "wet must be 0 … 1, got 2.0"),
+        (["in/a.wav", "-o", "out", "--asr-safe", "--wet", "1"], "leave out --wet and --attenuation-limit"),
+        (
+            ["in/a.wav", "-o", "out", "--asr-safe", "--attenuation-limit", "0"],
+            "leave out --wet and --attenuation-limit",
+        ),
         (["in/a.wav", "-o", "out", "--model", "in"], "a model folder holds"),
     ],
 )
@@ -101,6 +108,13 @@ def test_what_cannot_be_done_is_told(folder, monkeypatch, capsys, arguments, mes
 def test_wet_zero_is_the_input(tmp_path):
     assert denoise(NOISY, "-o", tmp_path / "out.wav", "--wet", "0") == 0
     assert np.abs(soundfile.read(NOISY)[0] - soundfile.read(tmp_path / "out.wav")[0]).max() < 1e-4
+
+
+def test_asr_safe_sets_the_strength_whatever_the_model_recommends(tmp_path, noisy):
+    assert denoise(NOISY, "-o", tmp_path / "out.wav", "--asr-safe") == 0
+    expected = Denoiser(wet=ASR_SAFE_WET, attenuation_limit_db=math.inf)(noisy, 16000)
+    assert np.abs(soundfile.read(tmp_path / "out.wav", dtype="float32")[0] - expected).max() < 1e-4
+    assert np.abs(noisy - expected).max() > 1e-2
 
 
 def test_the_picture_is_drawn(tmp_path):
