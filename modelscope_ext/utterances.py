@@ -3,6 +3,7 @@
 Axes: audio (B, N), one stream a row, float32 at the network's rate.
 """
 
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -15,14 +16,23 @@ __all__ = ["REFERENCE_RMS", "Utterances", "UtterancesState", "reference_gain"]
 REFERENCE_RMS = 10 ** (-25 / 20)
 
 
-def reference_gain(audio: np.ndarray) -> np.ndarray:
+def reference_gain(audio: np.ndarray | Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
     """What takes (B, N) audio to the level that FRCRN was trained at, (B, 1), as modelscope's pipeline measures it.
 
-    Samples above the root mean square, and only they, are brought to -25 dBFS RMS. Silence has a gain of 1.
+    Samples above the root mean square, and only they, are brought to -25 dBFS RMS. Silence has a gain of 1. Of audio
+    that is too long for memory, `audio` gives the (B, n) pieces, twice.
     """
-    power = np.square(audio, dtype=np.float64)
-    loud = power >= power.mean(1, keepdims=True)
-    level = np.sqrt((power * loud).sum(1, keepdims=True) / loud.sum(1, keepdims=True).clip(1))
+    pieces = audio if callable(audio) else lambda: [audio]
+    total, count = 0.0, 0
+    for piece in pieces():
+        total, count = total + np.square(piece, dtype=np.float64).sum(1, keepdims=True), count + piece.shape[1]
+    threshold = total / max(count, 1)
+    loud, count = 0.0, 0
+    for piece in pieces():
+        power = np.square(piece, dtype=np.float64)
+        above = power >= threshold
+        loud, count = loud + (power * above).sum(1, keepdims=True), count + above.sum(1, keepdims=True)
+    level = np.sqrt(loud / np.maximum(count, 1))
     return np.divide(REFERENCE_RMS, level, out=np.ones_like(level), where=level > 0).clip(max=1e30)  # fits a float32
 
 
@@ -37,20 +47,28 @@ class Utterances:
     """An engine for whole utterances that is fed piece by piece.
 
     Args:
-        engine: has `enhance((B, N)) -> (B, N)`, `sample_rate` and `reference_level`.
+        engine: has `enhance((B, N)) -> (B, N)` and `sample_rate`.
+        gain: (B, 1), what brings the input to the level that the engine wants; undone after it.
         chunk_s: seconds of a chunk. The last one has half as many to one and a half times as many, so that audio of
             up to one and a half chunks is denoised in one piece.
         margin_s: so much at the inner ends of a chunk is thrown away, for want of context.
         fade_s: then so much is faded linearly into the next chunk.
 
-    Where the engine wants its reference level, each chunk is brought there and back. `feed(audio, state)` returns what
-    is finished, and the new state; `finish(state)` the rest. Nothing is delayed, lost or added.
+    `feed(audio, state)` returns what is finished, and the new state; `finish(state)` the rest. Nothing is delayed, lost
+    or added.
     """
 
     delay = 0
 
-    def __init__(self, engine: Engine, chunk_s: float = 20.0, margin_s: float = 0.5, fade_s: float = 1.0) -> None:
-        self.engine = engine
+    def __init__(
+        self,
+        engine: Engine,
+        gain: np.ndarray | float = 1.0,
+        chunk_s: float = 20.0,
+        margin_s: float = 0.5,
+        fade_s: float = 1.0,
+    ) -> None:
+        self.engine, self.gain = engine, np.float32(gain)
         self.sample_rate = engine.sample_rate
         self.chunk, self.margin, self.fade = (round(s * engine.sample_rate) for s in (chunk_s, margin_s, fade_s))
         if self.chunk < 2 * (2 * self.margin + self.fade):
@@ -78,10 +96,7 @@ class Utterances:
         return self._faded(self._denoise(state.audio), state.fade) if state.audio.shape[1] else state.audio
 
     def _denoise(self, chunk: np.ndarray) -> np.ndarray:
-        if not self.engine.reference_level:
-            return self.engine.enhance(chunk)
-        gain = reference_gain(chunk).astype(np.float32)
-        return self.engine.enhance(chunk * gain) / gain
+        return self.engine.enhance(chunk * self.gain) / self.gain
 
     def _faded(self, out: np.ndarray, before: np.ndarray | None) -> np.ndarray:
         """A chunk's output from where the one before it begins to fade."""

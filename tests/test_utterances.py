@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import soundfile
 import torch
 from torch import nn
 
@@ -29,7 +30,7 @@ class Scale(nn.Module):
 @pytest.mark.parametrize("step", [1700, 1_000_000])
 def test_nothing_is_lost_or_moved(length, step):
     net = Scale()
-    whole = Utterances(TorchEngine(net), chunk_s=1.0, margin_s=0.1, fade_s=0.2)
+    whole = Utterances(TorchEngine(net), np.array([[2.0], [0.1]]), chunk_s=1.0, margin_s=0.1, fade_s=0.2)
     audio = np.random.default_rng(0).standard_normal((2, length), np.float32) * np.float32(0.1)
     state, parts = None, []
     for start in range(0, max(1, length), step):
@@ -57,9 +58,9 @@ def test_chunks_are_faded_into_each_other():
             return torch.full_like(audio, float(len(self.heard)))
 
     whole = Utterances(TorchEngine(Count()), chunk_s=1.0, margin_s=0.1, fade_s=0.2)
-    audio = np.ones((1, 28000), np.float32)  # constant, so that all chunks have the same gain
+    audio = np.ones((1, 28000), np.float32)
     out, state = whole.feed(audio)
-    out = np.concatenate((out, whole.finish(state)), 1)[0] * float(reference_gain(audio)[0, 0])
+    out = np.concatenate((out, whole.finish(state)), 1)[0]
     assert np.allclose(out[: 16000 - 1600 - 3200], 1)
     assert np.allclose(out[11200:14400], np.linspace(1, 2, 3200), atol=1e-3)
     assert np.allclose(out[14400:], 2)
@@ -77,6 +78,8 @@ def test_the_reference_level_is_that_of_loud_samples():
     assert np.sqrt((power[loud] * gain[1] ** 2).mean()) == pytest.approx(REFERENCE_RMS)
     assert gain[2] == 1
     assert np.isfinite(gain.astype(np.float32)).all()
+    pieces = np.array_split(audio, 7, axis=1)
+    assert np.allclose(reference_gain(lambda: pieces), gain, rtol=1e-12)
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])
@@ -89,6 +92,20 @@ def test_a_denoiser_takes_such_a_net(rate):
     inner = slice(rate // 50, -rate // 50)
     assert np.abs(out[inner] - np.stack((audio, audio / 4), 1)[inner]).max() < 2e-3
     assert all(level == pytest.approx(net.heard[0][1], rel=0.1) for _, level in net.heard)
+
+
+def test_the_level_is_that_of_the_whole(tmp_path):
+    """A gain for each chunk would be heard at the seams: a network is another at another level."""
+    net = Scale()
+    audio = np.random.default_rng(0).standard_normal(70 * 8000) * np.linspace(0.01, 0.2, 70 * 8000)
+    Denoiser(net)(audio, 8000)
+    heard = [level for _, level in net.heard]
+    assert len(heard) > 2
+    assert heard[-1] / heard[0] > 3  # as in the input, not all at one level
+    soundfile.write(tmp_path / "noisy.wav", audio, 8000, "DOUBLE")
+    net.heard.clear()
+    Denoiser(net).file(tmp_path / "noisy.wav", tmp_path / "denoised.wav")
+    assert [level for _, level in net.heard] == pytest.approx(heard)
 
 
 def test_chunks_must_be_longer_than_their_seams():
