@@ -2,11 +2,15 @@
 
 import os
 import re
+import runpy
+import socket
 import subprocess
 import sys
+import threading
 
 import nbclient
 import nbformat
+import numpy as np
 import pytest
 import soundfile
 from conftest import EXAMPLES, ROOT
@@ -89,6 +93,13 @@ def test_links_lead_somewhere(path):
             assert (path.parent / link.partition("#")[0]).exists(), link
 
 
+def test_the_map_of_the_house_is_complete():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rooms = [path for path in (ROOT / "modelscope_ext").iterdir() if not path.name.startswith("_")]
+    names = [f"{path.name}/" if path.is_dir() else path.name for path in rooms]
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
 def test_pictures_are_small():
     assert all(picture.stat().st_size < 300_000 for picture in DOCS.glob("*.png"))
 
@@ -116,6 +127,21 @@ def test_the_example_that_fine_tunes(tmp_path, pairs):
 
     assert "avg_sisnr" in example("fine_tune.py", DEFAULT, pairs, pairs, tmp_path, 1, 1, cwd=tmp_path)
     Denoiser(tmp_path / "run" / "output")
+
+
+def test_the_example_that_serves(denoiser, noisy):
+    serve = runpy.run_path(str(EXAMPLES / "serve.py"))
+    pcm = (noisy[:32000] * 32767).astype("<i2")
+    with serve["server"](0, denoiser) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        with socket.create_connection(running.server_address, timeout=60) as connection:
+            sent = pcm.tobytes()
+            connection.sendall(sent[:4001])  # in the middle of a sample
+            connection.sendall(sent[4001:])
+            connection.shutdown(socket.SHUT_WR)
+            heard = b"".join(iter(lambda: connection.recv(65536), b""))
+        running.shutdown()
+    assert np.abs(np.frombuffer(heard, "<i2").astype(int) - denoiser(pcm, 16000)).max() <= 1
 
 
 @pytest.mark.slow
