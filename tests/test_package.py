@@ -72,3 +72,12 @@ def test_the_first_python_snippet_of_the_readme_runs(tmp_path):
 
 def test_docstrings_that_are_examples():
     run(sys.executable, "-m", "doctest", ROOT / "modelscope_ext" / "enhance.py")
+
+
+def test_waiting_threads_sleep_unless_the_user_says_otherwise():
+    code = "import os, modelscope_ext; print(os.environ['GOMP_SPINCOUNT'])"
+    for given, wanted in ((None, "0"), ("7", "7")):
+        env = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+        env |= {"GOMP_SPINCOUNT": given} if given else {}
+        found = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True).stdout
+        assert found.strip() == wanted
