@@ -5,8 +5,10 @@ Axes: (N,) or (N, channels), float32 in -1 … 1 unless said otherwise; rates in
 
 import math
 import os
+import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,9 +28,13 @@ __all__ = [
     "output_format",
     "read_blocks",
     "read_mono",
+    "remove_left_behind",
     "resample",
     "write_audio",
 ]
+
+#: Of libsndfile, when reading or writing fails for a reason that it does not tell.
+SYSTEM_ERROR = 2
 
 #: File names that are taken for audio when a folder is searched.
 SUFFIXES = frozenset(
@@ -151,12 +157,23 @@ def write_audio(
     except soundfile.LibsndfileError as error:
         full = path.parent.is_dir() and shutil.disk_usage(path.parent).free < 2**16
         reason = "no space left on the disk" if full else _reason(error)
+        if error.code == SYSTEM_ERROR and not full:
+            reason = "the system refuses; is there a quota, or a limit on the size of files?"
         raise AudioError(f"{path}: cannot be written ({reason})") from error
     except OSError as error:
         raise AudioError(f"{path}: cannot be written ({error.strerror})") from error
     finally:
         with suppress(OSError):  # on a read-only disk there is nothing to remove
             half.unlink()
+
+
+def remove_left_behind(folder: Path) -> None:
+    """Removes what `write_audio` of killed processes left in a folder; what is younger than an hour may be in use."""
+    for half in folder.glob(".*.half"):
+        if re.fullmatch(r"\..+\.\d+-\d+\.half", half.name):
+            with suppress(OSError):
+                if time.time() - half.stat().st_mtime > 3600:
+                    half.unlink()
 
 
 def output_format(source: soundfile.SoundFile, path: str | Path) -> tuple[str, str | None]:

@@ -172,10 +172,12 @@ def _denoise(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from modelscope_ext.audio import AudioError, open_audio
+    from modelscope_ext.audio import AudioError, open_audio, remove_left_behind
     from modelscope_ext.enhance import ASR_SAFE_WET, Denoiser
 
     wet, limit = (ASR_SAFE_WET, math.inf) if args.asr_safe else (args.wet, args.attenuation_limit)
+    for folder in {target.parent for _, target in jobs}:
+        remove_left_behind(folder)
     denoiser = Denoiser(args.model, args.device, wet=1.0 if wet is None else wet, attenuation_limit_db=limit)
     seconds, readable, failed = 0.0, [], 0
     for source, target in jobs:
@@ -192,9 +194,11 @@ def _denoise(args: argparse.Namespace) -> int:
             try:
                 denoiser.file(source, target, bar.update)
                 if args.spectrogram:
+                    from modelscope_ext.files import whole
                     from modelscope_ext.pictures import draw_spectrograms
 
-                    draw_spectrograms(source, target, args.spectrogram)
+                    with whole(args.spectrogram) as half:
+                        draw_spectrograms(source, target, half)
             except AudioError as error:
                 failed += 1
                 _fail(str(error))

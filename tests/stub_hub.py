@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePosixPath
 from urllib.parse import parse_qs, urlsplit
@@ -21,6 +22,7 @@ class StubHub:
     Attributes:
         models: id → path in the model → bytes. What is not there is answered with 404.
         cuts: path → how many more transfers of this file break off in the middle; `math.inf` is all of them.
+        halfway: path → what is called, once, when half of a transfer is out.
         wrong: path → bytes delivered instead of the right ones.
         transfers: (path, first byte asked for) of every transfer so far.
     """
@@ -28,6 +30,7 @@ class StubHub:
     def __init__(self, models: dict[str, dict[str, bytes]]) -> None:
         self.models = models
         self.cuts: dict[str, float] = {}
+        self.halfway: dict[str, Callable[[], object]] = {}
         self.wrong: dict[str, bytes] = {}
         self.transfers: list[tuple[str, int]] = []
         self.server = _Server(("127.0.0.1", 0), _Handler)
@@ -97,7 +100,11 @@ class _Handler(BaseHTTPRequestHandler):
             hub.cuts[path] -= 1
             body = body[: len(body) // 2]
             self.close_connection = True
-        self.wfile.write(body)
+        half = len(body) // 2
+        self.wfile.write(body[:half])
+        if call := hub.halfway.pop(path, None):
+            call()
+        self.wfile.write(body[half:])
 
     def log_message(self, *_):
         """Nothing: the client's own words are what the tests look at."""

@@ -10,6 +10,7 @@ import sys
 import zipfile
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import ROOT
@@ -17,7 +18,9 @@ from safetensors.torch import save_file
 
 from modelscope_ext import Denoiser
 from modelscope_ext.checkpoint import CRUSE_TYPE, FRCRN_TYPE, CheckpointError, load_model, save_model
+from modelscope_ext.export import export_onnx
 from modelscope_ext.models import build
+from modelscope_ext.training.epochs import EpochConfig, EpochTrainer
 
 MODEL = {"type": CRUSE_TYPE, "name": "CRUSE2-8-1xGRU2"}
 BIAS = "encoder.0.norm.bias"  # (16,)
@@ -57,7 +60,7 @@ def refused(folder, reason):
 
 CONFIGURATIONS = {
     "channels": ({**MODEL, "channels": HUGE}, "channels must be 1 to 4096"),
-    "channels in the name": ({**MODEL, "name": f"CRUSE4-{HUGE}-1xGRU4"}, "no CRUSE is called"),
+    "channels in the name": ({**MODEL, "name": f"CRUSE4-{HUGE}-1xGRU4"}, "channels must be 1 to 4096"),
     "terabytes of valid channels": ({**MODEL, "name": "CRUSE1-4096-8xLSTM1"}, "recurrent weights are too many"),
     "digits": ({**MODEL, "name": f"CRUSE{'9' * 5000}-8-1xGRU1"}, "no CRUSE is called"),
     "layers": ({**MODEL, "layers": -1}, "layers must be 1 to 7"),
@@ -90,6 +93,26 @@ def test_absurd_limits_are_refused(folder, limit):
     refused(folder, r"configuration\.json: .* attenuation_limit_db of at least 0")
     (folder / "configuration.json").write_text(json.dumps({"model": MODEL, "inference": [limit]}))
     refused(folder, r"configuration\.json: .* attenuation_limit_db of at least 0")
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"train": []},
+        {"train": {"optimizer": "Adam"}},
+        {"train": {"max_epochs": "many"}},
+        {"train": {"hooks": [1]}},
+        {"evaluation": {"dataloader": 3}},
+        {"train": {"dataloader": {"batch_size_per_gpu": -1}}},
+        {"train": {"optimizer": {"type": "Adam", "lr": "fast"}}},
+        {"train": {"optimizer": {"type": "Adam", "code": "x"}}},
+        {"train": {"optimizer": {"type": "__doc__"}}},
+        {"train": {"lr_scheduler": {"type": ["StepLR"]}}},
+    ],
+)
+def test_absurd_settings_of_training_are_refused(tmp_path, sections):
+    with pytest.raises(ValueError, match=r"."):
+        EpochTrainer(torch.nn.Linear(1, 1), EpochConfig.from_configuration(sections), tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -145,6 +168,28 @@ def test_a_file_of_gigabytes_is_not_read(folder, little_memory, name):
         file.write(header(entry([25 * HUGE], 100 * HUGE)))
         file.truncate(100 * HUGE)  # a hole, which takes no place on the disk
     refused(folder, rf"{name}: 100,000,000,000 bytes, where this network has .*; not its weights")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("sample_rate", "0"), ("hop", "-160"), ("latency", str(HUGE)), ("delay", "soon"), ("attenuation_limit_db", None)],
+)
+def test_absurd_metadata_of_onnx_files_are_refused(exported, key, value):
+    model = onnx.load(exported)
+    metadata = {each.key: each.value for each in model.metadata_props} | {key: value}
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {name: text for name, text in metadata.items() if text is not None})
+    path = exported.with_name("changed.onnx")
+    onnx.save(model, path)
+    with pytest.raises(ValueError, match=r"changed\.onnx: its metadata are (damaged|absurd)"):
+        Denoiser(path)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "step.onnx"
+    export_onnx(build(MODEL["name"]).eval(), path)
+    return path
 
 
 def archive(path, pickled, **records):

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -74,10 +75,12 @@ def run(hub, tmp_path):
         environment |= {"MODELSCOPE_HOME": str(tmp_path / "home"), "MODELSCOPE_CACHE": str(tmp_path / "cache")}
         environment |= {"MODELSCOPE_ENDPOINT": hub.url} | more
         command = [sys.executable, "-W", "error::UserWarning", "-c", code]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-        assert (done.returncode != 0) == fails, done.stderr
-        run.progress = done.stderr
-        return done.stderr if fails else done.stdout.splitlines()
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as run.process:
+            out, errors = run.process.communicate(timeout=300)
+        assert (run.process.returncode != 0) == fails, errors
+        run.progress = errors
+        return errors if fails else out.splitlines()
 
     return run
 
@@ -172,6 +175,19 @@ def test_a_transfer_that_always_breaks_off(hub, run, tmp_path):
     hub.cuts = {}
     run(DOWNLOAD.format([ID], False))
     assert contents(folder_of(tmp_path)) == FILES
+
+
+def test_a_client_that_is_killed_while_it_downloads(hub, run, tmp_path):
+    """What it leaves is no model, and the next one ends with all of it."""
+    hub.models[ID] = FILES | {WEIGHTS: FILES[WEIGHTS] * 100}  # more than what lies in buffers
+    hub.halfway = {WEIGHTS: lambda: os.kill(run.process.pid, signal.SIGKILL)}
+    run(DOWNLOAD.format([ID], False), fails=True)
+    assert run.process.returncode == -signal.SIGKILL
+    assert not (folder_of(tmp_path) / WEIGHTS).exists()
+    with pytest.raises(CheckpointError, match=r"no such file|neither"):
+        load_model(folder_of(tmp_path))
+    run(DOWNLOAD.format([ID], False))
+    assert contents(folder_of(tmp_path)) == hub.models[ID]
 
 
 def test_wrong_content_is_refused(hub, run, tmp_path):

@@ -34,13 +34,17 @@ class OnnxEngine:
         found = _session(path, 1, optimize=False).get_modelmeta().custom_metadata_map
         if found.get("format") != FORMAT:
             raise ValueError(f"{path}: not written by this version's `modelscope-ext export`; please export it again")
-        self.name, kind = found["name"], found["kind"]
-        self.causal = kind == "step"
-        self.sample_rate, self.hop, self.delay, self.latency = (
-            int(found[key]) for key in ("sample_rate", "hop", "delay", "latency")
-        )
-        self.reference_level = found["reference_level"] == "True"
-        self.attenuation_limit_db = float(found["attenuation_limit_db"])
+        try:
+            self.name, kind = found["name"], found["kind"]
+            self.causal = kind == "step"
+            numbers = [int(found[key]) for key in ("sample_rate", "hop", "delay", "latency")]
+            self.sample_rate, self.hop, self.delay, self.latency = numbers
+            self.reference_level = found["reference_level"] == "True"
+            self.attenuation_limit_db = float(found["attenuation_limit_db"])
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{path}: its metadata are damaged ({error})") from error
+        if not (1000 <= numbers[0] <= 1_000_000 and numbers[1] >= 1 and 0 <= min(numbers) <= max(numbers) <= 1_000_000):
+            raise ValueError(f"{path}: its metadata are absurd: {str(found)[:300]}")
         threads = 1 if self.causal else int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)
         self.session = _session(path, threads)
 

@@ -64,7 +64,7 @@ class CruseConfig:
     @classmethod
     def from_name(cls, name: str, /, **options) -> "CruseConfig":
         """`CRUSE{L}-{C_L}-{N}x{GRU|LSTM}{P}`, and `-1D` at the end for kernels of one frame; `options` go on top."""
-        number = r"(\d{1,4})"
+        number = r"(\d{1,12})"
         match = re.fullmatch(rf"CRUSE{number}-{number}-{number}x(GRU|LSTM){number}(-1D)?", str(name))
         if not match:
             raise ValueError(

@@ -63,7 +63,18 @@ class EpochConfig:
 
     @classmethod
     def from_configuration(cls, configuration: dict[str, Any]) -> "EpochConfig":
-        """Reads both sections; what is missing stays as released, settings that torch no longer has are left out."""
+        """Reads both sections; what is missing stays as released, settings that torch no longer has are left out.
+
+        Raises:
+            ValueError: a section or a value is not of its kind.
+        """
+        try:
+            return cls._read(configuration)
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f'the sections "train" and "evaluation" are not like the released: {error}') from error
+
+    @classmethod
+    def _read(cls, configuration: dict[str, Any]) -> "EpochConfig":
         train, evaluation = configuration.get("train", {}), configuration.get("evaluation", {})
         optimizer, scheduler = dict(train.get("optimizer", {})), dict(train.get("lr_scheduler", {}))
         options = optimizer.pop("options", {})
@@ -201,11 +212,11 @@ class EpochTrainer:
         self.model = model.to(device)
         self.device = next(model.parameters()).device
         options = {"lr": 1e-3, **(config.optimizer_options or {})}
-        self.optimizer = _named(torch.optim, config.optimizer)(self.model.parameters(), **options)
+        self.optimizer = _made(torch.optim, config.optimizer, self.model.parameters(), options)
         self.scheduler = None
         if config.scheduler:
-            make = _named(torch.optim.lr_scheduler, config.scheduler)
-            self.scheduler = make(self.optimizer, **(config.scheduler_options or {}))
+            options = config.scheduler_options or {}
+            self.scheduler = _made(torch.optim.lr_scheduler, config.scheduler, self.optimizer, options)
         self.done = _Progress()
 
     @property
@@ -405,11 +416,15 @@ def _collate(rows: list[dict]) -> dict[str, torch.Tensor]:
     }
 
 
-def _named(module: Any, name: str) -> Any:
-    found = getattr(module, name, None)
+def _made(module: Any, name: str, argument: Any, options: dict[str, Any]) -> Any:
+    short = f"{module.__name__.removeprefix('torch.')}.{name}"
+    found = getattr(module, str(name), None)
     if not isinstance(found, type):
-        raise ValueError(f"torch has no {module.__name__.removeprefix('torch.')}.{name}")
-    return found
+        raise ValueError(f"torch has no {short}")
+    try:
+        return found(argument, **options)
+    except TypeError as error:
+        raise ValueError(f"{short} cannot be made with {options}: {error}") from error
 
 
 def _seed(seed: int) -> None:

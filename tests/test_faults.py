@@ -1,0 +1,280 @@
+"""Killed processes, full or read-only disks, files that change: nothing is lost, and nothing half taken for whole.
+
+Killed training is in test_training and test_epochs, killed and cut downloads in test_hub, killed `prepare-data` in
+test_prepare.
+"""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import EXAMPLES, ROOT
+from test_epochs import trainer as epoch_trainer
+from test_training import CONFIG
+
+from modelscope_ext import enhance
+from modelscope_ext.audio import AudioError
+from modelscope_ext.cli import main
+from modelscope_ext.files import whole
+from modelscope_ext.training.config import load_config
+from modelscope_ext.training.trainer import Trainer
+
+RATE = 16000
+NOISY = EXAMPLES / "noisy.wav"
+
+
+def run(code, *arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
+
+
+def everything(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+# Killed
+
+KILLED_DENOISING = """
+import os, signal, sys
+from modelscope_ext import cli, enhance
+enhance.BLOCK_S = 1.0
+read_blocks = enhance.read_blocks
+
+def until_killed(file, seconds):
+    for number, block in enumerate(read_blocks(file, seconds)):
+        if number == 3 and "b.wav" in file.name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield block
+
+enhance.read_blocks = until_killed
+cli.main(["denoise", *sys.argv[1:]])
+"""
+
+
+def test_killed_while_it_denoises_a_rerun_does_the_rest(denoiser, tmp_path, monkeypatch):
+    monkeypatch.setattr(enhance, "BLOCK_S", 1.0)  # as there: the last bits depend on it
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for name in ("a.wav", "b.wav", "c.wav"):
+        shutil.copy(NOISY, source / name)
+    assert run(KILLED_DENOISING, source, "-o", out).returncode == -signal.SIGKILL
+    done = out / "a.wav"
+    left = [p.name for p in out.iterdir() if p != done]
+    assert [re.fullmatch(r"\.b\.wav\.\d+-\d+\.half", name) is not None for name in left] == [True]
+    before = done.stat()
+    assert main(["denoise", "-q", str(source), "-o", str(out), "--skip-existing"]) == 0
+    assert (done.stat().st_ino, done.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    denoiser.file(NOISY, tmp_path / "whole.wav")
+    for name in ("a.wav", "b.wav", "c.wav"):
+        assert (out / name).read_bytes() == (tmp_path / "whole.wav").read_bytes()
+    (out / left[0]).touch()
+    os.utime(out / left[0], (0, 0))  # an hour later nobody can be writing it any more
+    (out / "c.wav").unlink()
+    assert main(["denoise", "-q", str(source), "-o", str(out), "--skip-existing"]) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["a.wav", "b.wav", "c.wav"]
+
+
+KILLED_WRITING = """
+import os, signal, sys
+from modelscope_ext.files import whole
+with whole(sys.argv[1]) as half:
+    half.write_text("ha")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_killed_while_it_writes_the_earlier_file_is_there(tmp_path):
+    path = tmp_path / "made" / "file"
+    for content in ("first", "second"):
+        with whole(path) as half:
+            half.write_text(content)
+            assert not path.exists() or path.read_text() == "first"
+        assert run(KILLED_WRITING, path).returncode == -signal.SIGKILL
+        assert path.read_text() == content
+    with pytest.raises(UnicodeEncodeError), whole(path) as half:
+        half.write_text("third\ud800", encoding="utf-8")
+    assert everything(tmp_path) == {"made/file": b"second"}
+
+
+# Full
+
+LIMIT = 20_000
+
+
+@pytest.fixture
+def full_disk(request, tmp_path):
+    """A folder where nothing above 20 kB can be written: by a limit on the size of files, or a disk of that size."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    if request.param == "limit":
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
+        yield folder
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        return
+    yield from mounted(folder, f"size={LIMIT}")
+
+
+def mounted(folder, options):
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting is not permitted")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def commands(out, corpora, config):
+    """Name → (arguments, the file or folder that is written)."""
+    pairs = ["--noisy", corpora / "speech", "--clean", corpora / "speech"]
+    train = ["train", "-q", "--device", "cpu", "--config", config, "--data-dir", corpora]
+    return {
+        "denoise": (["denoise", "-q", NOISY, "-o", out / "talk.wav"], "talk.wav"),
+        "denoise, flac": (["denoise", "-q", NOISY, "-o", out / "talk.flac"], "talk.flac"),
+        "report": (["report", "-q", NOISY, "-o", out / "page.html"], "page.html"),
+        "export": (["export", "-q", "-o", out / "net.onnx"], "net.onnx"),
+        "prepare-data": (["prepare-data", "-q", *pairs, "-o", out / "data"], "data/train"),
+        "train": ([*train, "--work-dir", out / "run"], "run/cache/speech"),
+    }
+
+
+NAMES = list(commands(ROOT, ROOT, ROOT))
+
+
+@pytest.fixture
+def arranged(corpora, tmp_path):
+    """What `commands` takes beside the folder."""
+    config = tmp_path / "train.json"
+    config.write_text(json.dumps(CONFIG))
+    (corpora / "speech" / "b.flac").unlink()
+    noise = np.random.default_rng(0).standard_normal(3 * RATE) * 0.1
+    soundfile.write(corpora / "speech" / "a.wav", noise, RATE)
+    return corpora, config
+
+
+@pytest.mark.parametrize(
+    ("full_disk", "name"),
+    # A report's sound files lie in the system's folder for such, where the limit would stop it before.
+    [(disk, name) for disk in ("limit", "tmpfs") for name in NAMES if (disk, name) != ("limit", "report")],
+    indirect=["full_disk"],
+)
+def test_a_full_disk_is_told_and_leaves_what_was_there(arranged, full_disk, name, capsys):
+    arguments, written = commands(full_disk, *arranged)[name]
+    earlier = full_disk / written
+    if earlier.suffix:
+        earlier.write_text("earlier")
+    assert main(list(map(str, arguments))) == 1
+    errors = capsys.readouterr().err
+    assert f"{full_disk / written}" in errors
+    assert re.search(r"No space left on device|File too large|no space left on the disk|is there a quota", errors)
+    assert "Traceback" not in errors
+    assert not earlier.suffix or earlier.read_text() == "earlier"
+    parts = {p.name for p in full_disk.rglob("*") if p.is_file()} - {earlier.name, "plan.json"}
+    assert not parts, "something half is left"
+
+
+@pytest.mark.parametrize("kind", ["epochs", "steps"])
+def test_a_full_disk_spares_the_last_checkpoint(arranged, tmp_path, kind):
+    """A run that could not save goes on from the checkpoint before when there is room again."""
+    corpora, config = arranged
+    work = tmp_path / "run"
+
+    def make(steps):
+        if kind == "epochs":
+            return epoch_trainer(work, epochs=steps)
+        config.write_text(json.dumps({**CONFIG, "steps": steps, "validation": {**CONFIG["validation"], "every": 100}}))
+        return Trainer(load_config(config), corpora, work, "cpu", progress=False)
+
+    first = make(1 if kind == "epochs" else 2)
+    first.train() if kind == "epochs" else first.run()
+    checkpoint = work / ("epoch_1.pth" if kind == "epochs" else "last.pt")
+    before, limit = checkpoint.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    again = make(4)
+    if kind == "epochs":
+        again.load(checkpoint)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limit[1]))
+    try:
+        failing = "epoch_2.pth" if kind == "epochs" else "last.pt"
+        with pytest.raises(OSError, match=rf"{failing}: cannot be written \(File too large\)"):
+            again.train() if kind == "epochs" else again.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert checkpoint.read_bytes() == before
+    assert not list(work.glob(".*.half"))
+    torch.load(checkpoint, weights_only=True)
+
+
+# Read-only
+
+
+@pytest.fixture(params=["a file instead of the folder", "a read-only disk"])
+def closed_folder(request, tmp_path):
+    folder = tmp_path / "closed"
+    if request.param == "a file instead of the folder":
+        folder.write_text("a file")
+        yield folder / "inside"
+        return
+    folder.mkdir()
+    yield from mounted(folder, "ro")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_where_nothing_can_be_written_it_is_told(arranged, closed_folder, name, capsys):
+    arguments, _ = commands(closed_folder, *arranged)[name]
+    assert main(list(map(str, arguments))) == 1
+    errors = capsys.readouterr().err
+    assert str(closed_folder) in errors
+    assert re.search("Not a directory|Read-only file system", errors)
+    assert "Traceback" not in errors
+
+
+# Changed while it is read
+
+
+@pytest.mark.parametrize("format", ["wav", "flac", "ogg", "mp3"])
+def test_a_source_that_shrinks_is_told(denoiser, tmp_path, format):
+    source, target = tmp_path / f"talk.{format}", tmp_path / f"out.{format}"
+    soundfile.write(source, np.random.default_rng(0).standard_normal(45 * RATE) * 0.1, RATE)
+    target.write_text("earlier")
+
+    def shrink(seconds):
+        os.truncate(source, source.stat().st_size // 3)
+
+    with pytest.raises(AudioError, match=rf"talk\.{format}: (cut off|damaged)"):
+        denoiser.file(source, target, shrink)
+    assert target.read_text() == "earlier"
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([source.name, target.name])
+
+
+def test_of_a_source_that_grows_what_was_there_is_taken(denoiser, tmp_path):
+    source, target, expected = (tmp_path / f"{name}.wav" for name in ("talk", "out", "expected"))
+    soundfile.write(source, np.random.default_rng(0).standard_normal(15 * RATE) * 0.1, RATE)
+    denoiser.file(source, expected)
+
+    def grow(seconds):
+        with source.open("ab") as file:
+            file.write(b"\7" * 100_000)
+
+    denoiser.file(source, target, grow)
+    assert target.read_bytes() == expected.read_bytes()
+
+
+def test_a_source_that_is_replaced_is_read_to_its_end(denoiser, tmp_path):
+    source, target, expected = (tmp_path / f"{name}.wav" for name in ("talk", "out", "expected"))
+    soundfile.write(source, np.random.default_rng(0).standard_normal(15 * RATE) * 0.1, RATE)
+    denoiser.file(source, expected)
+
+    def replace(seconds):
+        (tmp_path / "new").write_text("something else")
+        (tmp_path / "new").replace(source)
+
+    denoiser.file(source, target, replace)
+    assert target.read_bytes() == expected.read_bytes()
