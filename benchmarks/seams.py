@@ -7,6 +7,7 @@ fades into the next one's.
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     engine = TorchEngine(load_model(args.model))
-    audio = np.concatenate([read_mono(path, RATE) for path in audio_files(args.audio)])
+    audio = np.concatenate([read_mono(path, RATE) for path in audio_files(Path(args.audio))])
     audio = audio[None, : round(args.seconds * RATE)].astype(np.float32)
     gain = reference_gain(audio)
     whole = engine.enhance(audio * gain.astype(np.float32)) / gain
