@@ -75,7 +75,7 @@ CONFIGURATIONS = {
     "an argument of ours": ({**MODEL, "cls": 1}, "unknown CRUSE options cls"),
     "unknown": ({**MODEL, "dropout": 0.1}, "unknown CRUSE options dropout"),
     "FRCRN": ({"type": FRCRN_TYPE, "model_depth": HUGE}, "model_depth must be 14"),
-    "FRCRN, unknown": ({"type": FRCRN_TYPE, "name": "x"}, "unknown FRCRN options name"),
+    "FRCRN, unknown": ({"type": FRCRN_TYPE, "width": HUGE}, "unknown FRCRN options width"),
     "type": ({"type": ["speech"]}, "model type .* is unknown"),
 }
 

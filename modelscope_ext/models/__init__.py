@@ -8,7 +8,7 @@ from modelscope_ext.models.frcrn import CausalFrcrn, Frcrn, FrcrnConfig
 __all__ = ["build", "to_device"]
 
 
-def build(name: str, /, **config) -> nn.Module:
+def build(name: str, **config) -> nn.Module:
     """A network with random weights from its published name.
 
     Args:
