@@ -26,7 +26,8 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-# Torch's threads spin while they wait for each other. Beside other work on the same cores this made denoising twenty
-# times slower, and asleep they were no slower on idle ones. Heard by a torch that is imported later.
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
+# Torch's threads spin while they wait for each other. Beside other work on the same cores that made denoising ten to
+# twenty times slower; with a short spin it is hardly slower there, and as fast on idle cores (asleep at once, it took
+# four times as long there). Heard by a torch that is imported later.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 plug_in()
