@@ -6,6 +6,8 @@ The weights are random, which costs as much as any. Network: from samples to sam
 16-bit PCM; the stock one pads. The machine decides the figures; look at the ratios, and set nothing else to work.
 """
 
+import modelscope_ext  # noqa: F401, I001 (before torch, whose threads it makes wait for less long: for both)
+
 import argparse
 import contextlib
 import io
@@ -21,7 +23,6 @@ import torch
 from modelscope.models.audio.ans.frcrn import FRCRNDecorator
 from modelscope.pipelines.audio.ans_pipeline import ANSPipeline as StockPipeline
 
-import modelscope_ext  # noqa: F401
 from modelscope_ext.checkpoint import load_model, save_released
 from modelscope_ext.plugin.pipeline import NoiseSuppressionPipeline
 
