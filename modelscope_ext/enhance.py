@@ -142,7 +142,7 @@ class Denoiser:
             gain = 1.0
             if engine.reference_level:
                 gain = reference_gain(lambda: _resampled(blocks(), sample_rate, channels, engine.sample_rate))
-            engine = Utterances(engine, gain)
+            engine = Utterances(engine, gain, batch=engine.batch)
         return DenoiseStream(engine, int(sample_rate), channels, self.noisy_share)
 
 

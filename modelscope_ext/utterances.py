@@ -53,6 +53,7 @@ class Utterances:
             up to one and a half chunks is denoised in one piece.
         margin_s: so much at the inner ends of a chunk is thrown away, for want of context.
         fade_s: then so much is faded linearly into the next chunk.
+        batch: chunks that are denoised at once, where so many are there; each takes its own memory.
 
     `feed(audio, state)` returns what is finished, and the new state; `finish(state)` the rest. Nothing is delayed, lost
     or added.
@@ -67,8 +68,9 @@ class Utterances:
         chunk_s: float = 20.0,
         margin_s: float = 0.5,
         fade_s: float = 1.0,
+        batch: int = 1,
     ) -> None:
-        self.engine, self.gain = engine, np.float32(gain)
+        self.engine, self.gain, self.batch = engine, np.float32(gain), batch
         self.sample_rate = engine.sample_rate
         self.chunk, self.margin, self.fade = (round(s * engine.sample_rate) for s in (chunk_s, margin_s, fade_s))
         if self.chunk < 2 * (2 * self.margin + self.fade):
@@ -82,21 +84,33 @@ class Utterances:
     def feed(self, audio: np.ndarray, state: UtterancesState | None = None) -> tuple[np.ndarray, UtterancesState]:
         """Takes (B, n) samples, any n; returns the (B, m) that are finished."""
         waiting, fade = state or UtterancesState(audio[:, :0], None)
-        waiting, done = np.concatenate((waiting, audio), 1), []
-        while waiting.shape[1] > 3 * self.chunk // 2:
-            out = self._faded(self._denoise(waiting[:, : self.chunk]), fade)
-            end = out.shape[1] - self.margin
-            done.append(out[:, : end - self.fade])
-            fade = out[:, end - self.fade : end]
-            waiting = waiting[:, self.chunk - 2 * self.margin - self.fade :]
-        return np.concatenate((audio[:, :0], *done), 1), UtterancesState(waiting, fade)
+        return self._whole_chunks(UtterancesState(np.concatenate((waiting, audio), 1), fade), self.batch)
 
     def finish(self, state: UtterancesState) -> np.ndarray:
         """The (B, m) samples that are left when the input has ended."""
-        return self._faded(self._denoise(state.audio), state.fade) if state.audio.shape[1] else state.audio
+        done, (waiting, fade) = self._whole_chunks(state, 1)
+        last = self._faded(self._denoise(waiting[None])[0], fade) if waiting.shape[1] else waiting
+        return np.concatenate((done, last), 1)
 
-    def _denoise(self, chunk: np.ndarray) -> np.ndarray:
-        return self.engine.enhance(chunk * self.gain) / self.gain
+    def _whole_chunks(self, state: UtterancesState, fewest: int) -> tuple[np.ndarray, UtterancesState]:
+        """Denoises chunks, up to `batch` at once, as long as `fewest` are there, and a last one is left."""
+        waiting, fade = state
+        step, done = self.chunk - 2 * self.margin - self.fade, [waiting[:, :0]]
+        while (ready := (waiting.shape[1] - 3 * self.chunk // 2 + step - 1) // step) >= fewest:
+            count = min(ready, self.batch)
+            chunks = np.stack([waiting[:, i * step : i * step + self.chunk] for i in range(count)])
+            for out in self._denoise(chunks):
+                out = self._faded(out, fade)
+                end = out.shape[1] - self.margin
+                done.append(out[:, : end - self.fade])
+                fade = out[:, end - self.fade : end]
+            waiting = waiting[:, count * step :]
+        return np.concatenate(done, 1), UtterancesState(waiting, fade)
+
+    def _denoise(self, chunks: np.ndarray) -> np.ndarray:
+        """(chunks, B, n) → the same shape."""
+        level = chunks * self.gain
+        return self.engine.enhance(level.reshape(-1, level.shape[2])).reshape(level.shape) / self.gain
 
     def _faded(self, out: np.ndarray, before: np.ndarray | None) -> np.ndarray:
         """A chunk's output from where the one before it begins to fade."""

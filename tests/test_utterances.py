@@ -28,9 +28,10 @@ class Scale(nn.Module):
 
 @pytest.mark.parametrize("length", [0, 1, 100, 15999, 24000, 24001, 40000, 100_003])
 @pytest.mark.parametrize("step", [1700, 1_000_000])
-def test_nothing_is_lost_or_moved(length, step):
+@pytest.mark.parametrize("batch", [1, 3])
+def test_nothing_is_lost_or_moved(length, step, batch):
     net = Scale()
-    whole = Utterances(TorchEngine(net), np.array([[2.0], [0.1]]), chunk_s=1.0, margin_s=0.1, fade_s=0.2)
+    whole = Utterances(TorchEngine(net), np.array([[2.0], [0.1]]), chunk_s=1.0, margin_s=0.1, fade_s=0.2, batch=batch)
     audio = np.random.default_rng(0).standard_normal((2, length), np.float32) * np.float32(0.1)
     state, parts = None, []
     for start in range(0, max(1, length), step):
@@ -47,6 +48,25 @@ def test_nothing_is_lost_or_moved(length, step):
         assert 8000 <= chunks[-1] < 24000
     elif length:
         assert chunks == [length]
+
+
+def test_chunks_are_denoised_side_by_side_where_they_are_there():
+    """Each stream's chunks get that stream's gain, and the result is that of one chunk after the other."""
+
+    class Rows(Scale):
+        def enhance(self, audio):
+            self.heard.append(audio.shape)
+            return audio * audio.abs().amax(1, keepdim=True)
+
+    audio = np.random.default_rng(1).standard_normal((2, 70_000), np.float32) * np.float32(0.1)
+    results = []
+    for batch, shapes in ((1, [(2, 16000)] * 5 + [(2, 22_000)]), (3, [(6, 16000), (4, 16000), (2, 22_000)])):
+        net, gain = Rows(), np.array([[2.0], [0.1]])
+        whole = Utterances(TorchEngine(net), gain, chunk_s=1.0, margin_s=0.1, fade_s=0.2, batch=batch)
+        out, state = whole.feed(audio)
+        results.append(np.concatenate((out, whole.finish(state)), 1))
+        assert net.heard == shapes
+    assert np.allclose(*results, atol=1e-7)
 
 
 def test_chunks_are_faded_into_each_other():

@@ -24,6 +24,7 @@ class Engine(Protocol):
     latency: int  # samples of input that an output sample depends on, from itself on
     reference_level: bool  # whether it wants its input at the level of `utterances.REFERENCE_RMS`
     attenuation_limit_db: float  # what the model recommends
+    batch: int  # utterances that it does best at once
 
     def feed(self, audio: np.ndarray, state: Any = None) -> tuple[np.ndarray, Any]:
         """Takes any number of samples; returns the (B, m) that are finished, and the new state."""

@@ -25,6 +25,8 @@ class OnnxEngine:
         ModuleNotFoundError: there is no onnxruntime; the message says how to get it.
     """
 
+    batch = 1
+
     def __init__(self, path: str | Path, device: str | None = None) -> None:
         if device not in (None, "cpu"):
             raise ValueError(f"cannot use the device {device!r}: ONNX files run on the cpu")
