@@ -124,6 +124,25 @@ def test_babble_and_coloured_noise_are_made(mixer, share):
         np.testing.assert_array_equal(noisy, mixer(**{**options, share: 0})[0][0])
 
 
+def test_rumble_is_noise_below_its_corner(mixer):
+    plain = {"spectral_share": 0, "babble_share": 0, "coloured_share": 0, "clean_share": 0, "silent_share": 0}
+    quiet = mixer(rooms=[], rumble_share=1.0, rumble_hz=(50, 50), rumble_snr_db=(0, 0), snr_db=(40, 0), **plain)
+    spectrum = sum(np.abs(np.fft.rfft(np.subtract(*quiet[i]))) ** 2 for i in range(8))
+    assert spectrum[:100].sum() > 0.8 * spectrum.sum()
+    assert active_rms(quiet[0][0] - quiet[0][1]) == pytest.approx(active_rms(quiet[0][1]), rel=0.3)
+
+
+def test_what_lies_below_the_high_pass_is_no_speech(mixer):
+    options = {"spectral_share": 0, "clean_share": 1.0, "silent_share": 0, "dry_share": 1, "speed_share": 0}
+    before, after = (mixer(rooms=[], **options, speech_high_pass_hz=hz)[1] for hz in (0, 400))
+    assert np.array_equal(*after)  # the noisy signal has lost it as well
+    low, high = (
+        [np.square(np.abs(np.fft.rfft(pair[1]))[band]).sum() for pair in (before, after)]
+        for band in (slice(0, 200), slice(1000, 8000))
+    )
+    assert low[1] / high[1] < low[0] / high[0] / 100
+
+
 def test_mixing_with_silence_changes_nothing():
     noise = np.ones(1000, np.float32)
     assert np.array_equal(mix_at_snr(np.zeros(1000, np.float32), noise, 10), noise)

@@ -69,3 +69,17 @@ def test_a_target_far_below_its_noise_weighs_no_more_than_its_noise():
     assert float(alone / bounded) == pytest.approx(25, rel=0.1)
     easy = target * 100 + torch.randn(1, 16000) / 100
     assert loss(easy, target * 100, easy) == loss(easy, target * 100)
+
+
+def test_the_snr_term_is_the_power_of_the_error_up_to_30_db():
+    """By hand: a target of level one (constant power), an error of a tenth, and one that is far too small to matter."""
+    torch.manual_seed(1)
+    target = torch.sign(torch.randn(2, 16000)) * 0.2
+    with_term, without = CompressedSpectralLoss(snr_weight=0.5), CompressedSpectralLoss()
+    for error_db, expected in ((-20, -20), (-10, -10), (-60, -30)):
+        estimate = target * (1 + 10 ** (error_db / 20))
+        term = (with_term(estimate, target) - without(estimate, target)) / 0.5
+        assert float(term) == pytest.approx(expected / 10, abs=0.05)
+    silent = torch.zeros(2, 16000, requires_grad=True)
+    (gradient,) = torch.autograd.grad(with_term(silent, target * 0), silent)
+    assert torch.isfinite(gradient).all()

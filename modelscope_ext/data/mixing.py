@@ -35,6 +35,10 @@ class MixConfig:
     speed_share: float = 0.5  # speech played faster or slower, pitch with it
     speed_range: tuple[float, float] = (0.85, 1.15)
     spectral_share: float = 1.0  # random second-order filters on speech and noise
+    speech_high_pass_hz: float = 0.0  # what recordings of speech have below this is rumble; 0 leaves it
+    rumble_share: float = 0.0  # low-frequency noise added, of wind, traffic, hands and machines …
+    rumble_hz: tuple[float, float] = (25.0, 150.0)  # … below a corner drawn from here, evenly in octaves …
+    rumble_snr_db: tuple[float, float] = (-10.0, 20.0)  # … so far below the speech
     babble_share: float = 0.08  # noise made of several speakers
     babble_voices: tuple[int, int] = (3, 8)
     coloured_share: float = 0.05  # noise with a spectrum of 1 / f^a, a = 0 … 2
@@ -95,6 +99,8 @@ class Mixer(Dataset):
         speech, corpus = self._speech(rng)
         if rng.random() < config.spectral_share:
             speech = _spectral_augmentation(rng, speech)
+        if config.speech_high_pass_hz:
+            speech = _high_pass(speech, config.speech_high_pass_hz, self.sample_rate)
         target = speech
         if self.rooms and rng.random() >= config.dry_share:
             room = self.rooms[rng.integers(len(self.rooms))]
@@ -107,6 +113,9 @@ class Mixer(Dataset):
             noise = _low_pass(noise, self.band_limits[corpus], self.sample_rate)
 
         noise = mix_at_snr(speech, noise, _normal(rng, config.snr_db, config.snr_range_db))
+        if config.rumble_share and rng.random() < config.rumble_share:
+            rumble = _rumble(rng, self.length, config.rumble_hz, self.sample_rate)
+            noise = noise + mix_at_snr(speech, rumble, rng.uniform(*config.rumble_snr_db))
         if silent:
             speech, target = np.zeros_like(speech), np.zeros_like(target)
         noisy = speech if clean else speech + noise
@@ -185,6 +194,20 @@ def _spectral_augmentation(rng: np.random.Generator, audio: np.ndarray) -> np.nd
 
 def _low_pass(audio: np.ndarray, cutoff_hz: float, sample_rate: int) -> np.ndarray:
     return sosfilt(butter(12, cutoff_hz, fs=sample_rate, output="sos"), audio).astype(np.float32)
+
+
+def _high_pass(audio: np.ndarray, cutoff_hz: float, sample_rate: int) -> np.ndarray:
+    return sosfilt(butter(4, cutoff_hz, "highpass", fs=sample_rate, output="sos"), audio).astype(np.float32)
+
+
+def _rumble(rng: np.random.Generator, length: int, corner_hz: tuple[float, float], sample_rate: int) -> np.ndarray:
+    """Noise that falls by 6 to 24 dB an octave above a corner, and swells and fades by some dB within seconds."""
+    corner = np.exp(rng.uniform(*np.log(corner_hz)))
+    shape = butter(int(rng.integers(1, 5)), corner, fs=sample_rate, output="sos")
+    noise = sosfilt(shape, rng.standard_normal(length))
+    turns = np.arange(0, length + 8000, 8000)  # one draw each half second
+    swell_db = np.interp(np.arange(length), turns, rng.normal(0, rng.uniform(0, 8), len(turns)))
+    return (noise * 10 ** (swell_db / 20)).astype(np.float32)
 
 
 def _coloured(rng: np.random.Generator, length: int) -> np.ndarray:

@@ -57,6 +57,7 @@ class TrainConfig:
     ema: float = 0.999  # share of the old average that stays at each step
     compression: float = 0.3
     complex_weight: float = 0.3
+    snr_weight: float = 0.0
     seed: int = 0
     workers: int = 1
     threads: int = 1  # of torch, on a CPU

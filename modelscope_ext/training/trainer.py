@@ -108,7 +108,9 @@ class Trainer:
             torch.set_num_threads(config.threads)
         # Batch norm's running statistics are copied, not averaged: an average of them lags behind the weights' own.
         self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
-        self.loss = CompressedSpectralLoss(config.compression, config.complex_weight).to(self.device)
+        self.loss = CompressedSpectralLoss(config.compression, config.complex_weight, snr_weight=config.snr_weight).to(
+            self.device
+        )
         self.optimizers = _optimizers(self.net, config)
         self.done = _Progress()
         if self.checkpoint.exists():
