@@ -37,7 +37,8 @@ def execute(args: argparse.Namespace) -> int:
     logging.basicConfig(level=level, format="%(message)s", handlers=[_Lines()])
     try:
         code = args.run(args)
-        sys.stdout.flush()
+        if sys.stdout:  # there is none after >&-
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
@@ -52,7 +53,7 @@ class _Lines(logging.Handler):
     """Messages on standard error, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        _tell(self.format(record))
+        _tell("\n".join(map(_one_line, self.format(record).split("\n"))))
 
 
 def _tell(line: str) -> None:
@@ -63,8 +64,13 @@ def _tell(line: str) -> None:
 
 
 def _fail(reason: str, code: int = 1) -> int:
-    _tell(f"modelscope-ext: {reason}")
+    _tell(f"modelscope-ext: {_one_line(reason)}")
     return code
+
+
+def _one_line(text: str) -> str:
+    """Names of files may hold line feeds, and escape sequences that a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -102,12 +108,12 @@ def add_denoise(commands: Any) -> argparse.ArgumentParser:
         help="denoise files and folders",
         description="Denoises files and folders. Rate, channels, length and format of each file stay as they are.",
     )
-    denoise.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="audio files, or folders of them")
+    denoise.add_argument("inputs", nargs="+", type=_place, metavar="IN", help="audio files, or folders of them")
     denoise.add_argument(
         "-o",
         "--output",
         required=True,
-        type=Path,
+        type=_place,
         metavar="OUT",
         help="folder for the results, where folders are mirrored; for one input file also a file name",
     )
@@ -128,8 +134,21 @@ def add_denoise(commands: Any) -> argparse.ArgumentParser:
     )
     denoise.add_argument("--skip-existing", action="store_true", help="leave out files whose result is there")
     denoise.add_argument("--spectrogram", type=Path, metavar="PNG", help="for one input file: draw before and after")
+    cluster = denoise.add_argument_group(
+        "clusters",
+        "with --engine ray; IN and OUT may be URLs, such as s3://bucket/talks, and a rerun does only what is missing "
+        "or has changed: see docs/cluster.md. It needs Ray: pip install 'modelscope-ext[ray]'",
+    )
+    cluster.add_argument("--engine", choices=["local", "ray"], default="local", help="what spreads the files [local]")
+    cluster.add_argument("--workers", type=int, metavar="N", help="processes, each with a core or a GPU [all]")
+    cluster.add_argument("--ray-address", metavar="A", help="of a running cluster [this computer, or $RAY_ADDRESS]")
     denoise.set_defaults(run=_denoise)
     return denoise
+
+
+def _place(text: str) -> Path | str:
+    """A path, or a URL as it is."""
+    return text if "://" in text else Path(text)
 
 
 def _add_train(commands: Any) -> None:
@@ -162,23 +181,28 @@ def _add_train(commands: Any) -> None:
 
 
 def _denoise(args: argparse.Namespace) -> int:
+    if args.asr_safe and (args.wet is not None or args.attenuation_limit is not None):
+        raise ValueError("--asr-safe chooses the strength itself: leave out --wet and --attenuation-limit")
+    if args.engine == "ray":
+        return _denoise_on_ray(args)
+    if args.workers is not None or args.ray_address is not None:
+        raise ValueError("--workers and --ray-address are for --engine ray")
+    if urls := [place for place in (*args.inputs, args.output) if isinstance(place, str)]:
+        raise ValueError(f"{urls[0]}: URLs need --engine ray")
     jobs = _plan(args.inputs, args.output)
     if args.spectrogram and len(jobs) != 1:
         raise ValueError(f"--spectrogram takes one input file, got {len(jobs)}")
-    if args.asr_safe and (args.wet is not None or args.attenuation_limit is not None):
-        raise ValueError("--asr-safe chooses the strength itself: leave out --wet and --attenuation-limit")
     if args.skip_existing:
         jobs = [(source, target) for source, target in jobs if not target.exists()]
 
     from tqdm import tqdm
 
     from modelscope_ext.audio import AudioError, open_audio, remove_left_behind
-    from modelscope_ext.enhance import ASR_SAFE_WET, Denoiser
+    from modelscope_ext.enhance import Denoiser
 
-    wet, limit = (ASR_SAFE_WET, math.inf) if args.asr_safe else (args.wet, args.attenuation_limit)
     for folder in {target.parent for _, target in jobs}:
         remove_left_behind(folder)
-    denoiser = Denoiser(args.model, args.device, wet=1.0 if wet is None else wet, attenuation_limit_db=limit)
+    denoiser = Denoiser(args.model, args.device, **_strength(args))
     seconds, readable, failed = 0.0, [], 0
     for source, target in jobs:
         try:
@@ -210,21 +234,58 @@ def _denoise(args: argparse.Namespace) -> int:
     return 0
 
 
+def _strength(args: argparse.Namespace) -> dict[str, Any]:
+    from modelscope_ext.enhance import ASR_SAFE_WET
+
+    wet, limit = (ASR_SAFE_WET, math.inf) if args.asr_safe else (args.wet, args.attenuation_limit)
+    return {"wet": 1.0 if wet is None else wet, "attenuation_limit_db": limit}
+
+
+def _denoise_on_ray(args: argparse.Namespace) -> int:
+    if args.spectrogram or args.skip_existing:
+        name = "--spectrogram" if args.spectrogram else "--skip-existing"
+        why = "draws nothing" if args.spectrogram else "leaves out what is done by itself"
+        raise ValueError(f"--engine ray {why}: leave out {name}")
+    if args.workers is not None and args.workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {args.workers}")
+    from tqdm import tqdm
+
+    from modelscope_ext.cluster import Batch
+
+    batch = Batch(args.inputs, args.output, args.model, args.device, **_strength(args))
+    if batch.left_out:
+        logger.info("%d files are done already", batch.left_out)
+    failed = 0
+    with tqdm(total=len(batch.jobs), unit="file", disable=True if args.quiet else None) as bar:
+        for row in batch.run(args.ray_address, args.workers):
+            if row["status"] == "failed":
+                failed += 1
+                _fail(row["reason"])
+            elif bar.disable:  # where nobody sees a bar
+                logger.info("%s → %s", row["source"], row["path"])
+            bar.update()
+    return _fail(f"{failed} of {len(batch.jobs)} files failed") if failed else 0
+
+
 def _plan(inputs: list[Path], output: Path) -> list[tuple[Path, Path]]:
     """What is to be denoised into what; a plan in which a result would be lost is an error."""
     from modelscope_ext.audio import SUFFIXES, AudioError, audio_files
 
-    single = len(inputs) == 1 and not inputs[0].is_dir()
-    if single and output.suffix.lower() in SUFFIXES and not output.is_dir():
+    single = len(inputs) == 1 and not os.path.isdir(inputs[0])
+    if single and output.suffix.lower() in SUFFIXES and not os.path.isdir(output):
         return [(inputs[0], output)]
-    if output.exists() and not output.is_dir():
+    if os.path.exists(output) and not os.path.isdir(output):
         raise AudioError(f"{output}: is a file; with several inputs -o names a folder")
+
+    def real(path: Path) -> Path:  # `resolve` does not end in a loop of links
+        return Path(os.path.realpath(path))
+
     jobs: dict[Path, Path] = {}
     for given in inputs:
-        if given.is_dir():
+        if os.path.isdir(given):
             inside = audio_files(given)
-            if given.resolve() in output.resolve().parents:  # earlier results are no input
-                inside = [p for p in inside if output.resolve() not in p.resolve().parents]
+            if real(given) in real(output).parents:  # earlier results are no input
+                inside = [p for p in inside if real(output) not in real(p).parents]
             if not inside:
                 raise AudioError(f"{given}: no audio files in this folder")
             pairs = [(p, output / p.relative_to(given)) for p in inside]

@@ -25,6 +25,7 @@ ARROWS = {
     "utterances": {"engines"},
     "streaming": {"audio", "engines", "utterances"},
     "enhance": {"models", "audio", "streaming", "utterances", "engines", "checkpoint", "pretrained", "hub"},
+    "cluster": {"audio", "files", "checkpoint", "hub", "pretrained", "enhance"},
     "live": {"enhance"},
     "demo": {"audio", "enhance", "pictures"},
     "doctor": {"checkpoint", "pretrained", "hub", "enhance", "training"},

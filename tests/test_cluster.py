@@ -1,0 +1,302 @@
+"""Batches on Ray: what is done, what is done again, and what killed processes leave."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import soundfile
+from conftest import EXAMPLES, ROOT
+
+from modelscope_ext import cluster
+from modelscope_ext.audio import AudioError
+from modelscope_ext.cli import main
+from modelscope_ext.cluster import Batch, Deaths, Manifest, Worker
+
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """Two cores, in processes of their own."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+
+    os.environ["PYTHONPATH"] = str(ROOT)
+    ray.init(
+        "local",
+        num_cpus=2,
+        object_store_memory=10**8,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+    )
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def folder(tmp_path, noisy):
+    """Two good files and a bad one."""
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    soundfile.write(tmp_path / "in" / "a.wav", noisy[: 2 * RATE], RATE)
+    soundfile.write(tmp_path / "in" / "sub" / "b.flac", np.tile(noisy[:RATE, None], (1, 2)), 22050)
+    (tmp_path / "in" / "bad.wav").write_text("text")
+    return tmp_path / "in"
+
+
+def rows(out):
+    lines = (out / "manifest.jsonl").read_text().splitlines()
+    found = {row["path"]: row for row in map(json.loads, lines)}
+    assert len(found) == len(lines)
+    return found
+
+
+def here(batch):
+    """`batch.run` without Ray: in this process."""
+    worker = Worker(**batch.worker, settings=batch.settings)
+    with batch.manifest:
+        for job in batch.jobs:
+            batch.manifest.append(json.loads(worker(job)["row"]))
+    return [job["path"] for job in batch.jobs]
+
+
+@pytest.mark.slow
+def test_the_bytes_are_those_of_the_local_engine(ray, folder, tmp_path, capsys):
+    arguments = ["denoise", "-q", f"file://{folder}", "-o", str(tmp_path / "out"), "--engine", "ray", "--wet", "0.9"]
+    assert main(arguments) == 1
+    errors = capsys.readouterr().err
+    assert f"{folder}/bad.wav: not readable as audio" in errors
+    assert "1 of 3 files failed" in errors
+    assert main(["denoise", "-q", str(folder), "-o", str(tmp_path / "local"), "--wet", "0.9"]) == 1
+    for name in ("a.wav", "sub/b.flac"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
+    found = rows(tmp_path / "out")
+    assert found.keys() == {"a.wav", "sub/b.flac", "bad.wav"}
+    row = found["a.wav"]
+    assert (row["status"], row["duration"], row["reason"]) == ("done", 2.0, None)
+    assert row["source"] == f"file://{folder}/a.wav"
+    assert row["size"] == (folder / "a.wav").stat().st_size
+    assert row["seconds"] > 0
+    assert found["bad.wav"]["status"] == "failed"
+    assert "not readable" in found["bad.wav"]["reason"]
+    (folder / "bad.wav").unlink()
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")}
+    assert main(arguments) == 0
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")}
+
+
+def test_only_what_is_missing_or_has_changed_is_done_again(folder, tmp_path):
+    out = tmp_path / "out"
+
+    def again(**options):
+        return here(Batch([folder], out, **options))
+
+    assert again() == ["a.wav", "bad.wav", "sub/b.flac"]
+    (folder / "bad.wav").unlink()
+    assert again() == []
+    os.utime(folder / "a.wav", (1, 1))
+    assert again() == ["a.wav"]
+    (out / "a.wav").unlink()
+    assert again() == ["a.wav"]
+    content = (out / "a.wav").read_bytes()
+    (out / "a.wav").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert again() == ["a.wav"]
+    assert (out / "a.wav").read_bytes() == content
+    os.utime(out / "a.wav", (1, 1))  # the same content at another time
+    assert again() == []
+    (out / "sub" / "b.flac").write_bytes(b"")
+    assert again() == ["sub/b.flac"]
+    assert again(wet=0.5) == ["a.wav", "sub/b.flac"]
+    assert again(wet=0.5, attenuation_limit_db=200) == ["a.wav", "sub/b.flac"]
+    shutil.copytree(cluster_model(), tmp_path / "model")
+    assert again(wet=0.5, attenuation_limit_db=200, model=tmp_path / "model") == []
+    described = tmp_path / "model" / "configuration.json"
+    described.write_text(described.read_text() + " ")
+    assert again(wet=0.5, attenuation_limit_db=200, model=tmp_path / "model") == ["a.wav", "sub/b.flac"]
+
+
+def cluster_model():
+    from modelscope_ext.pretrained import DEFAULT
+
+    return DEFAULT
+
+
+def test_storage_that_is_no_disk(folder, tmp_path, denoiser, monkeypatch):
+    """Read, written, listed and decided by fsspec alone; the manifest comes in parts."""
+    monkeypatch.setattr(cluster, "PART_S", 0)
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder), "/talks", recursive=True)
+    try:
+        batch = Batch(["memory://talks"], "memory://done")
+        assert here(batch) == ["a.wav", "bad.wav", "sub/b.flac"]
+        for name in ("a.wav", "sub/b.flac"):
+            denoiser.file(folder / name, tmp_path / "expected" / name)
+            assert memory.cat_file(f"/done/{name}") == (tmp_path / "expected" / name).read_bytes()
+        assert memory.find("/done") == ["/done/a.wav", "/done/manifest.jsonl", "/done/sub/b.flac"]
+        reason = Manifest(memory, "/done").rows["bad.wav"]["reason"]
+        assert reason == "memory:///talks/bad.wav: not readable as audio (Format not recognised)"
+        memory.rm("/talks/bad.wav")
+        assert Batch(["memory://talks"], "memory://done").jobs == []
+        memory.put_file(str(folder / "sub" / "b.flac"), "/talks/sub/b.flac")  # at another time
+        assert [job["path"] for job in Batch(["memory://talks"], "memory://done").jobs] == ["sub/b.flac"]
+    finally:
+        memory.rm("/", recursive=True)
+
+
+def test_a_manifest_of_a_killed_process_is_read(tmp_path):
+    disk = fsspec.filesystem("file")
+    with Manifest(disk, str(tmp_path)) as manifest:
+        manifest.append({"path": "a", "n": 1})
+        manifest.append({"path": "b", "n": 1})
+        manifest.append({"path": "a", "n": 2})
+        while_open = Manifest(disk, str(tmp_path)).rows
+    with (tmp_path / "manifest.jsonl").open("a") as file:
+        file.write('{"path": "c", "n"')
+    again = Manifest(disk, str(tmp_path))
+    assert again.rows == while_open == {"a": {"path": "a", "n": 2}, "b": {"path": "b", "n": 1}}
+    with again:
+        again.append({"path": "d", "n": 1})
+    assert rows(tmp_path) == {**while_open, "d": {"path": "d", "n": 1}}
+
+
+class Killed(Worker):
+    """Killed by a file "always", and by a file "once" if it is the first to have it."""
+
+    def _denoise(self, source, target):
+        mark = Path(source.removeprefix("file://") + ".begun")
+        if "always" in source or ("once" in source and not mark.exists()):
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._denoise(source, target)
+
+
+@pytest.mark.slow
+def test_the_files_of_a_killed_worker_are_done_by_another(ray, tmp_path, denoiser, monkeypatch):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(cluster, "Worker", Killed)
+    names = ["a.wav", "always.wav", "b.wav", "c.wav", "once.wav"]
+    (tmp_path / "in").mkdir()
+    for name in names:
+        shutil.copy(EXAMPLES / "noisy.wav", tmp_path / "in" / name)
+    batch = Batch([tmp_path / "in"], tmp_path / "out")
+    monkeypatch.setattr(cluster, "_blocks", lambda jobs, workers: [jobs[:3], jobs[3:]])
+    found = {row["path"]: row for row in batch.run()}
+    assert sorted(found) == names
+    assert {path for path, row in found.items() if row["status"] == "failed"} == {"always.wav"}
+    assert "3 workers were killed by it" in found["always.wav"]["reason"]
+    assert (tmp_path / "in" / "once.wav.begun").exists()
+    denoiser.file(EXAMPLES / "noisy.wav", tmp_path / "whole.wav")
+    for name in set(names) - {"always.wav"}:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole.wav").read_bytes()
+    assert rows(tmp_path / "out") == found
+
+
+@pytest.mark.slow
+def test_a_killed_driver_leaves_what_is_done(ray, tmp_path):
+    """Another process starts the batch on the same cluster and is killed after its first row."""
+    (tmp_path / "in").mkdir()
+    for number in range(12):
+        shutil.copy(EXAMPLES / "noisy.wav", tmp_path / "in" / f"{number}.wav")
+    address = ray.get_runtime_context().gcs_address
+    arguments = ["denoise", "-q", tmp_path / "in", "-o", tmp_path / "out", "--engine", "ray", "--ray-address", address]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    manifest = tmp_path / "out" / "manifest.jsonl"
+    with subprocess.Popen([sys.executable, "-m", "modelscope_ext", *arguments], env=environment) as driver:
+        until = time.monotonic() + 120
+        while not (manifest.exists() and manifest.read_bytes().count(b"\n")) and time.monotonic() < until:
+            assert driver.poll() is None
+            time.sleep(0.02)
+        driver.kill()
+    done = [
+        json.loads(line)["path"] for line in manifest.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")
+    ]
+    assert 1 <= len(done) < 12
+    time.sleep(1)  # its workers may be at their last file
+    before = {path: (tmp_path / "out" / path).stat() for path in done}
+    assert main(list(map(str, arguments))) == 0
+    for path, stat in before.items():
+        now = (tmp_path / "out" / path).stat()
+        assert (now.st_ino, now.st_mtime_ns) == (stat.st_ino, stat.st_mtime_ns), path
+    found = rows(tmp_path / "out")
+    assert len(found) == 12
+    assert {row["status"] for row in found.values()} == {"done"}
+    assert len({(tmp_path / "out" / path).read_bytes() for path in found}) == 1
+
+
+def test_a_worker_with_another_model_does_not_begin(folder, tmp_path):
+    batch = Batch([folder], tmp_path / "out")
+    with pytest.raises(ValueError, match="another model than where the batch was started"):
+        Worker(**{**batch.worker, "expected": "another"}, settings=batch.settings)
+
+
+def test_deaths_are_counted():
+    deaths = Deaths()
+    assert [deaths.begin("a"), deaths.begin("a"), deaths.begin("b")] == [0, 1, 0]
+    deaths.end("b")
+    assert [deaths.begin("b"), deaths.begin("a")] == [0, 2]
+
+
+def test_work_is_cut_for_all_workers():
+    small, large = ({"size": size} for size in (1000, 2**27))
+    assert [len(block) for block in cluster._blocks([small] * 1000, 2)] == [16] * 62 + [8]
+    assert [len(block) for block in cluster._blocks([small] * 3, 2)] == [1, 1, 1]
+    assert [len(block) for block in cluster._blocks([large] * 40, 2)] == [1] * 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["in", "-o", "out", "--engine", "ray", "--skip-existing"], "leaves out what is done by itself"),
+        (["in/a.wav", "-o", "out", "--engine", "ray", "--spectrogram", "p.png"], "leave out --spectrogram"),
+        (["in", "-o", "in/a.wav", "--engine", "ray"], "is a file; with Ray the output is a folder"),
+        (["in", "-o", "in", "--engine", "ray"], "is the output folder"),
+        (["in/a.wav", "-o", "in", "--engine", "ray"], "would overwrite its own input"),
+        (["in", "in/a.wav", "-o", "out", "--engine", "ray"], "would both become"),
+        (["nothing", "-o", "out", "--engine", "ray"], "nothing: no such file"),
+        (["s3x://bucket/talks", "-o", "out", "--engine", "ray"], "Protocol not known: s3x"),
+        (["in", "-o", "out", "--engine", "ray", "--device", "cuda:1"], "the device is cpu or cuda, got cuda:1"),
+        (["in", "-o", "out", "--engine", "ray", "--wet", "2"], "wet must be 0 … 1, got 2.0"),
+        (["in", "-o", "out", "--engine", "ray", "--workers", "0"], "--workers must be at least 1, got 0"),
+        (["in", "-o", "out", "--workers", "2"], "--workers and --ray-address are for --engine ray"),
+        (["s3://bucket/talks", "-o", "out"], "s3://bucket/talks: URLs need --engine ray"),
+    ],
+)
+def test_what_cannot_be_done_is_told(folder, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(folder.parent)
+    assert main(["denoise", "-q", *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert not (folder.parent / "out").exists()
+
+
+def test_results_inside_the_input_are_no_input(folder):
+    (folder / "bad.wav").unlink()
+    assert here(Batch([folder], folder / "clean")) == ["a.wav", "sub/b.flac"]
+    assert Batch([folder], folder / "clean").jobs == []
+
+
+def test_without_ray_it_is_told(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["denoise", "-q", str(folder), "-o", str(tmp_path / "out"), "--engine", "ray"]) == 1
+    assert "--engine ray needs Ray: pip install 'modelscope-ext[ray]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "no port:x"])
+def test_no_cluster_is_told(folder, tmp_path, monkeypatch, address):
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(ValueError, match=f"no Ray cluster at {address}: "):
+        list(Batch([folder], tmp_path / "out").run(address))
+
+
+def test_an_empty_folder_is_told(tmp_path):
+    with pytest.raises(AudioError, match="no audio files in this folder"):
+        Batch([tmp_path], tmp_path / "out")
