@@ -1,6 +1,7 @@
 """Training and evaluation by `modelscope.trainers.build_trainer`."""
 
 import importlib.util
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +26,8 @@ from modelscope_ext.training.epochs import BadDataError, EpochConfig, EpochTrain
 __all__ = ["NoiseSuppressionTrainer"]
 
 MODELS = {FRCRN_TYPE: FrcrnModel, CRUSE_TYPE: CruseModel}
-#: What ModelScope passes or what torchrun already says; any other argument that is set is a mistake.
-IGNORED = {"trust_remote_code", "device_map", "launcher"}
+#: What ModelScope passes; any other argument that is set is a mistake.
+IGNORED = {"trust_remote_code", "device_map"}
 
 
 @TRAINERS.register_module(module_name=CRUSE_TYPE)
@@ -46,6 +47,8 @@ class NoiseSuppressionTrainer(BaseTrainer):
         model_revision: of an id.
         seed, max_epochs, train_iters_per_epoch, val_iters_per_epoch: instead of the configuration's.
         device: "cpu", "gpu", "cuda:1" …; a GPU is taken where there is one, and trains in bfloat16.
+        launcher: "pytorch" or None: a program that torchrun has started trains with the others in either case, on GPUs
+            or CPUs; "pytorch" is an error in any other program.
     """
 
     def __init__(
@@ -63,8 +66,14 @@ class NoiseSuppressionTrainer(BaseTrainer):
         train_iters_per_epoch: int | None = None,
         val_iters_per_epoch: int | None = None,
         device: str | None = None,
+        launcher: str | None = None,
         **kwargs,
     ) -> None:
+        if launcher not in (None, "pytorch") or (launcher and "LOCAL_RANK" not in os.environ):
+            raise ValueError(
+                f"launcher={launcher!r}: several processes are started by torchrun, as in "
+                "`torchrun --nproc-per-node 2 train.py`, with launcher='pytorch'"
+            )
         if given := sorted(name for name, value in kwargs.items() if name not in IGNORED and value is not None):
             raise TypeError(f"this trainer has no use for {', '.join(given)}")
         self.model_dir = model_folder(model, model_revision)

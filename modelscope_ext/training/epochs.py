@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from modelscope_ext.checkpoint import save_tensors
 from modelscope_ext.training.log import Log
-from modelscope_ext.training.parallel import average, join
+from modelscope_ext.training.parallel import agree, average, join
 
 __all__ = ["BadDataError", "EpochConfig", "EpochTrainer", "check_rows"]
 
@@ -230,6 +230,9 @@ class EpochTrainer:
             raise ValueError("there is no train_dataset to train on")
         config, done = self.config, self.done
         _seed(config.seed)
+        if self.ranks > 1 and (state := agree([done.epoch, done.iteration], self._state, self.device)):
+            self._restore(state)
+            done = self.done
         log = Log(self.work_dir, FIELDS, done.epoch) if not self.rank else None
         batches = iter(self._train_batches())
         values: dict[str, float] = {}
@@ -287,13 +290,7 @@ class EpochTrainer:
         """
         path = Path(path)
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            trainer = state["trainer"]
-            self.model.load_state_dict(state["state_dict"])
-            self.optimizer.load_state_dict(trainer["optimizer"])
-            if self.scheduler:
-                self.scheduler.load_state_dict(trainer["scheduler"])
-            self.done = _Progress(**trainer["progress"])
+            self._restore(torch.load(path, map_location="cpu", weights_only=True))
         except FileNotFoundError:
             raise ValueError(f"{path}: no such file") from None
         except (KeyError, TypeError) as error:
@@ -301,7 +298,6 @@ class EpochTrainer:
                              "pytorch_model.bin of the model folder") from error  # fmt: skip
         except Exception as error:  # what torch's reader raises on damaged files is not documented
             raise ValueError(f"{path}: no checkpoint, or damaged ({str(error).partition(chr(10))[0]})") from error
-        torch.set_rng_state(trainer["random"])
         logger.info("going on after epoch %d, iteration %d", self.done.epoch, self.done.iteration)
 
     @property
@@ -392,6 +388,9 @@ class EpochTrainer:
         """Whole or not at all."""
         if self.rank:
             return
+        save_tensors(self._state(values), path)
+
+    def _state(self, values: dict[str, float] | None = None) -> dict[str, Any]:
         trainer = {
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
@@ -399,7 +398,16 @@ class EpochTrainer:
             "random": torch.get_rng_state(),
         }
         meta = {"epoch": self.done.epoch, "iter": self.done.iteration, "metrics": values or {}}
-        save_tensors({"state_dict": self.model.state_dict(), "meta": meta, "trainer": trainer}, path)
+        return {"state_dict": self.model.state_dict(), "meta": meta, "trainer": trainer}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        trainer = state["trainer"]
+        self.model.load_state_dict(state["state_dict"])
+        self.optimizer.load_state_dict(trainer["optimizer"])
+        if self.scheduler:
+            self.scheduler.load_state_dict(trainer["scheduler"])
+        self.done = _Progress(**trainer["progress"])
+        torch.set_rng_state(trainer["random"])
 
 
 def _collate(rows: list[dict]) -> dict[str, torch.Tensor]:

@@ -31,12 +31,13 @@ from modelscope_ext.models import build, to_device
 from modelscope_ext.training.config import TrainConfig
 from modelscope_ext.training.log import Log
 from modelscope_ext.training.muon import Muon
-from modelscope_ext.training.parallel import average, join
+from modelscope_ext.training.parallel import agree, average, in_turns, join, wait
 
 __all__ = ["Trainer", "schedule", "validate"]
 
 logger = logging.getLogger(__name__)
 FIELDS = ["step", "hours", "learning_rate", "loss", "grad_norm", "pesq", "si_sdr", "stoi", "cd", "q", "seconds"]
+LOG_EVERY = 100  # steps
 
 
 def schedule(config: TrainConfig, step: int) -> float:
@@ -115,6 +116,8 @@ class Trainer:
         self.done = _Progress()
         if self.checkpoint.exists():
             self._load()
+        if self.ranks > 1 and (state := agree([self.done.step], self._state, self.device)):
+            self._restore(state, f"the {self.checkpoint.name} of another process")
 
     @property
     def checkpoint(self) -> Path:
@@ -128,12 +131,9 @@ class Trainer:
         """
         config, done = self.config, self.done
         last = config.steps if stop_after is None else min(config.steps, done.step + stop_after)
-        if self.rank:
-            torch.distributed.barrier()  # the first process decodes, for all
-        mixer = self._data()
-        pairs = self._validation_pairs()
-        if self.ranks > 1 and not self.rank:
-            torch.distributed.barrier()
+        with in_turns():  # the first process decodes, for all that share its folder
+            mixer = self._data()
+            pairs = self._validation_pairs()
         indices = np.arange(done.step * config.batch, last * config.batch).reshape(-1, self.ranks, self._share)
         # Its own workers' seeds come from this generator, so that making the loader leaves torch's own untouched.
         loader = DataLoader(
@@ -164,7 +164,9 @@ class Trainer:
                 if done.step % 10 == 0:
                     bar.set_postfix(loss=f"{np.mean(losses[-100:]):.4f}", hours=f"{hours:.1f}", refresh=False)
                 bar.update()
-                if log and (done.step % 100 == 0 or done.step == last):
+                logged = done.step % LOG_EVERY == 0 or done.step == last
+                validated = logged and (done.step % config.validation.every == 0 or done.step == last)
+                if log and logged:
                     row = {
                         "step": done.step,
                         "hours": hours,
@@ -173,11 +175,13 @@ class Trainer:
                         "grad_norm": np.mean(norms),
                         "seconds": done.seconds,
                     }
-                    if done.step % config.validation.every == 0 or done.step == last:
+                    if validated:
                         scores = self._validate(pairs)
                         row |= scores
                     log.write(row, told=bar.disable)
                     losses, norms = [], []
+                if validated:
+                    wait()  # for the first process, which alone has validated
                 if stop or done.step == last or time.monotonic() - saved > config.checkpoint_seconds:
                     self._save()
                     saved = time.monotonic()
@@ -291,9 +295,11 @@ class Trainer:
         return validation_pairs(speech, noise, config.pairs, config.seed, config.seconds)
 
     def _save(self) -> None:
-        if self.rank:
-            return
-        state = {
+        if not self.rank:
+            save_tensors(self._state(), self.checkpoint)
+
+    def _state(self) -> dict[str, Any]:
+        return {
             "config": json.dumps(_comparable(self.config)),
             "progress": asdict(self.done),
             "net": self.net.state_dict(),
@@ -301,19 +307,22 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "random": torch.get_rng_state(),
         }
-        save_tensors(state, self.checkpoint)
 
     def _load(self) -> None:
         try:
             state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-            before = json.loads(state["config"])
+            json.loads(state["config"])
         except Exception as error:  # what torch's reader raises on damaged files is not documented
             reason = str(error).partition("\n")[0]
             raise ValueError(f"{self.checkpoint}: no checkpoint of a run, or damaged ({reason})") from error
-        now = json.loads(json.dumps(_comparable(self.config)))
+        self._restore(state, str(self.checkpoint))
+        logger.info("going on from step %d", self.done.step)
+
+    def _restore(self, state: dict[str, Any], name: str) -> None:
+        before, now = json.loads(state["config"]), json.loads(json.dumps(_comparable(self.config)))
         if changed := [key for key in now if now[key] != before.get(key)]:
             raise ValueError(
-                f"{self.checkpoint} belongs to a run with another configuration ({', '.join(changed)} differ); "
+                f"{name} belongs to a run with another configuration ({', '.join(changed)} differ); "
                 "choose another --work-dir, or remove that file"
             )
         self.done = _Progress(**state["progress"])
@@ -322,7 +331,6 @@ class Trainer:
         for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
         torch.set_rng_state(state["random"].cpu())
-        logger.info("going on from step %d", self.done.step)
 
 
 def _optimizers(net: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
