@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -18,23 +19,36 @@ import numpy as np
 import soundfile
 import soxr
 from scipy.signal import upfirdn
+from scipy.signal.windows import kaiser
 
 __all__ = [
     "SUFFIXES",
     "AudioError",
     "StreamResampler",
     "audio_files",
+    "block_length",
+    "check_layout",
     "open_audio",
     "output_format",
     "read_blocks",
     "read_mono",
     "remove_left_behind",
     "resample",
+    "why_unusable",
     "write_audio",
 ]
 
 #: Of libsndfile, when reading or writing fails for a reason that it does not tell.
 SYSTEM_ERROR = 2
+
+#: As many as libsndfile reads.
+MOST_CHANNELS = 1024
+#: Seconds of audio in memory at a time, those of all channels together.
+CHANNEL_SECONDS = 100.0
+#: Integers given as floating point are below it; far above it the energy of a spectrum overflows.
+LOUDEST = 2.0**31
+#: Filters of `StreamResampler` have about 50 times as many taps. All whole rates up to it are converted.
+MOST_STEPS = 100_000
 
 #: File names that are taken for audio when a folder is searched.
 SUFFIXES = frozenset(
@@ -57,6 +71,10 @@ SUFFIXES = frozenset(
 )
 
 
+#: Formats that a file alone does not make: samples without a header, and a second file with the header.
+UNWRITTEN = ("RAW", "SD2")
+
+
 class AudioError(ValueError):
     """A file or an array that is no audio we can use; the message names it and says why."""
 
@@ -73,23 +91,73 @@ def open_audio(path: str | Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
 
     `path` may also be a binary file object, which has no name to tell.
     """
+    named = f"{path}: " if isinstance(path, (str, Path)) else ""
     try:
-        file = soundfile.SoundFile(path)
+        file = soundfile.SoundFile(_regular_file(Path(path)) if named else path)
     except soundfile.LibsndfileError as error:
-        if not isinstance(path, (str, Path)):
-            raise AudioError(f"not readable as audio ({_reason(error)})") from error
-        path = Path(path)
-        if not path.exists():
-            raise AudioError(f"{path}: no such file") from error
-        if path.is_dir():
-            raise AudioError(f"{path}: is a folder") from error
-        try:
-            path.open("rb").close()
-        except OSError as denied:
-            raise AudioError(f"{path}: {denied.strerror}") from error
-        raise AudioError(f"{path}: not readable as audio ({_reason(error)})") from error
+        raise AudioError(f"{named}not readable as audio ({_reason(error)})") from error
     with file:
+        try:
+            check_layout(file.samplerate, file.channels)
+        except AudioError as error:
+            raise AudioError(f"{named}{error}") from error
         yield file
+
+
+def _regular_file(path: Path) -> str | bytes:
+    """The name for libsndfile, which does not say why it cannot open a file, and would wait for the end of a pipe."""
+    name = _system_name(path)
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            path.open("rb").close()
+    except FileNotFoundError as error:
+        raise AudioError(f"{path}: no such file") from error
+    except OSError as error:
+        raise AudioError(f"{path}: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        raise AudioError(f"{path}: is a {'folder' if stat.S_ISDIR(mode) else 'pipe, a socket or a device'}")
+    if path.suffix.lower() == ".raw":  # soundfile asks for what we do not know
+        raise AudioError(f"{path}: raw samples say neither rate nor channels; modelscope-ext stream takes them")
+    return name
+
+
+def _system_name(path: Path) -> str | bytes:
+    """The name for libsndfile, which would stop at a NUL; soundfile by itself takes no bytes that are no UTF-8."""
+    with suppress(UnicodeEncodeError):
+        name = os.fsencode(path)
+        if b"\0" not in name:
+            return os.fspath(path) if os.name == "nt" else name
+    raise AudioError(f"{path}: no file can have this name")
+
+
+def _named(file: soundfile.SoundFile) -> str:
+    """What begins a message about an open file."""
+    return f"{os.fsdecode(file.name)}: " if isinstance(file.name, (str, bytes)) else ""
+
+
+def check_layout(sample_rate: int, channels: int = 1) -> None:
+    """Raises an `AudioError` for rates and numbers of channels that no audio has."""
+    if not isinstance(sample_rate, (int, np.integer)) or not 1000 <= sample_rate <= 1_000_000:
+        raise AudioError(f"sample_rate must be a whole number of Hz, 1000 … 1000000, got {sample_rate!r}")
+    if not 1 <= channels <= MOST_CHANNELS:
+        raise AudioError(f"need 1 … {MOST_CHANNELS} channels, got {channels}; samples go down, channels across")
+
+
+def block_length(sample_rate: int, channels: int, seconds: float) -> int:
+    """Samples of a block of so many seconds, or of fewer where there are many channels."""
+    return max(1, round(min(seconds, CHANNEL_SECONDS / channels) * sample_rate))
+
+
+def why_unusable(samples: np.ndarray) -> str | None:
+    """What float32 samples have that no audio has, if they do."""
+    # The energy of what is not finite is not finite either, and that of what is too loud is too large.
+    if np.vdot(samples, samples) <= LOUDEST**2:
+        return None
+    if not np.isfinite(samples).all():
+        return "NaN or infinite samples"
+    peak = np.abs(samples).max()
+    return f"samples of up to {peak:.2g} in floating point, which has -1 … 1" if peak > LOUDEST else None
 
 
 def _reason(error: soundfile.LibsndfileError) -> str:
@@ -100,22 +168,24 @@ def read_blocks(file: soundfile.SoundFile, seconds: float) -> Iterator[np.ndarra
     """The rest of an open file in (n, channels) float32 blocks.
 
     Raises:
-        AudioError: the file breaks off or is damaged, or has NaN or infinite samples; the message names it.
+        AudioError: the file breaks off or is damaged, or has samples that are not finite; the message names it.
     """
-    done = 0
+    done, length = 0, block_length(file.samplerate, file.channels, seconds)
     while True:
         try:
-            block = file.read(round(seconds * file.samplerate), dtype="float32", always_2d=True)
+            block = file.read(length, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
-            raise AudioError(f"{file.name}: damaged after {done / file.samplerate:.2f} s ({_reason(error)})") from error
+            raise AudioError(
+                f"{_named(file)}damaged after {done / file.samplerate:.2f} s ({_reason(error)})"
+            ) from error
         if not len(block):
             break
-        if not np.isfinite(block).all():
-            raise AudioError(f"{file.name}: has NaN or infinite samples after {done / file.samplerate:.2f} s")
+        if reason := why_unusable(block):
+            raise AudioError(f"{_named(file)}has {reason} after {done / file.samplerate:.2f} s")
         done += len(block)
         yield block
     if done < file.frames:
-        raise AudioError(f"{file.name}: cut off, it ends after {done} of {file.frames} samples")
+        raise AudioError(f"{_named(file)}cut off, it ends after {done} of {file.frames} samples")
 
 
 def read_mono(path: str | Path, sample_rate: int) -> np.ndarray:
@@ -142,17 +212,21 @@ def write_audio(
         AudioError: the folder cannot be written to, the disk is full, or the format does not take this audio.
     """
     path = Path(path)
-    half = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.half")
+    _system_name(path)
+    start = os.fsencode(path.name)[:200].decode(errors="ignore")  # names have up to 255 bytes
+    half = path.with_name(f".{start}.{os.getpid()}-{threading.get_ident()}.half")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         half.touch()  # the system says why it refuses; libsndfile does not
-        with soundfile.SoundFile(half, "w", sample_rate, channels, subtype, format=format) as file:
+        with soundfile.SoundFile(_system_name(half), "w", sample_rate, channels, subtype, format=format) as file:
             yield file
             file.flush()
         # libsndfile says nothing when the disk fills up while it writes a header or its last block.
-        with soundfile.SoundFile(half) as written:
-            if written.frames != file.frames:
+        with soundfile.SoundFile(_system_name(half)) as written:
+            if written.frames < file.frames:
                 raise AudioError(f"{path}: not written completely; is the disk full?")
+            if written.frames > file.frames:  # some old formats count in blocks
+                raise AudioError(f"{path}: {format} with {file.subtype} has no way to say {file.frames} samples")
         half.replace(path)
     except soundfile.LibsndfileError as error:
         full = path.parent.is_dir() and shutil.disk_usage(path.parent).free < 2**16
@@ -179,11 +253,11 @@ def remove_left_behind(folder: Path) -> None:
 def output_format(source: soundfile.SoundFile, path: str | Path) -> tuple[str, str | None]:
     """Format and subtype for `path`: the source's where the suffix is the same, else what the suffix asks for."""
     suffix = Path(path).suffix.lower().lstrip(".")
-    if suffix == Path(source.name).suffix.lower().lstrip("."):
+    if suffix == Path(os.fsdecode(source.name)).suffix.lower().lstrip(".") and source.format not in UNWRITTEN:
         return source.format, source.subtype
     names = {"oga": "OGG", "opus": "OGG", "aif": "AIFF", "aifc": "AIFF", "wave": "WAV"}
     format = names.get(suffix, suffix.upper())
-    if format not in soundfile.available_formats():
+    if format not in soundfile.available_formats() or format in UNWRITTEN:
         raise AudioError(f"{path}: no audio format has this suffix; one of {', '.join(sorted(SUFFIXES))} is expected")
     if suffix == "opus":
         return format, "OPUS"
@@ -198,6 +272,9 @@ class StreamResampler:
         channels: of the (N, channels) float32 chunks.
         half_length: of the filter, in samples of the lower rate; this is what a sample waits for.
 
+    Raises:
+        AudioError: the rates are above 100 kHz and have no large common divisor, so that the filter would be huge.
+
     Output sample m lies at time m / target_rate: there is no delay to remove, only samples that are not ready yet.
     """
 
@@ -205,9 +282,13 @@ class StreamResampler:
         common = math.gcd(source_rate, target_rate)
         self.up, self.down = target_rate // common, source_rate // common
         factor = max(self.up, self.down)
+        if factor > MOST_STEPS:
+            raise AudioError(
+                f"{source_rate} Hz and {target_rate} Hz have too little in common to convert one to the other"
+            )
         #: Half the filter at the rate source * up; a multiple of `down`, so that outputs fall on whole steps.
         self.half = -(-half_length * factor // self.down) * self.down
-        window = np.kaiser(2 * self.half + 1, 7.0)
+        window = kaiser(2 * self.half + 1, 7.0)
         taps = np.arange(-self.half, self.half + 1) / factor * 0.92  # the cut-off, just below the lower Nyquist
         self.filter = (np.sinc(taps) * window).astype(np.float64)
         self.filter = (self.filter * self.up / self.filter.sum()).astype(np.float32)

@@ -1,12 +1,22 @@
 """The front door: noisy audio in, clean audio out, of the same rate, shape, type, length and level."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from modelscope_ext.audio import AudioError, StreamResampler, open_audio, output_format, read_blocks, write_audio
+from modelscope_ext.audio import (
+    AudioError,
+    StreamResampler,
+    block_length,
+    check_layout,
+    open_audio,
+    output_format,
+    read_blocks,
+    write_audio,
+)
 from modelscope_ext.engines import Engine
 from modelscope_ext.streaming import DenoiseStream, as_float
 from modelscope_ext.utterances import Utterances, reference_gain
@@ -78,22 +88,22 @@ class Denoiser:
             The same shape and type.
 
         Raises:
-            AudioError: another shape or type, or NaN or infinite samples.
+            AudioError: another shape or type, or samples that are NaN, infinite or louder than any integer.
         """
         audio = np.asarray(audio)
-        if audio.ndim not in (1, 2) or (audio.ndim == 2 and not audio.shape[1]):
+        if audio.ndim not in (1, 2):
             raise AudioError(f"need (N,) or (N, channels) audio, got shape {audio.shape}")
         channels = 1 if audio.ndim == 1 else audio.shape[1]
-        _check_rate(sample_rate)
+        check_layout(sample_rate, channels)
 
         def blocks() -> Iterator[np.ndarray]:
-            block = max(1, round(BLOCK_S * sample_rate))
-            return (audio[start : start + block] for start in range(0, len(audio), block))
+            block = block_length(sample_rate, channels, BLOCK_S)
+            return (audio[start : start + block] for start in range(0, max(1, len(audio)), block))
 
         stream = self._stream(sample_rate, channels, blocks)
         parts = [stream.feed(block) for block in blocks()]
-        parts.append(stream.flush().astype(audio.dtype).reshape(-1, *audio.shape[1:]))
-        return np.concatenate(parts)
+        parts.append(stream.flush().reshape(-1, *audio.shape[1:]))
+        return np.concatenate(parts, dtype=audio.dtype)  # by itself it loses the order of bytes
 
     def file(self, source: str | Path, target: str | Path, progress: Callable[[float], object] | None = None) -> None:
         """Denoises a file of any length into another; memory does not grow with the length.
@@ -108,7 +118,7 @@ class Denoiser:
             AudioError: the source cannot be read or the target cannot be written; the message names the file.
         """
         source, target = Path(source), Path(target)
-        if target.exists() and source.exists() and target.samefile(source):
+        if os.path.exists(target) and os.path.exists(source) and target.samefile(source):
             raise AudioError(f"{target}: would overwrite its own input")
         with open_audio(source) as file:
             format, subtype = output_format(file, target)
@@ -136,7 +146,7 @@ class Denoiser:
 
     def _stream(self, sample_rate: int, channels: int, blocks: Blocks | None = None) -> DenoiseStream:
         """`blocks` gives the whole input, as often as it is asked: only a causal network needs no look at it."""
-        _check_rate(sample_rate)
+        check_layout(sample_rate, channels)
         engine = self.engine
         if not engine.causal:
             gain = 1.0
@@ -144,11 +154,6 @@ class Denoiser:
                 gain = reference_gain(lambda: _resampled(blocks(), sample_rate, channels, engine.sample_rate))
             engine = Utterances(engine, gain, batch=engine.batch)
         return DenoiseStream(engine, int(sample_rate), channels, self.noisy_share)
-
-
-def _check_rate(sample_rate: int) -> None:
-    if not isinstance(sample_rate, (int, np.integer)) or not 1000 <= sample_rate <= 1_000_000:
-        raise AudioError(f"sample_rate must be a whole number of Hz, 1000 … 1000000, got {sample_rate!r}")
 
 
 def _blocks_of(path: Path) -> Iterator[np.ndarray]:

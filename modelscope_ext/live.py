@@ -24,6 +24,8 @@ FORMATS = {"u8": "u1", "s16le": "<i2", "s32le": "<i4", "f32le": "<f4"}
 HEADERS = {b"RIFF": "a wav file", b"fLaC": "a flac file", b"OggS": "an ogg file", b"ID3": "an mp3 file"}
 #: Seconds of audio after which a machine that is too slow is told so.
 PATIENCE_S = 5.0
+#: Seconds of a block, those of all channels together.
+LONGEST_BLOCK_S = 10.0
 #: Blocks of silence before a stream begins.
 REHEARSED = 8
 
@@ -63,17 +65,25 @@ def add_command(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> ar
 
 
 def _run(args: argparse.Namespace) -> int:
+    from modelscope_ext.audio import check_layout
+
     if args.channels < 1:
         raise ValueError(f"--channels must be at least 1, got {args.channels}")
+    check_layout(args.rate, args.channels)
+    if not args.block_ms * args.channels <= 1000 * LONGEST_BLOCK_S:
+        raise ValueError(f"--block-ms {args.block_ms:g} is too long: at most {LONGEST_BLOCK_S:g} s of all channels")
     block = round(args.block_ms * args.rate / 1000)
     if block < 1:
         raise ValueError(f"--block-ms {args.block_ms:g} is less than a sample at {args.rate} Hz")
     sounds = _sounddevice() if (args.input, args.output) != (None, None) else None
-    if args.input is None and sys.stdin.isatty():
+    if args.input is None and (not sys.stdin or sys.stdin.isatty()):
         raise ValueError(
-            "standard input is a terminal; pipe raw PCM into it, as in: arecord -t raw -f S16_LE -r 16000 | "
-            "modelscope-ext stream | aplay -t raw -f S16_LE -r 16000; or take a microphone with --input"
+            f"standard input is {'a terminal' if sys.stdin else 'closed'}; pipe raw PCM into it, as in: arecord -t raw "
+            "-f S16_LE -r 16000 | modelscope-ext stream | aplay -t raw -f S16_LE -r 16000; or take a microphone with "
+            "--input"
         )
+    if args.output is None and not sys.stdout:
+        raise ValueError("standard output is closed; pipe it on or take --output DEV")
     if args.output is None and sys.stdout.isatty():
         raise ValueError(
             "standard output is a terminal, and raw PCM is not for reading; pipe it on or take --output DEV"

@@ -3,7 +3,6 @@
 Axes: chunks are (n,) or (n, channels); engines take (channels, n), one stream a channel.
 """
 
-import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from modelscope_ext.audio import AudioError, StreamResampler
+from modelscope_ext.audio import AudioError, StreamResampler, why_unusable
 from modelscope_ext.engines import Engine
 from modelscope_ext.utterances import Utterances
 
@@ -24,15 +23,14 @@ def as_float(audio: np.ndarray) -> np.ndarray:
     Unsigned integers have silence in the middle of theirs.
 
     Raises:
-        AudioError: the type is none that audio has, or there are NaN or infinite samples.
+        AudioError: the type is none that audio has, or samples are NaN, infinite, or louder than any integer.
     """
     if audio.dtype.kind == "f":
         if audio.dtype != np.float32:
             with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
                 audio = audio.astype(np.float32)
-        # The energy of what is not finite is not finite; when it is not, it may still be an overflow.
-        if not math.isfinite(np.vdot(audio, audio)) and not np.isfinite(audio).all():
-            raise AudioError("the audio has NaN or infinite samples (as 32-bit floats)")
+        if reason := why_unusable(audio):
+            raise AudioError(f"the audio has {reason} (as 32-bit floats)")
         return audio
     if audio.dtype.kind not in "iu":
         raise AudioError(f"audio must be floating point or integers, not {audio.dtype}")
@@ -42,8 +40,10 @@ def as_float(audio: np.ndarray) -> np.ndarray:
 
 
 def from_float(audio: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The way back from `as_float`; integers are rounded, and clipped at full scale."""
+    """The way back from `as_float`; integers are rounded, and clipped at full scale, as 16-bit floats are at theirs."""
     if dtype.kind == "f":
+        if dtype.itemsize < audio.itemsize:
+            audio = audio.clip(np.finfo(dtype).min, np.finfo(dtype).max)
         return audio.astype(dtype, copy=False)
     span = 2.0 ** (8 * dtype.itemsize - 1)
     middle = span if dtype.kind == "u" else 0

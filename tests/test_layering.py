@@ -26,7 +26,7 @@ ARROWS = {
     "streaming": {"audio", "engines", "utterances"},
     "enhance": {"models", "audio", "streaming", "utterances", "engines", "checkpoint", "pretrained", "hub"},
     "cluster": {"audio", "files", "checkpoint", "hub", "pretrained", "enhance"},
-    "live": {"enhance"},
+    "live": {"audio", "enhance"},
     "demo": {"audio", "enhance", "pictures"},
     "doctor": {"checkpoint", "pretrained", "hub", "enhance", "training"},
     "info": {"engines", "models", "checkpoint", "pretrained", "hub"},

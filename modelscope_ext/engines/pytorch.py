@@ -36,4 +36,4 @@ class TorchEngine:
             return self.net.enhance(self._tensor(audio)).cpu().numpy()
 
     def _tensor(self, audio: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(audio)).to(next(self.net.parameters()).device)
+        return torch.from_numpy(np.require(audio, requirements=["C", "W"])).to(next(self.net.parameters()).device)

@@ -1,6 +1,7 @@
 """Whatever ModelScope takes for audio, as 16 kHz mono."""
 
 import io
+import os
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from modelscope.fileio import File
 from modelscope.preprocessors import Preprocessor
 from modelscope.preprocessors.builder import PREPROCESSORS
 
-from modelscope_ext.audio import AudioError, open_audio, read_blocks, resample
+from modelscope_ext.audio import AudioError, check_layout, open_audio, read_blocks, resample
 from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE
 from modelscope_ext.streaming import as_float
 
@@ -42,19 +43,19 @@ class AudioPreprocessor(Preprocessor):
         if isinstance(data, dict):
             data, sample_rate = _cell(data, sample_rate)
         if isinstance(data, np.ndarray):
-            audio = mono(as_float(data))
-            return {"noisy": to_16k(audio, sample_rate, SAMPLE_RATE)}
-        name = data if isinstance(data, str) else "the bytes given"
-        if isinstance(data, str):
-            data = _fetch(data)
-        if not isinstance(data, bytes):
+            if data.ndim not in (1, 2):
+                raise AudioError(f"need (N,) or (N, channels) audio, got shape {data.shape}")
+            check_layout(sample_rate, data.shape[1] if data.ndim == 2 else 1)
+            return {"noisy": to_16k(mono(as_float(data)), sample_rate, SAMPLE_RATE)}
+        if not isinstance(data, (str, os.PathLike, bytes)):
             raise AudioError(f"need a path, a URL, bytes, an array or a row with audio, got {type(data).__name__}")
+        name, data = ("the bytes given: ", io.BytesIO(data)) if isinstance(data, bytes) else _place(os.fspath(data))
         try:
-            with open_audio(io.BytesIO(data)) as file:
+            with open_audio(data) as file:
                 samples = np.concatenate([np.zeros(0, np.float32), *(mono(b) for b in read_blocks(file, 60.0))])
                 return {"noisy": to_16k(samples, file.samplerate, SAMPLE_RATE)}
         except AudioError as error:
-            raise AudioError(f"{name}: {error}") from error
+            raise AudioError(f"{name}{error}") from error
 
 
 def _as_stock(audio: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
@@ -66,17 +67,24 @@ def _as_stock(audio: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     return librosa.resample(audio, orig_sr=rate, target_sr=new_rate)
 
 
-def _fetch(name: str) -> bytes:
+def _place(name: str) -> tuple[str, str | io.BytesIO]:
+    """What begins a message about it, and what to open: a path as it is, or what is behind a URL."""
+    if "://" not in name:
+        return "", name
     try:
-        return File.read(name)
-    except (OSError, ValueError) as error:
+        return f"{name}: ", io.BytesIO(File.read(name))
+    except (OSError, ValueError, AssertionError, ImportError) as error:
         raise AudioError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _cell(row: dict, sample_rate: int) -> tuple[Any, int]:
     """What is to be read of a row, and its rate."""
     if "array" in row:
-        return np.asarray(row["array"]), int(row.get("sampling_rate", sample_rate))
+        rate = row.get("sampling_rate", sample_rate)
+        try:
+            return np.asarray(row["array"]), int(rate)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise AudioError(f"no array of samples, or no rate in Hz ({rate!r}): {error}") from error
     for key in ("bytes", "path"):
         if row.get(key) is not None:
             return row[key], sample_rate
