@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 import posixpath
 import socket
 import tempfile
@@ -134,8 +135,11 @@ class Batch:
     def _rows(self, blocks: list[list[dict]], workers: int) -> Iterator[dict]:
         import pyarrow
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        deaths = ray.remote(num_cpus=0)(Deaths).remote()
+        # Where the command runs: were this machine lost, all would be.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        deaths = ray.remote(num_cpus=0, scheduling_strategy=here)(Deaths).remote()
         dataset = ray.data.from_arrow([pyarrow.Table.from_pylist(block) for block in blocks]).map(
             Worker,
             fn_constructor_kwargs={**self.worker, "settings": self.settings, "deaths": deaths},
@@ -221,7 +225,7 @@ class Worker:
         from modelscope_ext.enhance import Denoiser
 
         if _fingerprint(model) != expected:
-            raise ValueError(f"{model}: on {os.uname().nodename} another model than where the batch was started")
+            raise ValueError(f"{model}: on {platform.node()} another model than where the batch was started")
         self.denoiser = Denoiser(model, device, wet=wet, attenuation_limit_db=attenuation_limit_db)
         self.settings, self.deaths = settings, deaths
 
@@ -242,15 +246,17 @@ class Worker:
 
     @contextmanager
     def _counted(self, path: str) -> Iterator[None]:
+        if not self.deaths:
+            yield
+            return
         import ray
 
-        if self.deaths and ray.get(self.deaths.begin.remote(path)) >= DEATHS:
+        if ray.get(self.deaths.begin.remote(path)) >= DEATHS:
             raise AudioError(f"{DEATHS} workers were killed by it, or beside it; is there memory enough?")
         try:
             yield
         finally:
-            if self.deaths:
-                self.deaths.end.remote(path)
+            self.deaths.end.remote(path)
 
     def _denoise(self, source: str, target: str) -> dict[str, Any]:
         (from_fs, from_path), (to_fs, to_path) = _place(source), _place(target)
@@ -483,13 +489,13 @@ def _sha256(file: Any) -> str:
 
 def _fingerprint(model: str | Path | None) -> str:
     """SHA-256 over the files that make a model."""
-    from modelscope_ext.checkpoint import CONFIGURATION, RELEASED_WEIGHTS, WEIGHTS
-    from modelscope_ext.hub import model_folder
-    from modelscope_ext.pretrained import DEFAULT
-
-    if model is not None and Path(model).suffix.lower() == ".onnx":
+    if model is not None and Path(model).suffix.lower() == ".onnx":  # without torch
         files = [Path(model)]
     else:
+        from modelscope_ext.checkpoint import CONFIGURATION, RELEASED_WEIGHTS, WEIGHTS
+        from modelscope_ext.hub import model_folder
+        from modelscope_ext.pretrained import DEFAULT
+
         folder = model_folder(model if model is not None else DEFAULT)
         files = [folder / name for name in (CONFIGURATION, WEIGHTS, RELEASED_WEIGHTS)]
     digest = hashlib.sha256()
