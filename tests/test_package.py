@@ -1,5 +1,6 @@
 """What is shipped: the wheel, the examples, the documents."""
 
+import configparser
 import os
 import re
 import subprocess
@@ -9,6 +10,7 @@ import zipfile
 import pytest
 import soundfile
 from conftest import EXAMPLES, ROOT
+from packaging.requirements import Requirement
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +39,28 @@ def test_the_wheel_holds_the_model_and_nothing_of_the_tests(tmp_path):
     assert "Requires-Dist: torch<2.14,>=2.4" in metadata
     extras = re.findall(r"Provides-Extra: (\w+)", metadata)
     assert {"metrics", "train", "demo", "test", "dev"} <= set(extras)
+
+
+def requirements():
+    """Those of the package and of all its extras, by name."""
+    config = configparser.RawConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = "\n".join([config["options"]["install_requires"], *config["options.extras_require"].values()]).splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith(("#", "%"))]
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=str)
+def test_every_requirement_is_a_range_and_the_tested_set_is_in_it(requirement):
+    assert {each.operator for each in requirement.specifier} == {">=", "<"}
+    locked = re.findall(rf"(?m)^{re.escape(requirement.name)}==([^ \n]+)", (ROOT / "requirements.lock").read_text())
+    assert locked
+    assert requirement.marker or all(requirement.specifier.contains(version) for version in locked)
+
+
+def test_the_tested_set_is_of_no_index():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    assert all(re.fullmatch(r"[a-z0-9-]+==[^ ]+( ; .+)?", line) for line in lines if not line.startswith("#"))
+    assert not [line for line in lines if "://" in line or line.startswith("--")]
 
 
 @pytest.mark.parametrize("script", ["stream.py", "pipeline.py"])
