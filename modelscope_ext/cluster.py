@@ -66,6 +66,7 @@ class Batch:
 
     Attributes:
         jobs: what `run` will do, a dictionary a file: path, source, size, stamp, as in the manifest, and target, a URL.
+        left_out: how many files are done already.
 
     Raises:
         AudioError: nothing to do, or two inputs would become one result.
@@ -125,10 +126,8 @@ class Batch:
             return
         with _ray(address, workers) as resources, self.manifest:
             workers = workers or max(1, int(resources.get("GPU" if self.device == "cuda" else "CPU", 1)))
-            largest_first = sorted(
-                self.jobs, key=lambda job: -(job["size"] or 0)
-            )  # or one would be waited for at the end
-            for row in self._rows(_blocks(largest_first, workers), workers):
+            jobs = sorted(self.jobs, key=lambda job: -(job["size"] or 0))  # or the end would wait for a large one
+            for row in self._rows(_blocks(jobs, workers), workers):
                 self.manifest.append(row)
                 yield row
 
@@ -225,7 +224,8 @@ class Worker:
         from modelscope_ext.enhance import Denoiser
 
         if _fingerprint(model) != expected:
-            raise ValueError(f"{model}: on {platform.node()} another model than where the batch was started")
+            what = model or "the model in the package"
+            raise ValueError(f"{what}: on {platform.node()} another one than where the batch was started")
         self.denoiser = Denoiser(model, device, wet=wet, attenuation_limit_db=attenuation_limit_db)
         self.settings, self.deaths = settings, deaths
 
