@@ -24,6 +24,7 @@ MODULES = [
     "streaming",
     "audio",
     "pictures",
+    "cluster",
     "models",
     "models.cruse",
     "models.frcrn",

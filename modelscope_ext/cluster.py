@@ -22,37 +22,28 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from modelscope_ext.audio import SUFFIXES, AudioError, audio_files, remove_left_behind
-from modelscope_ext.files import whole
-
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
-
-__all__ = ["Batch", "Deaths", "Manifest", "Worker"]
-
-MANIFEST = "manifest.jsonl"
-#: Here a file that is put appears when it is whole; elsewhere it is put under another name and moved.
-OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "memory"}
-STAMPS = (
-    "ETag",
-    "etag",
-    "md5Hash",
-    "Content-MD5",
-    "mtime",
-    "LastModified",
-    "Last-Modified",
-    "last_modified",
-    "created",
+from modelscope_ext.audio import AudioError, remove_left_behind
+from modelscope_ext.storage import (
+    HINT,
+    Manifest,
+    audio_below,
+    is_local,
+    listed,
+    place,
+    put_whole,
+    sha256,
+    stamp_of,
+    url_of,
 )
+
+__all__ = ["Batch", "Deaths", "Worker"]
+
 #: What a worker takes at a time and, killed, has to do again: a number of files, or their bytes if these are less.
 FILES, BYTES = 16, 2**26
 #: A file that has killed so many workers is not given to another one.
 DEATHS = 3
-#: Seconds between two parts of the manifest on storage that cannot append.
-PART_S = 10.0
-HINT = "--engine ray needs Ray: pip install 'modelscope-ext[ray]'"
 
 
 class Batch:
@@ -89,7 +80,7 @@ class Batch:
         if device not in (None, "cpu", "cuda"):
             raise ValueError(f"Ray gives each worker its GPU: the device is cpu or cuda, got {device}")
         self.device = device
-        self.output_fs, self.output = _place(output)
+        self.output_fs, self.output = place(output)
         if self.output_fs.isfile(self.output):
             raise AudioError(f"{output}: is a file; with Ray the output is a folder")
         if isinstance(model, Path) or (model is not None and Path(model).exists()):
@@ -101,11 +92,11 @@ class Batch:
             "noisy_share": Denoiser(model, **options).noisy_share,  # and what cannot be used is told here
         }
         jobs = self._plan(inputs)
-        if _local(self.output_fs):
+        if is_local(self.output_fs):
             for folder in {posixpath.dirname(f"{self.output}/{job['path']}") for job in jobs}:
                 remove_left_behind(Path(folder))
         self.manifest = Manifest(self.output_fs, self.output)
-        there = _listed(self.output_fs, self.output)
+        there = listed(self.output_fs, self.output)
         self.jobs = [job for job in jobs if not self._done(job, there.get(f"{self.output}/{job['path']}"))]
         self.left_out = len(jobs) - len(self.jobs)
 
@@ -159,28 +150,28 @@ class Batch:
         """All files; a plan in which a result would be lost is an error."""
         jobs: dict[str, dict] = {}
         for given in inputs:
-            fs, root = _place(given)
+            fs, root = place(given)
             if not fs.exists(root):
                 raise AudioError(f"{given}: no such file")
             if fs.isdir(root):
-                found = {name[len(root) :].lstrip("/"): info for name, info in _audio(fs, root).items()}
-                if _url(fs, root) == _url(self.output_fs, self.output):
+                found = {name[len(root) :].lstrip("/"): info for name, info in audio_below(fs, root).items()}
+                if url_of(fs, root) == url_of(self.output_fs, self.output):
                     raise AudioError(f"{given}: is the output folder")
-                if inside := _url(self.output_fs, self.output).partition(_url(fs, root).rstrip("/") + "/")[2]:
+                if inside := url_of(self.output_fs, self.output).partition(url_of(fs, root).rstrip("/") + "/")[2]:
                     found = {path: info for path, info in found.items() if not path.startswith(f"{inside}/")}
                 if not found:
                     raise AudioError(f"{given}: no audio files in this folder")
             else:
                 found = {posixpath.basename(root): fs.info(root)}
             for path, info in found.items():
-                source, target = _url(fs, info["name"]), _url(self.output_fs, f"{self.output}/{path}")
+                source, target = url_of(fs, info["name"]), url_of(self.output_fs, f"{self.output}/{path}")
                 if path in jobs:
                     raise AudioError(f"{source} and {jobs[path]['source']} would both become {target}")
                 if source == target:
                     raise AudioError(f"{target}: would overwrite its own input")
                 if info.get("size") is None:  # some listings tell nothing
                     info = fs.info(info["name"])
-                facts = {"size": info.get("size"), "stamp": _stamp(info)}
+                facts = {"size": info.get("size"), "stamp": stamp_of(info)}
                 jobs[path] = {"path": path, "source": source, **facts, "target": target}
         return list(jobs.values())
 
@@ -192,10 +183,10 @@ class Batch:
             return False
         if result["size"] != row["result_size"]:
             return False
-        if _stamp(result) == row["result_stamp"]:
+        if stamp_of(result) == row["result_stamp"]:
             return True
         with self.output_fs.open(result["name"], "rb") as file:
-            return _sha256(file) == row["sha256"]
+            return sha256(file) == row["sha256"]
 
 
 class Worker:
@@ -259,26 +250,26 @@ class Worker:
             self.deaths.end.remote(path)
 
     def _denoise(self, source: str, target: str) -> dict[str, Any]:
-        (from_fs, from_path), (to_fs, to_path) = _place(source), _place(target)
+        (from_fs, from_path), (to_fs, to_path) = place(source), place(target)
         heard: list[float] = []
         with tempfile.TemporaryDirectory(prefix="modelscope-ext-") as folder:
             near, made = Path(from_path), Path(to_path)
-            if not _local(from_fs):
+            if not is_local(from_fs):
                 near = Path(folder, "in", near.name)
                 near.parent.mkdir()
                 from_fs.get_file(from_path, str(near))
-            if not _local(to_fs):
+            if not is_local(to_fs):
                 made = Path(folder, "out", made.name)
             try:
                 self.denoiser.file(near, made, heard.append)
             except AudioError as error:
                 raise AudioError(str(error).replace(str(near), source).replace(str(made), target)) from error
             with made.open("rb") as file:
-                digest = _sha256(file)
-            if not _local(to_fs):
-                _put(to_fs, made, to_path)
+                digest = sha256(file)
+            if not is_local(to_fs):
+                put_whole(to_fs, made, to_path)
         info = to_fs.info(to_path)
-        result = {"sha256": digest, "result_size": info["size"], "result_stamp": _stamp(info)}
+        result = {"sha256": digest, "result_size": info["size"], "result_stamp": stamp_of(info)}
         return {"duration": round(sum(heard), 3), **result}
 
 
@@ -298,84 +289,6 @@ class Deaths:
         self.begun[path] -= 1
         if not self.begun[path]:
             del self.begun[path]
-
-
-class Manifest:
-    """The rows of a batch by path, kept in `manifest.jsonl` of a folder; of rows with the same path the last one holds.
-
-    As a context it is open for `append`. What was appended survives a killed process: on a disk at once, as a line;
-    elsewhere, where nothing can be appended, within 10 s, in parts `manifest-*.jsonl` that the next reader, or
-    the end of the context, puts together. A line that was torn is left out.
-    """
-
-    def __init__(self, fs: "AbstractFileSystem", folder: str) -> None:
-        self.fs, self.folder, self.path = fs, folder, f"{folder}/{MANIFEST}"
-        self.rows: dict[str, dict] = {}
-        for path in [self.path, *self._parts()]:
-            if fs.isfile(path):
-                for line in fs.cat_file(path).splitlines():
-                    if row := _parsed(line):
-                        self.rows[row["path"]] = row
-
-    def append(self, row: dict[str, Any]) -> None:
-        """Adds a row.
-
-        Raises:
-            OSError: it cannot be written; the message names the manifest.
-        """
-        self.rows[row["path"]] = row
-        self.waiting.append(json.dumps(row))
-        if self.file or time.monotonic() - self.written > PART_S:
-            self._write()
-
-    def __enter__(self) -> "Manifest":
-        self.waiting: list[str] = []
-        self.written, self.file = time.monotonic(), None
-        self._put_together()
-        if _local(self.fs):
-            self.file = open(self.path, "ab")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._write()
-        if self.file:
-            self.file.close()
-        self._put_together()
-
-    def _write(self) -> None:
-        lines = "".join(f"{line}\n" for line in self.waiting).encode()
-        if self.file:
-            try:
-                self.file.write(lines)
-                self.file.flush()
-            except OSError as error:
-                raise OSError(f"{self.path}: cannot be written ({error.strerror})") from error
-        elif lines:
-            self.fs.pipe_file(f"{self.folder}/manifest-{time.time_ns()}.jsonl", lines)
-        self.waiting, self.written = [], time.monotonic()
-
-    def _put_together(self) -> None:
-        parts = self._parts()
-        with tempfile.TemporaryDirectory(prefix="modelscope-ext-") as folder:
-            near = Path(self.path) if _local(self.fs) else Path(folder, MANIFEST)
-            with whole(near) as half, half.open("w", encoding="utf-8") as file:
-                file.writelines(f"{json.dumps(self.rows[path])}\n" for path in sorted(self.rows))
-            if not _local(self.fs):
-                _put(self.fs, near, self.path)
-        for part in parts:
-            self.fs.rm_file(part)
-
-    def _parts(self) -> list[str]:
-        self.fs.invalidate_cache()
-        return sorted(self.fs.glob(f"{self.folder}/manifest-*.jsonl"))
-
-
-def _parsed(line: bytes) -> dict | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("path"), str) else None
 
 
 def _blocks(jobs: list[dict], workers: int) -> list[list[dict]]:
@@ -420,73 +333,6 @@ def _ray(address: str | None, workers: int | None) -> Iterator[dict[str, float]]
             ray.shutdown()
 
 
-def _place(where: Path | str) -> "tuple[AbstractFileSystem, str]":
-    """Storage and the path on it."""
-    try:
-        from fsspec.core import url_to_fs
-        from fsspec.implementations.local import LocalFileSystem
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(HINT) from error
-    where = str(where)
-    if "://" not in where or where.startswith("file://"):  # fsspec would take "::" in a name for a chain
-        return LocalFileSystem(), Path(where.removeprefix("file://")).absolute().as_posix()
-    try:
-        fs, path = url_to_fs(where)
-    except (ImportError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from error
-    return fs, path.rstrip("/")
-
-
-def _local(fs: "AbstractFileSystem") -> bool:
-    return "file" in _protocols(fs)
-
-
-def _protocols(fs: "AbstractFileSystem") -> set[str]:
-    return {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
-
-
-def _url(fs: "AbstractFileSystem", path: str) -> str:
-    return f"file://{path}" if _local(fs) else fs.unstrip_protocol(path)
-
-
-def _listed(fs: "AbstractFileSystem", folder: str) -> dict[str, dict]:
-    """What is known of each file below a folder, which need not be there."""
-    fs.invalidate_cache()
-    return fs.find(folder, detail=True) if fs.exists(folder) else {}
-
-
-def _audio(fs: "AbstractFileSystem", root: str) -> dict[str, dict]:
-    if _local(fs):
-        return {path.as_posix(): fs.info(path.as_posix()) for path in audio_files(Path(root))}
-    found = {}
-    for path, info in sorted(_listed(fs, root).items()):
-        parts = path[len(root) :].split("/")
-        if posixpath.splitext(path)[1].lower() in SUFFIXES and not any(part.startswith(".") for part in parts):
-            found[path] = {**info, "name": path}
-    return found
-
-
-def _stamp(info: dict) -> str | None:
-    return next((str(info[key]) for key in STAMPS if info.get(key)), None)
-
-
-def _put(fs: "AbstractFileSystem", near: Path, path: str) -> None:
-    """A file that appears whole, under its name, on a storage."""
-    if _protocols(fs) & OBJECT_STORES:
-        fs.put_file(str(near), path)
-        return
-    half = f"{posixpath.dirname(path)}/.{posixpath.basename(path)}.half"
-    fs.put_file(str(near), half)
-    fs.mv(half, path)
-
-
-def _sha256(file: Any) -> str:
-    digest = hashlib.sha256()
-    while part := file.read(2**20):
-        digest.update(part)
-    return digest.hexdigest()
-
-
 def _fingerprint(model: str | Path | None) -> str:
     """SHA-256 over the files that make a model."""
     if model is not None and Path(model).suffix.lower() == ".onnx":  # without torch
@@ -502,5 +348,5 @@ def _fingerprint(model: str | Path | None) -> str:
     for path in files:
         if path.is_file():
             with path.open("rb") as file:
-                digest.update(f"{path.name if len(files) > 1 else ''} {_sha256(file)}\n".encode())
+                digest.update(f"{path.name if len(files) > 1 else ''} {sha256(file)}\n".encode())
     return digest.hexdigest()

@@ -15,10 +15,11 @@ import pytest
 import soundfile
 from conftest import EXAMPLES, ROOT
 
-from modelscope_ext import cluster
+from modelscope_ext import cluster, storage
 from modelscope_ext.audio import AudioError
 from modelscope_ext.cli import main
-from modelscope_ext.cluster import Batch, Deaths, Manifest, Worker
+from modelscope_ext.cluster import Batch, Deaths, Worker
+from modelscope_ext.storage import Manifest
 
 RATE = 16000
 
@@ -131,7 +132,7 @@ def cluster_model():
 
 def test_storage_that_is_no_disk(folder, tmp_path, denoiser, monkeypatch):
     """Read, written, listed and decided by fsspec alone; the manifest comes in parts."""
-    monkeypatch.setattr(cluster, "PART_S", 0)
+    monkeypatch.setattr(storage, "PART_S", 0)
     memory = fsspec.filesystem("memory")
     memory.put(str(folder), "/talks", recursive=True)
     try:
