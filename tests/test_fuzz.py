@@ -235,7 +235,7 @@ def test_the_command_does_without_standard_output(models, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given", ["ftp://x/y", "a://b://c", {"array": "x"}, {"array": [0.0], "sampling_rate": None}, 7]
+    "given", ["ftp://x/y", "oss://x/y", "a://b://c", {"array": "x"}, {"array": [0.0], "sampling_rate": None}, 7]
 )
 def test_the_pipeline_says_why(models, given):
     with pytest.raises(AudioError):

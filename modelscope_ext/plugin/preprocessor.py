@@ -73,7 +73,7 @@ def _place(name: str) -> tuple[str, str | io.BytesIO]:
         return "", name
     try:
         return f"{name}: ", io.BytesIO(File.read(name))
-    except (OSError, ValueError, AssertionError, ImportError) as error:
+    except (OSError, ValueError, AssertionError, ImportError, NotImplementedError) as error:
         raise AudioError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
 
 
