@@ -124,10 +124,11 @@ def _regular_file(path: Path) -> str | bytes:
 
 def _system_name(path: Path) -> str | bytes:
     """The name for libsndfile, which would stop at a NUL; soundfile by itself takes no bytes that are no UTF-8."""
+    text = os.fspath(path)
     with suppress(UnicodeEncodeError):
-        name = os.fsencode(path)
+        name = os.fsencode(text)
         if b"\0" not in name:
-            return os.fspath(path) if os.name == "nt" else name
+            return text if os.name == "nt" or name.decode(errors="replace") == text else name
     raise AudioError(f"{path}: no file can have this name")
 
 
