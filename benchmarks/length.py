@@ -1,8 +1,10 @@
 """Time and memory against the length of a file, each length in a process of its own. Prints Markdown, draws a PNG.
 
     python benchmarks/length.py [--model FOLDER] [--seconds 10 60 600] [--picture length.png]
+    python benchmarks/length.py --model FRCRN_FOLDER --seconds 600 10800 --chunks 3
 
 Peak memory is the process's largest resident set, less what it has when the model is loaded and nothing denoised yet.
+With `--chunks` the network hears so many chunks of 20 s, and the others pass it: the memory of hours, in minutes.
 """
 
 import argparse
@@ -18,7 +20,7 @@ from pathlib import Path
 RATE = 16000
 
 
-def one(model: str | None, seconds: float) -> None:
+def one(model: str | None, seconds: float, chunks: int | None) -> None:
     """Denoises one file and prints seconds taken and megabytes needed."""
     import numpy as np
     import soundfile
@@ -26,6 +28,9 @@ def one(model: str | None, seconds: float) -> None:
     from modelscope_ext import Denoiser
 
     denoiser = Denoiser(model)
+    if chunks is not None:
+        network, left_to_hear = denoiser.engine.enhance, iter(range(chunks))
+        denoiser.engine.enhance = lambda audio: audio if next(left_to_hear, None) is None else network(audio)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "noisy.wav", Path(folder) / "denoised.wav"
         rng, left = np.random.default_rng(0), round(seconds * RATE)
@@ -46,14 +51,16 @@ def main() -> None:
     parser.add_argument("--model", help="a model folder or an ONNX file [the default model]")
     parser.add_argument("--seconds", type=float, nargs="+", default=[10, 60, 600])
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--chunks", type=int, help="how many the network hears [all]")
     parser.add_argument("--one", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        return one(args.model, args.one)
+        return one(args.model, args.one, args.chunks)
     print("| length, s | took, s | a second of audio, s | peak memory, MB |\n|---|---|---|---|")
     rows = []
     for seconds in args.seconds:
         line = [sys.executable, __file__, "--one", str(seconds), *(["--model", args.model] if args.model else [])]
+        line += ["--chunks", str(args.chunks)] if args.chunks is not None else []
         env = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         found = json.loads(subprocess.run(line, env=env, check=True, capture_output=True, text=True).stdout)
         rows.append((seconds, found["seconds"], found["megabytes"]))

@@ -1,6 +1,7 @@
 """What several test files share: where the corpora are, a voice and a noise of our own, one torch thread."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ SHARED = ROOT.parent / "shared"
 EXAMPLES = ROOT / "examples"
 RATE = 16000
 
-# Two threads can be ten times slower than one where the other core is busy.
+# Two threads can be ten times slower than one where the other core is busy; processes that tests start know it too.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items):

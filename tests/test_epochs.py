@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from processes import python
 from torch import nn
 
 from modelscope_ext.layers.complex_conv import ComplexBatchNorm2d
@@ -140,8 +141,7 @@ run.train()
 def test_killed_and_gone_on_is_the_same_run(tmp_path):
     whole = trainer(tmp_path / "whole")
     whole.train()
-    command = [sys.executable, "-c", KILLED, tmp_path / "killed", ROOT, ROOT / "tests"]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = python("-c", KILLED, tmp_path / "killed", ROOT, ROOT / "tests", fails=True)
     assert done.returncode == -9, done.stderr
     again = trainer(tmp_path / "killed")
     again.load(tmp_path / "killed" / "last.pth")

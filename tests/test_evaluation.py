@@ -12,6 +12,7 @@ import pytest
 import scipy.stats
 import soundfile
 from conftest import RATE, ROOT, SHARED
+from processes import python
 
 from modelscope_ext import cli, evaluation, metrics
 from modelscope_ext.audio import AudioError
@@ -439,5 +440,4 @@ except ValueError as error:
 else:
     raise AssertionError
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    python("-c", code)

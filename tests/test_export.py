@@ -1,7 +1,6 @@
 """ONNX files: they compute what PyTorch computes, or are not there; and they run without PyTorch."""
 
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 import soundfile
 import torch
 from conftest import EXAMPLES, ROOT, SHARED
+from processes import python
 
 from modelscope_ext import Denoiser, build
 from modelscope_ext.checkpoint import save_model
@@ -317,11 +317,4 @@ assert not modelscope_ext.Denoiser(files["model"]).engine.causal
 def test_modelscopes_exporter(tmp_path):
     from modelscope_ext.pretrained import DEFAULT
 
-    done = subprocess.run(
-        [sys.executable, "-c", EXPORTER, DEFAULT, tmp_path],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    python("-c", EXPORTER, DEFAULT, tmp_path)

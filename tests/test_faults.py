@@ -11,13 +11,13 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from conftest import EXAMPLES, ROOT
+from processes import python
 from test_epochs import trainer as epoch_trainer
 from test_training import CONFIG
 
@@ -30,11 +30,6 @@ from modelscope_ext.training.trainer import Trainer
 
 RATE = 16000
 NOISY = EXAMPLES / "noisy.wav"
-
-
-def run(code, *arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
 
 
 def everything(folder):
@@ -66,7 +61,7 @@ def test_killed_while_it_denoises_a_rerun_does_the_rest(denoiser, tmp_path, monk
     source.mkdir()
     for name in ("a.wav", "b.wav", "c.wav"):
         shutil.copy(NOISY, source / name)
-    assert run(KILLED_DENOISING, source, "-o", out).returncode == -signal.SIGKILL
+    assert python("-c", KILLED_DENOISING, source, "-o", out, fails=True).returncode == -signal.SIGKILL
     done = out / "a.wav"
     left = [p.name for p in out.iterdir() if p != done]
     assert [re.fullmatch(r"\.b\.wav\.\d+-\d+\.half", name) is not None for name in left] == [True]
@@ -98,7 +93,7 @@ def test_killed_while_it_writes_the_earlier_file_is_there(tmp_path):
         with whole(path) as half:
             half.write_text(content)
             assert not path.exists() or path.read_text() == "first"
-        assert run(KILLED_WRITING, path).returncode == -signal.SIGKILL
+        assert python("-c", KILLED_WRITING, path, fails=True).returncode == -signal.SIGKILL
         assert path.read_text() == content
     with pytest.raises(UnicodeEncodeError), whole(path) as half:
         half.write_text("third\ud800", encoding="utf-8")

@@ -102,8 +102,9 @@ def test_outputs_are_those_of_the_stock_class(pair, training, batch, length):
 def test_gradients_are_those_of_the_stock_class(pair, training):
     """In double precision: in single precision, rounding decides on which side of a ReLU's corner a value lies."""
     stock, net = (m.double().train(training) for m in pair)
+    state = stock.state_dict()
     for name, value in dft_matrices(net.window).items():  # both by the same DFT
-        stock.state_dict()[name].copy_(value)
+        state[name].copy_(value)
     torch.manual_seed(3)
     audio = torch.randn(2, 960, dtype=torch.float64) * 0.1
     wanted, found = dict(zip(NAMES, stock(audio), strict=True)), net(audio)

@@ -8,14 +8,13 @@ import math
 import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import soundfile
 import torch
 from conftest import EXAMPLES, ROOT
+from processes import python
 from stub_hub import StubHub
 
 from modelscope_ext.checkpoint import CheckpointError, load_model, save_released
@@ -70,17 +69,15 @@ def hub():
 def run(hub, tmp_path):
     def run(code, fails=False, **more):
         """What the client wrote: its output by lines, or its errors where it is to fail."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MODELSCOPE_")}
-        environment |= {"OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+        environment = {name: None for name in os.environ if name.startswith("MODELSCOPE_")}
+        environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "MODELSCOPE_ENDPOINT": hub.url}
         environment |= {"MODELSCOPE_HOME": str(tmp_path / "home"), "MODELSCOPE_CACHE": str(tmp_path / "cache")}
-        environment |= {"MODELSCOPE_ENDPOINT": hub.url} | more
-        command = [sys.executable, "-W", "error::UserWarning", "-c", code]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as run.process:
-            out, errors = run.process.communicate(timeout=300)
-        assert (run.process.returncode != 0) == fails, errors
-        run.progress = errors
-        return errors if fails else out.splitlines()
+        done = python("-c", code, environment=environment | more, fails=fails, started=keep)
+        run.progress = done.stderr
+        return done.stderr if fails else done.stdout.splitlines()
+
+    def keep(process):
+        run.process = process
 
     return run
 
@@ -182,7 +179,7 @@ def test_a_client_that_is_killed_while_it_downloads(hub, run, tmp_path):
     hub.models[ID] = FILES | {WEIGHTS: FILES[WEIGHTS] * 100}  # more than what lies in buffers
     hub.halfway = {WEIGHTS: lambda: os.kill(run.process.pid, signal.SIGKILL)}
     run(DOWNLOAD.format([ID], False), fails=True)
-    assert run.process.returncode == -signal.SIGKILL
+    assert run.process.exitcode == -signal.SIGKILL
     assert not (folder_of(tmp_path) / WEIGHTS).exists()
     with pytest.raises(CheckpointError, match=r"no such file|neither"):
         load_model(folder_of(tmp_path))

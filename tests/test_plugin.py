@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import EXAMPLES, ROOT, SHARED
+from processes import python
 
 from modelscope_ext.pretrained import DEFAULT
 
@@ -22,11 +23,7 @@ ans = pipeline(Tasks.acoustic_noise_suppression, model={str(DEFAULT)!r})
 
 
 def run(code, tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MODELSCOPE_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, "-W", "error::UserWarning", "-c", code]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done
+    return python("-c", code, environment={"MODELSCOPE_CACHE": str(tmp_path / "cache")})
 
 
 def enhance(source, tmp_path, before="import modelscope_ext"):

@@ -1,15 +1,13 @@
 """`build_trainer` by the released name and configuration: FRCRN and CRUSE, in ModelScope's own terms."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import soundfile
 import torch
-from conftest import EXAMPLES, ROOT
+from conftest import EXAMPLES
+from processes import python
 from test_plugin import run
 
 from modelscope_ext import Denoiser, build
@@ -58,8 +56,9 @@ assert losses[1] < losses[0], losses
 assert abs(after["total_loss"] - after["avg_loss"]) < 1e-6 * abs(after["avg_loss"])
 again = trainer({str(frcrn_folder)!r}, {str(tmp_path / "again")!r}, max_epochs=2)
 again.train(checkpoint_path={str(tmp_path / "work" / "epoch_1.pth")!r})
+same = again.model.state_dict()
 for name, value in run.model.state_dict().items():
-    assert torch.equal(value, again.model.state_dict()[name]), name
+    assert torch.equal(value, same[name]), name
 assert again.evaluate(checkpoint_path={str(tmp_path / "work" / "epoch_1.pth")!r}) != after
 from modelscope.models.audio.ans.frcrn import FRCRNDecorator
 import json, os, shutil
@@ -206,10 +205,8 @@ assert set(values) >= {{"avg_loss", "avg_sisnr", "wb_pesq", "nb_pesq", "stoi", "
 
 
 def shell(tmp_path, *arguments, fails=False):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "modelscope_ext", *map(str, arguments), "--quiet"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert (done.returncode != 0) == fails, done.stderr
+    home = {"HF_HOME": str(tmp_path / "hf")}
+    done = python("-m", "modelscope_ext", *arguments, "--quiet", environment=home, fails=fails)
     return done.stderr if fails else done.stdout
 
 

@@ -124,13 +124,25 @@ def weights(folder):
     return state["net"]
 
 
+UNDISTURBED = {}
+
+
+@pytest.fixture
+def undisturbed(started, training, tmp_path):
+    """The weights of a run of all steps, two processes, that nothing happens to."""
+    if not UNDISTURBED:
+        finished(*ranks(started, training, [tmp_path / "undisturbed"] * 2, STEPS, names=("u0", "u1")))
+        UNDISTURBED.update(weights(tmp_path / "undisturbed"))
+    return UNDISTURBED
+
+
 def same(one, other):
     assert one.keys() == other.keys()
     for name in one:
         assert torch.equal(one[name], other[name]), name
 
 
-def test_a_machine_dies_and_comes_back(started, training, tmp_path):
+def test_a_machine_dies_and_comes_back(started, training, tmp_path, undisturbed):
     """The one that lives says what happened and waits; all ends as if nothing had been."""
     port = free_port()
 
@@ -152,11 +164,10 @@ def test_a_machine_dies_and_comes_back(started, training, tmp_path):
     back = node("back")
     finished(first, back)
     assert logged(tmp_path / "run") == list(range(1, STEPS + 1))
-    finished(*ranks(started, training, [tmp_path / "other"] * 2, STEPS))
-    same(weights(tmp_path / "run"), weights(tmp_path / "other"))
+    same(weights(tmp_path / "run"), undisturbed)
 
 
-def test_disks_of_their_own(started, training, tmp_path):
+def test_disks_of_their_own(started, training, tmp_path, undisturbed):
     """The machines change their ranks in between: the one that has a checkpoint tells the other."""
     here, there = tmp_path / "here", tmp_path / "there"
     finished(*ranks(started, training, [here, there], STEPS // 2))
@@ -167,8 +178,7 @@ def test_disks_of_their_own(started, training, tmp_path):
     finished(*ranks(started, training, [there, here], STEPS))
     assert logged(here) == list(range(1, STEPS // 2 + 1))
     assert logged(there) == list(range(STEPS // 2 + 1, STEPS + 1))
-    finished(*ranks(started, training, [tmp_path / "other"] * 2, STEPS))
-    same(weights(there), weights(tmp_path / "other"))
+    same(weights(there), undisturbed)
 
 
 def test_one_that_hangs_is_not_waited_for_without_end(started, training, tmp_path):

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, SHARED
+from processes import python
 
 from modelscope_ext import Denoiser
 from modelscope_ext.training.config import load_config
@@ -70,8 +71,7 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(config, corpora,
     assert set(scores) == {"pesq", "si_sdr", "stoi", "cd", "q"}
 
     work = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLED_WHILE_SAVING, config, corpora, work]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    killed = python("-c", KILLED_WHILE_SAVING, config, corpora, work, fails=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     again = Trainer(load_config(config), corpora, work, "cpu", progress=False)
     assert again.done.step == 5
