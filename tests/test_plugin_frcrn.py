@@ -96,7 +96,9 @@ def test_all_inputs_and_outputs(frcrn_folder, short, tmp_path):
 import modelscope_ext
 {USE}
 from pathlib import Path
-ans, path, out = ours({str(frcrn_folder)!r}), {str(short)!r}, Path({str(tmp_path)!r})
+ans, out = ours({str(frcrn_folder)!r}), Path({str(tmp_path)!r})
+path = str(out / "short.wav")
+soundfile.write(path, soundfile.read({str(short)!r}, frames=8000)[0], 16000)
 audio, rate = soundfile.read(path, dtype="int16")
 expected = ans(path, output_path=str(out / "one.wav"))["output_pcm"]
 assert soundfile.read(out / "one.wav", dtype="int16")[0].tobytes() == expected

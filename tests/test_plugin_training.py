@@ -25,7 +25,7 @@ from modelscope.metainfo import Trainers
 from modelscope.msdatasets import MsDataset
 from modelscope.trainers import build_trainer
 
-def segments(count, length=1600, seed=0):
+def segments(count, length=960, seed=0):
     rng = np.random.default_rng(seed)
     rows = []
     for _ in range(count):
