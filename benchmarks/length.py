@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--model", help="a model folder or an ONNX file [the default model]")
     parser.add_argument("--seconds", type=float, nargs="+", default=[10, 60, 600])
     parser.add_argument("--picture", type=Path)
-    parser.add_argument("--chunks", type=int, help="how many the network hears [all]")
+    parser.add_argument("--chunks", type=int, help="how many a network for whole utterances hears [all]")
     parser.add_argument("--one", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
