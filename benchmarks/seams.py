@@ -2,8 +2,8 @@
 
     python benchmarks/seams.py --model FOLDER --audio FOLDER [--seconds 50]
 
-The files of the second folder, one after the other, are the recording. A seam is the second in which one chunk's output
-fades into the next one's.
+The files of the second folder, one after the other, are the recording. A seam is where one chunk's output fades
+into the next one's.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main() -> None:
     gain = reference_gain(audio)
     whole = engine.enhance(audio * gain.astype(np.float32)) / gain
     print("| chunks | difference at the seams, dB | over all, dB |\n|---|---|---|")
-    for chunk_s in (10.0, 20.0):
+    for chunk_s in (10.0, 15.0):
         chunks = Utterances(engine, gain, chunk_s)
         out, state = chunks.feed(audio)
         difference = np.concatenate((out, chunks.finish(state)), 1) - whole

@@ -114,9 +114,7 @@ def macs_per_second(net: "nn.Module") -> int:
     what three seconds need beyond two, since the ends of a recording come only once.
     """
     if _is_cruse(net):
-        from modelscope_ext.models.cruse import HOP
-
-        return net.macs_per_frame() * net.sample_rate // HOP
+        return net.macs_per_frame() * net.sample_rate // net.hop
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

@@ -65,9 +65,9 @@ class Utterances:
         self,
         engine: Engine,
         gain: np.ndarray | float = 1.0,
-        chunk_s: float = 20.0,
-        margin_s: float = 0.5,
-        fade_s: float = 1.0,
+        chunk_s: float = 15.0,
+        margin_s: float = 0.3,
+        fade_s: float = 0.4,
         batch: int = 1,
     ) -> None:
         self.engine, self.gain, self.batch = engine, np.float32(gain), batch

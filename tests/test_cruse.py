@@ -77,6 +77,7 @@ def test_honest_count_of_the_facts_sheet():
         *((SMALL, {"skip": skip}) for skip in SKIPS),
         (SMALL, {"batch_norm": False, "freq_padding": 0}),
         (SMALL, {"batch_norm": False, "mask": "complex"}),
+        (SMALL, {"mask": "complex", "window": 512}),
         ("CRUSE3-24-2xLSTM1", {}),
         ("CRUSE5-32-2xGRU2", {}),
         ("CRUSE4-64-1xGRU4-1D", {}),
@@ -96,9 +97,12 @@ def test_a_stream_equals_the_whole(name, options, chunk):
     assert whole.std() > 1e-3
 
 
-@pytest.mark.parametrize("name", [SMALL, "CRUSE5-32-2xLSTM2"])
-def test_nothing_later_than_the_latency_is_heard(name):
-    net = randomised(name)
+@pytest.mark.parametrize(
+    ("name", "options", "latency"), [(SMALL, {}, 320), ("CRUSE5-32-2xLSTM2", {}, 320), (SMALL, {"window": 512}, 512)]
+)
+def test_nothing_later_than_the_latency_is_heard(name, options, latency):
+    net = randomised(name, **options)
+    assert net.latency == latency
     audio = torch.randn(1, 4000) * 0.1
     with torch.no_grad():
         whole = net.enhance(audio)
@@ -161,3 +165,33 @@ def test_unknown_names_and_options_are_told(name, options, message):
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match=r"need \(B, N\) audio, got shape \(1, 1, 9\)"):
         build(SMALL)(torch.zeros(1, 1, 9))
+
+
+@pytest.mark.parametrize(("name", "mask"), [("CRUSE3-24-2xGRU3", "complex"), ("CRUSE3-24-1xLSTM1", "gain")])
+def test_a_net_begins_from_one_with_another_window(name, mask, noisy):
+    """With the same window it is the same; with a longer one it is closer to it than a net of its own."""
+    options = {"mask": mask, "batch_norm": False}
+    other, same, longer, fresh = (randomised(name, window=window, **options) for window in (320, 320, 512, 512))
+    with torch.no_grad():
+        for parameter in other.rnn.parameters():  # louder than at random, or the recurrent part would hardly count
+            parameter.mul_(3)
+        same.begin_from(other)
+        longer.begin_from(other)
+        audio = torch.from_numpy(noisy[None, :32000])
+        wanted = other.enhance(audio)
+        errors = [float((net.enhance(audio) - wanted).square().mean() / wanted.var()) for net in (same, longer, fresh)]
+    assert errors[0] < 1e-9
+    assert errors[1] < errors[2]
+    with pytest.raises(ValueError, match="cannot begin from the weights of another network: CruseConfig"):
+        randomised(SMALL).begin_from(other)
+
+
+def test_a_trained_net_with_another_window_is_close_at_once(denoiser, noisy):
+    trained = denoiser.engine.net
+    other = build(trained.config.name, **{**vars(trained.config), "window": 832 - trained.config.window})
+    other.begin_from(trained)
+    audio = torch.from_numpy(noisy[None, 4800:48000])
+    with torch.no_grad():
+        wanted = trained.enhance(audio)
+        error = other.eval().enhance(audio) - wanted
+    assert float(error.square().mean() / wanted.var()) < 0.1

@@ -24,6 +24,7 @@ from modelscope_ext.utterances import Utterances
 #: A representative of every option of `CruseConfig`.
 VARIANTS = {
     "complex mask": ("CRUSE4-64-1xGRU4", {"mask": "complex", "batch_norm": False}),
+    "long windows": ("CRUSE3-16-1xGRU2", {"mask": "complex", "window": 512}),
     "gain, scaled skips": ("CRUSE4-32-1xGRU4", {}),
     "one frame, 1x1 skips, one group": ("CRUSE4-24-1xGRU1-1D", {"skip": "add_conv1x1"}),
     "two layers of LSTMs, concatenated skips": ("CRUSE3-16-2xLSTM2", {"skip": "concat", "mask": "complex"}),

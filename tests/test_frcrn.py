@@ -1,6 +1,7 @@
 """FRCRN beside modelscope's own class: same weights, same batch, same numbers."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -156,6 +157,23 @@ def test_each_of_a_batch_is_as_alone(ours):
         together, alone = ours(audio), [ours(row[None]) for row in audio]
     for name in NAMES:
         assert relative(together[name], torch.cat([one[name] for one in alone])) < 1e-5, name
+
+
+def test_utterances_side_by_side_are_as_one_after_the_other(ours):
+    """With two threads, two utterances are computed at the same time; the threads stay as many."""
+    audio = torch.randn(3, 8000) * 0.1
+    with torch.inference_mode():
+        alone = torch.cat([ours.enhance(each[None]) for each in audio])
+        threads = torch.get_num_threads()
+        torch.set_num_threads(2)
+        try:
+            together = ours.enhance(audio)
+            assert torch.get_num_threads() == 2
+            with ThreadPoolExecutor(1) as later:
+                assert later.submit(torch.get_num_threads).result() == 2
+        finally:
+            torch.set_num_threads(threads)
+    assert torch.allclose(together, alone, atol=1e-6)
 
 
 @pytest.mark.parametrize("length", [1, 319, 640, 1001])

@@ -3,7 +3,8 @@ import pytest
 import torch
 from scipy import signal
 
-from modelscope_ext.losses import CompressedSpectralLoss, active_std
+from modelscope_ext import metrics
+from modelscope_ext.losses import CompressedSpectralLoss, LoudnessLoss, active_std
 
 
 def equation_one(estimate, target, c=0.3, share=0.3):
@@ -83,3 +84,38 @@ def test_the_snr_term_is_the_power_of_the_error_up_to_30_db():
     silent = torch.zeros(2, 16000, requires_grad=True)
     (gradient,) = torch.autograd.grad(with_term(silent, target * 0), silent)
     assert torch.isfinite(gradient).all()
+
+
+def test_loudness_goes_with_pesq(noisy, clean):
+    """Speech in more and more noise: the points lost rise as raw PESQ falls, and by about as much."""
+    rng = np.random.default_rng(0)
+    audio = clean[:48000]
+    level = active_std(torch.from_numpy(audio[None])).unsqueeze(1)
+    lost, raw = [], []
+    for snr_db in (30, 20, 10, 0):
+        noise = rng.standard_normal(len(audio)) * audio.std() * 10 ** (-snr_db / 20)
+        heard = (audio + noise).astype(np.float32)
+        lost.append(float(LoudnessLoss()(torch.from_numpy(heard[None]) / level, torch.from_numpy(audio[None]) / level)))
+        mos = metrics.pesq(heard, audio)
+        raw.append((3.8224 - np.log((4.999 - mos) / (mos - 0.999))) / 1.3669)  # P.862.2, turned round
+    assert np.all(np.diff(lost) > 0.2)
+    assert np.polyfit(lost, raw, 1)[0] == pytest.approx(-0.8, abs=0.4)
+    assert np.corrcoef(lost, raw)[0, 1] < -0.95
+
+
+def test_loudness_costs_nothing_where_nothing_differs():
+    torch.manual_seed(0)
+    audio = torch.randn(2, 16000) * torch.tensor([[1.0], [0.0]])
+    points = LoudnessLoss()(audio, audio)
+    assert points.shape == (2,)
+    assert points.max() < 0.01
+    for estimate, target in ((audio, audio * 0.5), (audio * 0, audio), (audio, audio * 0), (audio * 0, audio * 0)):
+        estimate = estimate.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(LoudnessLoss()(estimate, target).sum(), estimate)
+        assert torch.isfinite(gradient).all()
+    weighted = CompressedSpectralLoss(loudness_weight=0.5)(audio[:1] * 0.5, audio[:1])
+    level = active_std(audio[:1]).unsqueeze(1)
+    term = 0.5 * LoudnessLoss()(audio[:1] * 0.5 / level, audio[:1] / level).mean()
+    assert float(weighted - CompressedSpectralLoss()(audio[:1] * 0.5, audio[:1])) == pytest.approx(
+        float(term), rel=1e-4
+    )

@@ -12,6 +12,8 @@ from conftest import ROOT, SHARED
 from processes import python
 
 from modelscope_ext import Denoiser
+from modelscope_ext.checkpoint import load_model, read_configuration
+from modelscope_ext.pretrained import DEFAULT
 from modelscope_ext.training.config import load_config
 from modelscope_ext.training.trainer import Trainer, schedule
 
@@ -161,6 +163,39 @@ def test_another_configuration_does_not_go_on(config, corpora, tmp_path):
     Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False).run(1)
     config.write_text(json.dumps({**CONFIG, "batch": 3}))
     with pytest.raises(ValueError, match=r"another configuration \(batch differ\)"):
+        Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
+
+
+def test_a_run_of_an_older_version_goes_on(config, corpora, tmp_path):
+    """Its checkpoint does not know the fields that have come since; they are as they were."""
+    Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False).run(1)
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    known = json.loads(state["config"])
+    del known["start"], known["loudness_weight"]
+    torch.save({**state, "config": json.dumps(known)}, tmp_path / "run" / "last.pt")
+    assert Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False).done.step == 1
+
+
+def test_training_begins_from_a_model(config, corpora, tmp_path):
+    """The one inside the package, by its name; a run that goes on keeps what it has learned."""
+    inside = read_configuration(DEFAULT)["model"]
+    options = {key: value for key, value in inside.items() if key != "type"}
+    config.write_text(json.dumps({**CONFIG, "model": options, "start": "default"}))
+    trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
+    start = load_model(DEFAULT).state_dict()
+    assert all(torch.equal(value, start[name]) for name, value in trainer.net.state_dict().items())
+    trainer.run(1)
+    assert any(not torch.equal(value, start[name]) for name, value in trainer.net.state_dict().items())
+    again = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
+    assert all(torch.equal(value, again.net.state_dict()[name]) for name, value in trainer.net.state_dict().items())
+
+
+def test_a_start_that_does_not_fit_is_told(config, corpora, tmp_path):
+    config.write_text(json.dumps({**CONFIG, "start": "default"}))
+    with pytest.raises(ValueError, match=r"cannot begin from default: CruseConfig.*another network"):
+        Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
+    config.write_text(json.dumps({**CONFIG, "start": str(tmp_path / "nothing")}))
+    with pytest.raises(ValueError, match=r"cannot begin from .*nothing: .*configuration.json: no such file"):
         Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
 
 

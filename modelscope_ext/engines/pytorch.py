@@ -17,7 +17,7 @@ class TorchEngine:
         self.sample_rate, self.causal, self.attenuation_limit_db = net.sample_rate, net.causal, net.attenuation_limit_db
         self.delay, self.latency = (net.delay, net.latency) if net.causal else (0, 0)
         self.reference_level = not net.causal
-        self.batch = 4 if next(net.parameters()).is_cuda else 1
+        self.batch = 4 if next(net.parameters()).is_cuda else min(2, torch.get_num_threads())
 
     def feed(self, audio: np.ndarray, state: Any = None) -> tuple[np.ndarray, Any]:
         """See `Engine`."""

@@ -19,7 +19,7 @@ from modelscope_ext.export.graph import (
     synthesis_matrix,
     utterance_of_frames,
 )
-from modelscope_ext.models.cruse import BINS, HOP, Cruse
+from modelscope_ext.models.cruse import Cruse
 
 __all__ = ["cruse_step", "cruse_utterance"]
 
@@ -28,7 +28,7 @@ SCALE = 100.0
 
 
 def cruse_step(net: Cruse) -> Graph:
-    """The graph of audio (B, 160) → enhanced (B, 160), delayed by 160 samples.
+    """The graph of audio (B, hop) → enhanced (B, hop), delayed by the network's `delay`.
 
     Every other input is a state, zeros before the first step; the output `new_X` is the input `X` of the next step.
     """
@@ -43,6 +43,7 @@ def cruse_utterance(net: Cruse) -> Graph:
 class _Step:
     def __init__(self, net: Cruse) -> None:
         self.net, self.config, self.graph = net, net.config, Graph()
+        self.hop, self.bins = net.hop, net.config.freqs[0]
 
     def built(self) -> Graph:
         spec = self.spectra()  # (B, 2, T, F)
@@ -109,8 +110,8 @@ class _Step:
     def spectra(self) -> str:
         graph = self.graph
         # With a batch of matrices, of one, onnxruntime takes a kernel that is faster for single rows.
-        spec = graph("MatMul", frame_of_step(graph, HOP), analysis_matrix(self.net.window)[None] * SCALE)
-        return graph("Reshape", spec, [-1, 2, 1, BINS])
+        spec = graph("MatMul", frame_of_step(graph, self.hop), analysis_matrix(self.net.window)[None] * SCALE)
+        return graph("Reshape", spec, [-1, 2, 1, self.bins])
 
     def features(self, spec: str) -> str:
         """The network's features, but for `feature_factors`."""
@@ -161,16 +162,16 @@ class _Step:
         graph = self.graph
         if self.config.mask == "gain":
             return graph("Mul", spec, graph("Sigmoid", x))
-        x = graph("Reshape", x, [0, 2, 2, -1, BINS])  # (a, b) for the real part, (-b, a) for the imaginary one
-        product = graph("ReduceSum", graph("Mul", x, graph("Reshape", spec, [0, 2, 1, -1, BINS])), [1], keepdims=0)
+        x = graph("Reshape", x, [0, 2, 2, -1, self.bins])  # (a, b) for the real part, (-b, a) for the imaginary one
+        product = graph("ReduceSum", graph("Mul", x, graph("Reshape", spec, [0, 2, 1, -1, self.bins])), [1], keepdims=0)
         magnitude = graph("Add", graph("ReduceL2", x, [1], keepdims=0), 1e-9)  # of a + ib, twice
         return graph("Mul", product, graph("Div", graph("Tanh", magnitude), magnitude))
 
     def audio(self, spec: str) -> None:
         graph = self.graph
-        spec = graph("Reshape", spec, [0, 2 * BINS])
+        spec = graph("Reshape", spec, [0, 2 * self.bins])
         frame = graph("MatMul", spec, synthesis_matrix(self.net.window)[None] / SCALE)
-        step_of_frame(graph, graph("Reshape", frame, [-1, 2 * HOP]), HOP)
+        step_of_frame(graph, graph("Reshape", frame, [-1, 2 * self.hop]), self.hop)
 
 
 class _Utterance(_Step):
@@ -181,9 +182,9 @@ class _Utterance(_Step):
 
     def spectra(self) -> str:
         graph = self.graph
-        frames, self.length = frames_of_utterance(graph, HOP)
+        frames, self.length = frames_of_utterance(graph, self.hop)
         spec = graph("MatMul", frames, analysis_matrix(self.net.window) * SCALE)
-        return graph("Transpose", graph("Reshape", spec, [0, 0, 2, BINS]), perm=[0, 2, 1, 3])
+        return graph("Transpose", graph("Reshape", spec, [0, 0, 2, self.bins]), perm=[0, 2, 1, 3])
 
     def recurrent(self, x: str) -> str:
         graph, rnn = self.graph, self.net.rnn
@@ -205,9 +206,9 @@ class _Utterance(_Step):
 
     def audio(self, spec: str) -> None:
         graph = self.graph
-        spec = graph("Reshape", graph("Transpose", spec, perm=[0, 2, 1, 3]), [0, 0, 2 * BINS])
+        spec = graph("Reshape", graph("Transpose", spec, perm=[0, 2, 1, 3]), [0, 0, 2 * self.bins])
         frames = graph("MatMul", spec, synthesis_matrix(self.net.window) / SCALE)
-        utterance_of_frames(graph, frames, HOP, self.length)
+        utterance_of_frames(graph, frames, self.hop, self.length)
 
 
 def _folded(layer: nn.Module) -> tuple[Tensor, Tensor]:

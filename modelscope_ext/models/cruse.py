@@ -1,7 +1,7 @@
 """CRUSE: convolutional recurrent U-nets for real-time speech enhancement.
 
 Braun, Gamper, Reddy, Tashev, "Towards efficient models for real-time deep noise suppression", ICASSP 2021.
-16 kHz audio (B, N); features and gains (B, C, T, F): channels, 10-ms frames, frequencies.
+16 kHz audio (B, N); features and gains (B, C, T, F): channels, frames of half a window, frequencies.
 
 Where the sources leave a choice open, this is ours: the frequency axis is padded by 1 in nets of up to four encoder
 layers and not at all in deeper ones, which reproduces the published operation counts of both; skips are scaled and
@@ -23,8 +23,6 @@ from modelscope_ext.stft import sqrt_hann
 
 __all__ = ["PUBLISHED", "Cruse", "CruseConfig", "CruseState", "published_macs"]
 
-WINDOW, HOP = 320, 160
-BINS = WINDOW // 2 + 1
 #: Of recurrent layers: six times as many as the largest published network has.
 MOST_WEIGHTS = 100_000_000
 _KINDS = {int: "a whole number", str: "a text", bool: "true or false"}
@@ -60,6 +58,7 @@ class CruseConfig:
     freq_padding: int = 1
     batch_norm: bool = True
     mask: str = "gain"
+    window: int = 320
 
     @classmethod
     def from_name(cls, name: str, /, **options) -> "CruseConfig":
@@ -108,6 +107,7 @@ class CruseConfig:
             "freq_padding must be 0 or 1": self.freq_padding in (0, 1),
             f"mask must be one of {', '.join(MASKS)}": self.mask in MASKS,
             "groups must be at least 1": self.groups >= 1,
+            "window must be an even number of samples, 64 to 2048": self.window in range(64, 2049, 2),
         }
         if wrong := [text for text, ok in checks.items() if not ok]:
             raise ValueError(f"CRUSE: {'; '.join(wrong)}, got {self}")
@@ -126,8 +126,8 @@ class CruseConfig:
 
     @property
     def freqs(self) -> list[int]:
-        """Frequency bins from the input to the last encoder layer: 161, 81 …"""
-        freqs = [BINS]
+        """Frequency bins from the input to the last encoder layer: 161, 81 … for windows of 320 samples."""
+        freqs = [self.window // 2 + 1]
         for _ in range(self.layers):
             freqs.append((freqs[-1] + 2 * self.freq_padding - 3) // 2 + 1)
         return freqs
@@ -157,8 +157,8 @@ def published_macs(config: CruseConfig) -> float:
 class CruseState(NamedTuple):
     """What a stream remembers between two calls; B streams run side by side."""
 
-    audio: Tensor  # (B, < 320) input samples that wait for a whole frame
-    tail: Tensor  # (B, 160) second half of the last output frame
+    audio: Tensor  # (B, < window) input samples that wait for a whole frame
+    tail: Tensor  # (B, hop) second half of the last output frame
     encoder: tuple[Tensor | None, ...]  # last input frame of each layer, (B, C, 1, F)
     decoder: tuple[Tensor | None, ...]
     rnn: tuple[Tensor, ...] | None  # (P, layers, B, R / P) each
@@ -205,7 +205,7 @@ def _make_skip(kind: str, channels: int) -> nn.Module | None:
 
 
 class Cruse(Framewise):
-    """A CRUSE network from audio to audio; windows of 320 samples.
+    """A CRUSE network from audio to audio.
 
     Args:
         config: the architecture.
@@ -234,14 +234,14 @@ class Cruse(Framewise):
         )
         if config.mask == "complex":  # start by letting about three quarters of the input through
             nn.init.constant_(self.decoder[0].causal.conv.bias[:1], 1.0)
-        self.register_buffer("window", sqrt_hann(WINDOW), persistent=False)
+        self.register_buffer("window", sqrt_hann(config.window), persistent=False)
         self.to(memory_format=torch.channels_last)  # many times faster than the default with few channels, on a CPU
 
     def initial_state(self, batch: int = 1) -> CruseState:
         """The state before the first sample: everything was silent."""
         zeros = self.window.new_zeros
         nothing = (None,) * self.config.layers
-        return CruseState(zeros(batch, HOP), zeros(batch, HOP), nothing, nothing, None)
+        return CruseState(zeros(batch, self.hop), zeros(batch, self.hop), nothing, nothing, None)
 
     def mask(self, spec: Tensor, state: CruseState) -> tuple[Tensor, CruseState]:
         """Gains in (0, 1), or complex factors of magnitude below 1, for (B, T, F) spectra; same shape."""
@@ -277,8 +277,34 @@ class Cruse(Framewise):
         magnitude = (x.square().sum(-1, keepdim=True) + 1e-8).sqrt()
         return torch.view_as_complex((x * (torch.tanh(magnitude) / magnitude)).contiguous())
 
+    @torch.no_grad()
+    def begin_from(self, other: "Cruse") -> None:
+        """Takes over the weights of a trained net that may have another window, to be trained further.
+
+        Convolutions are taken as they are. Each recurrent unit becomes the one of the nearest frequency of its channel;
+        where several stand for one, they share its weight as inputs.
+
+        Raises:
+            ValueError: the nets differ in more than the window.
+        """
+        if not isinstance(other, Cruse) or replace(other.config, window=self.config.window) != self.config:
+            theirs = getattr(other, "config", "no CRUSE")
+            raise ValueError(f"{self.config} cannot begin from the weights of another network: {theirs}")
+        before, now = other.config.freqs[-1], self.config.freqs[-1]
+        nearest = (torch.arange(now) * (other.config.window / self.config.window)).round().long().clamp(max=before - 1)
+        channels = torch.arange(self.rnn.width // now).unsqueeze(1)  # of a group
+        units = (channels * before + nearest).flatten()  # for each new one, the old one
+        shares = 1 / units.bincount(minlength=other.rnn.width)[units]
+        weights = other.state_dict()
+        for name in list(weights):
+            if name.startswith("rnn."):
+                value = weights[name].unflatten(1, (-1, other.rnn.width))[:, :, units]  # (P, gates, H, or one less)
+                value = value[..., units] * shares if name.startswith("rnn.weight") else value
+                weights[name] = value.flatten(1, 2)
+        self.load_state_dict(weights)
+
     def macs_per_frame(self) -> int:
-        """Multiply-accumulates of one 10-ms frame: convolutions, skips and recurrent layers, honestly counted."""
+        """Multiply-accumulates of a frame, a hop of audio, honestly counted: convolutions, skips, recurrent layers."""
         config = self.config
         w, f = config.widths, config.freqs
         skip = {"add_scale": lambda c: c, "add_conv1x1": lambda c: c * c}.get(config.skip, lambda c: 0)

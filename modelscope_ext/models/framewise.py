@@ -38,6 +38,11 @@ class Framewise(nn.Module):
     @property
     def delay(self) -> int:
         """How far the output of `forward` lags behind its input, in samples: a hop."""
+        return self.hop
+
+    @property
+    def hop(self) -> int:
+        """Half a window, in samples."""
         return len(self.window) // 2
 
     def forward(self, audio: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
@@ -46,7 +51,7 @@ class Framewise(nn.Module):
             raise ValueError(f"need (B, N) audio, got shape {tuple(audio.shape)}")
         state = state or self.initial_state(audio.shape[0])
         audio = cat((state.audio, audio), 1)
-        hop = self.delay
+        hop = self.hop
         frames = max(0, audio.shape[1] // hop - 1)
         waiting = audio[:, frames * hop :]
         if not frames:
@@ -63,5 +68,5 @@ class Framewise(nn.Module):
     def enhance(self, audio: Tensor) -> Tensor:
         """Whole (B, N) utterances, same length and no delay."""
         length = audio.shape[1]
-        padded = functional.pad(audio, (0, self.delay + -length % self.delay))
+        padded = functional.pad(audio, (0, self.delay + -length % self.hop))
         return self(padded)[0][:, self.delay : self.delay + length]

@@ -9,9 +9,12 @@ Axes: activations are (2, T, F, C): real and imaginary parts, frames, frequencie
 - Four frames of a convolution with two taps in time by five products instead of eight (Winograd, "Arithmetic Complexity
   of Computations", 1980; here with the points 0, 1, -1, 2 and infinity).
 - The two networks of an FSMN as one matrix product over (re/im, frame, frequency) rows.
+- The utterances of a batch side by side, each with its share of the threads: two cores that work on two of them wait
+  less for each other than two that share the operations of one.
 """
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +32,8 @@ Reader = Callable[[int, int, Tensor], object]
 SLOPE = 0.01
 #: Rows (frames times frequencies) of a block: about as many as the cache holds.
 BLOCK_ROWS = 5000
+#: Utterances at the same time: more would take more memory, and two cores are what most users have to spare.
+SIDE_BY_SIDE = 2
 #: Frames that a tile of the convolution over time gives.
 TILE = 4
 #: (products, taps): a kernel's values at the points, divided by the differences of the points.
@@ -189,9 +194,12 @@ class FastUNet:
 
     def __call__(self, x: Tensor, state: tuple | None = None, count: Tensor | None = None):
         """What `UNet.forward` gives for the same arguments."""
-        batch = range(len(x))
-        states = [_item(state, b) for b in batch]
-        done = [self._one(_planes(x[b : b + 1]), states[b], count) for b in batch]
+
+        def one(b: int):
+            return self._one(_planes(x[b : b + 1]), _item(state, b), count)
+
+        # A stream's short pieces are done before threads have begun.
+        done = _side_by_side(one, len(x)) if state is None else [one(b) for b in range(len(x))]
         out = self.unet.linear(torch.cat([_tensor(y) for y, _ in done]))
         return out, _joined([new for _, new in done]) if state is not None else None
 
@@ -255,6 +263,26 @@ class FastUNet:
             x, _ = through(decoder, "decoders", 2 * width, read)
         parts = {name: tuple(tensors) for name, tensors in new.items()}
         return x, type(state)(**parts, memory=memory) if state is not None else None
+
+
+def _side_by_side(work: Callable[[int], tuple], count: int) -> list[tuple]:
+    """`work(0)` … `work(count - 1)`, at the same time where torch may use several threads, which they share."""
+    threads = torch.get_num_threads()
+    workers = min(threads, count, SIDE_BY_SIDE)
+    if workers < 2:
+        return [work(b) for b in range(count)]
+    mode = torch.is_inference_mode_enabled()
+
+    def alone(b: int):
+        torch.set_num_threads(threads // workers)  # of this thread, and of those that begin later
+        with torch.inference_mode(mode), torch.no_grad():
+            return work(b)
+
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(alone, range(count)))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _in_blocks(layer, read: Reader, like: Tensor, width: int, before: Tensor | None, after: bool):

@@ -39,11 +39,16 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run. `model` is a name and the options of `build`."""
+    """One training run. `model` is a name and the options of `build`.
+
+    start: a model folder, a hub's id, or "default" for the model inside this package, whose weights training begins
+    with. It may differ from `model` in the window (`Cruse.begin_from`).
+    """
 
     model: dict[str, Any]
     data: DataConfig
     validation: ValidationConfig
+    start: str | None = None
     steps: int = 100_000
     batch: int = 12
     learning_rate: float = 1e-3  # of AdamW
@@ -58,6 +63,7 @@ class TrainConfig:
     compression: float = 0.3
     complex_weight: float = 0.3
     snr_weight: float = 0.0
+    loudness_weight: float = 0.0
     seed: int = 0
     workers: int = 1
     threads: int = 1  # of torch, on a CPU

@@ -10,7 +10,7 @@ import math
 import signal
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,15 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from modelscope_ext import metrics
-from modelscope_ext.checkpoint import CRUSE_TYPE, save_model, save_tensors
+from modelscope_ext.checkpoint import CRUSE_TYPE, load_model, save_model, save_tensors
 from modelscope_ext.data.corpus import Corpus, load_corpus
 from modelscope_ext.data.mixing import Mixer, validation_pairs
 from modelscope_ext.data.rooms import load_rooms, save_rooms, simulate_rooms
+from modelscope_ext.hub import model_folder
 from modelscope_ext.losses import CompressedSpectralLoss
 from modelscope_ext.models import build, to_device
+from modelscope_ext.models.cruse import Cruse
+from modelscope_ext.pretrained import DEFAULT
 from modelscope_ext.training.config import TrainConfig
 from modelscope_ext.training.log import Log
 from modelscope_ext.training.muon import Muon
@@ -103,15 +106,16 @@ class Trainer:
         torch.manual_seed(config.seed)
         options = dict(config.model)
         net = build(options.pop("name"), **options)
+        if config.start and not self.checkpoint.exists():
+            _begin(net, config.start)
         self.net = to_device(net, device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.device = next(net.parameters()).device
         if self.device.type == "cpu":
             torch.set_num_threads(config.threads)
         # Batch norm's running statistics are copied, not averaged: an average of them lags behind the weights' own.
         self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
-        self.loss = CompressedSpectralLoss(config.compression, config.complex_weight, snr_weight=config.snr_weight).to(
-            self.device
-        )
+        weights = {name: getattr(config, name) for name in ("complex_weight", "snr_weight", "loudness_weight")}
+        self.loss = CompressedSpectralLoss(config.compression, **weights).to(self.device)
         self.optimizers = _optimizers(self.net, config)
         self.done = _Progress()
         if self.checkpoint.exists():
@@ -320,7 +324,9 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any], name: str) -> None:
         before, now = json.loads(state["config"]), json.loads(json.dumps(_comparable(self.config)))
-        if changed := [key for key in now if now[key] != before.get(key)]:
+        # A run that an older version began has what has come since as it is by default.
+        defaults = {each.name: each.default for each in fields(self.config)}
+        if changed := [key for key in now if now[key] != before.get(key, defaults[key])]:
             raise ValueError(
                 f"{name} belongs to a run with another configuration ({', '.join(changed)} differ); "
                 "choose another --work-dir, or remove that file"
@@ -349,6 +355,15 @@ def _optimizers(net: nn.Module, config: TrainConfig) -> list[torch.optim.Optimiz
     if matrices:
         optimizers.append(Muon(matrices, config.matrix_learning_rate, weight_decay=config.weight_decay))
     return optimizers
+
+
+def _begin(net: nn.Module, start: str) -> None:
+    try:
+        if not isinstance(net, Cruse):
+            raise ValueError(f"{type(net).__name__} cannot begin from another network")
+        net.begin_from(load_model(model_folder(DEFAULT if start == "default" else start)))
+    except ValueError as error:
+        raise ValueError(f"cannot begin from {start}: {error}") from error
 
 
 def _comparable(config: TrainConfig) -> dict[str, Any]:
