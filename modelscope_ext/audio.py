@@ -18,8 +18,6 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 import soxr
-from scipy.signal import upfirdn
-from scipy.signal.windows import kaiser
 
 __all__ = [
     "SUFFIXES",
@@ -287,9 +285,12 @@ class StreamResampler:
             raise AudioError(
                 f"{source_rate} Hz and {target_rate} Hz have too little in common to convert one to the other"
             )
+        from scipy.signal import upfirdn  # only where it is needed: importing it takes a good part of a second
+
+        self._upfirdn = upfirdn
         #: Half the filter at the rate source * up; a multiple of `down`, so that outputs fall on whole steps.
         self.half = -(-half_length * factor // self.down) * self.down
-        window = kaiser(2 * self.half + 1, 7.0)
+        window = np.kaiser(2 * self.half + 1, 7.0)
         taps = np.arange(-self.half, self.half + 1) / factor * 0.92  # the cut-off, just below the lower Nyquist
         self.filter = (np.sinc(taps) * window).astype(np.float64)
         self.filter = (self.filter * self.up / self.filter.sum()).astype(np.float32)
@@ -306,7 +307,7 @@ class StreamResampler:
         if ready == self.done:
             return chunk[:0]
         offset = self.half // self.down - self.start * self.up // self.down
-        filtered = upfirdn(self.filter, self.buffer, self.up, self.down, axis=0)
+        filtered = self._upfirdn(self.filter, self.buffer, self.up, self.down, axis=0)
         out = filtered[self.done + offset : ready + offset]
         self.done = ready
         needed = max(0, (ready * self.down - self.half) // self.up // self.down * self.down)
