@@ -4,7 +4,8 @@
     python benchmarks/length.py --model FRCRN_FOLDER --seconds 600 10800 --chunks 3
 
 Peak memory is the process's largest resident set, less what it has when the model is loaded and nothing denoised yet.
-With `--chunks` the network hears so many chunks of 20 s, and the others pass it: the memory of hours, in minutes.
+With `--chunks` the network is called so often, for one chunk or two of 15 s, and the others pass it: the memory of
+hours, in minutes.
 """
 
 import argparse

@@ -49,9 +49,37 @@ def python(*arguments, cwd=ROOT, environment=None, fails=False, timeout=300, sta
     return subprocess.CompletedProcess(arguments, process.exitcode, out, errors)
 
 
+class Background:
+    """The same in the background, as far as tests need of `subprocess.Popen`: `pid`, `poll()`, `wait(seconds)`.
+
+    Args:
+        arguments: what python is given.
+        messages: the file that it writes to.
+        environment: variables that differ.
+    """
+
+    def __init__(self, arguments, messages, environment):
+        self.messages = messages
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        paths = [str(messages)] * 2
+        self._process = _FORKS.Process(target=_become, args=(list(map(str, arguments)), str(ROOT), variables, *paths))
+        self._process.start()
+        self.pid = self._process.pid
+
+    def poll(self):
+        """What it ended with; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, seconds=None):
+        """What it ends with, for which it has so long."""
+        self._process.join(seconds)
+        assert self.poll() is not None, f"still running after {seconds} s"
+        return self.poll()
+
+
 def _become(arguments, cwd, environment, *outputs):
     for number, path in enumerate(outputs, 1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)

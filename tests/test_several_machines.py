@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from processes import Background
 from test_training import CONFIG
 
 pytestmark = pytest.mark.slow
@@ -49,10 +50,15 @@ def started(tmp_path):
     processes = []
 
     def start(command, name, **variables):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **variables}
-        with (tmp_path / name).open("w") as messages:
-            process = subprocess.Popen([sys.executable, *command], env=environment, stdout=messages, stderr=messages)
-        process.messages = tmp_path / name
+        if command[0] == "-c":
+            process = Background(command, tmp_path / name, variables)
+        else:
+            environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+            with (tmp_path / name).open("w") as messages:
+                process = subprocess.Popen(
+                    [sys.executable, *command], env=environment, stdout=messages, stderr=messages
+                )
+            process.messages = tmp_path / name
         processes.append(process)
         return process
 
@@ -90,7 +96,7 @@ def ranks(started, training, folders, steps, timeout=60, names=("0", "1")):
     """Two processes without torchrun: what it would tell them is told here."""
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
     return [
-        started([*training, str(folder), str(timeout), str(steps)], name, RANK=str(rank), **where)
+        started(["-c", TRAIN, *training[1:], str(folder), str(timeout), str(steps)], name, RANK=str(rank), **where)
         for rank, (folder, name) in enumerate(zip(folders, names, strict=True))
     ]
 
