@@ -59,20 +59,24 @@ def percentiles(work: Callable[[np.ndarray], object], chunks: np.ndarray) -> str
     return " | ".join(f"{took[int(share * len(took))]:.3f}" for share in (0.5, 0.95, 0.999))
 
 
-def frames(denoisers: dict[str, Denoiser]) -> None:
-    print("\n| 10-ms frames, 1 thread | median ms | 95 % | 99.9 % |\n|---|---|---|---|")
+def frames(title: str, denoisers: dict[str, Denoiser]) -> None:
+    """Each chunk is a hop, so that each brings one frame."""
+    net = denoisers["PyTorch"].engine.net
+    print(
+        f"\n| {title}, {1000 * net.hop / RATE:g}-ms frames, 1 thread | median ms | 95 % | 99.9 % |\n|---|---|---|---|"
+    )
     rng = np.random.default_rng(0)
     for rate in (16000, 48000):
-        chunks = (rng.standard_normal((3000, rate // 100)) * 0.1).astype(np.float32)
+        chunks = (rng.standard_normal((3000, net.hop * rate // RATE)) * 0.1).astype(np.float32)
         for name, denoiser in denoisers.items():
             if denoiser.engine.causal:
                 print(f"| {name}: stream at {rate // 1000} kHz | {percentiles(denoiser.stream(rate).feed, chunks)} |")
     # Beneath the stream: the network alone, its state handed back by the caller.
-    chunks = (rng.standard_normal((3000, 1, 160)) * 0.1).astype(np.float32)
+    chunks = (rng.standard_normal((3000, 1, net.hop)) * 0.1).astype(np.float32)
     for name, denoiser in denoisers.items():
         if denoiser.engine.causal:
             print(f"| {name}: network alone | {percentiles(stepper(denoiser.engine), chunks)} |")
-    for name, step in compiled_steps(denoisers["PyTorch"].engine.net).items():
+    for name, step in compiled_steps(net).items():
         print(f"| {name}: network alone | {percentiles(step, chunks)} |")
 
 
@@ -104,11 +108,14 @@ def compiled_steps(net: Cruse) -> dict[str, Callable[[np.ndarray], object]]:
     """What PyTorch itself offers to make a step faster."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        audio = torch.zeros(1, 160)
+        audio = torch.zeros(1, net.hop)
         _, state = net(audio, net(audio)[1])
         arguments = [state.audio, state.tail, *state.encoder, *state.decoder, *state.rnn]
         frozen = torch.jit.freeze(torch.jit.trace(Flat(net).eval(), (audio, *arguments), check_trace=False))
-        steps = {"PyTorch, traced and frozen": frozen, "PyTorch, torch.compile": torch.compile(Flat(net).eval())}
+        steps = {
+            "PyTorch, traced and frozen": frozen,
+            "PyTorch, torch.compile": torch.compile(Flat(net).eval(), dynamic=False),
+        }
 
     def with_state(step):
         state = arguments
@@ -151,15 +158,20 @@ def main() -> None:
     variants()
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+    default, published = back_ends(None), back_ends(build("CRUSE4-64-1xGRU4", mask="complex", batch_norm=False).eval())
+    files(default, args.seconds)
+    frames("the default model", default)
+    frames("CRUSE4-64-1xGRU4 with the paper's windows", published)
+    command()
+
+
+def back_ends(net: Cruse | None) -> dict[str, Denoiser]:
     with tempfile.TemporaryDirectory() as folder:
         paths = Path(folder) / "step.onnx", Path(folder) / "utterance.onnx"
         for utterance, path in enumerate(paths):
-            export_onnx(None, path, bool(utterance))
+            export_onnx(net, path, bool(utterance))
         names = "onnxruntime, step", "onnxruntime, utterance"
-        denoisers = {"PyTorch": Denoiser()} | {name: Denoiser(p) for name, p in zip(names, paths, strict=True)}
-    files(denoisers, args.seconds)
-    frames(denoisers)
-    command()
+        return {"PyTorch": Denoiser(net)} | {name: Denoiser(p) for name, p in zip(names, paths, strict=True)}
 
 
 if __name__ == "__main__":

@@ -262,7 +262,7 @@ def save_model(net: nn.Module, folder: str | Path, configuration: dict) -> None:
     """Writes a model folder, each file whole or not at all.
 
     Args:
-        net: the network whose weights are kept, floating point as 32 bits.
+        net: the network whose weights are kept, in the precision that they have; `load_model` makes 32 bits of all.
         folder: made if it is not there.
         configuration: what goes into `configuration.json`.
     """

@@ -163,7 +163,7 @@ def _architecture(net: "nn.Module") -> str:
     if not _is_cruse(net):
         return f"FRCRN ({'causal' if net.causal else 'hears the whole utterance'})"
     norm = "batch norm" if config.batch_norm else "no batch norm"
-    return f"{config.name} (skip {config.skip}, mask {config.mask}, {norm})"
+    return f"{config.name} (skip {config.skip}, mask {config.mask}, {norm}, window {config.window})"
 
 
 def _is_cruse(net: "nn.Module") -> bool:

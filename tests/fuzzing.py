@@ -41,7 +41,7 @@ from modelscope_ext.export import export_onnx
 from modelscope_ext.models import build
 
 NAME = "CRUSE2-8-1xGRU2"
-WINDOW = 320
+WINDOW = 512
 #: Seconds that an input may take on a busy machine, and bytes beyond what the process has.
 PATIENCE_S, SPARE = 300, 3 * 2**30
 RATES = (16000, 8000, 11025, 22050, 44100, 48000, 96000, 192000, 1000, 1_000_000)

@@ -121,7 +121,7 @@ def test_a_denoiser_takes_files(step, utterance, denoiser, noisy, rate):
     expected = denoiser(audio, rate)
     for file in (step, str(utterance)):
         other = Denoiser(file)
-        assert other.engine.attenuation_limit_db == denoiser.engine.attenuation_limit_db == 20
+        assert other.engine.attenuation_limit_db == denoiser.engine.attenuation_limit_db == 26
         out = other(audio, rate)
         assert out.shape == audio.shape
         # Whole utterances end with their last sample; the filter of other rates meets silence there.
@@ -135,7 +135,7 @@ def test_a_denoiser_takes_files(step, utterance, denoiser, noisy, rate):
 def test_a_stream_equals_the_array(step, denoiser, noisy, chunk):
     audio = noisy[: 4000 if chunk == 1 else 30_000]
     streams = denoiser.stream(16000), Denoiser(step).stream(16000)
-    assert streams[0].latency_ms == streams[1].latency_ms == 20
+    assert streams[0].latency_ms == streams[1].latency_ms == 32
     for start in range(0, len(audio), chunk):
         ours, theirs = (stream.feed(audio[start : start + chunk]) for stream in streams)
         assert ours.shape == theirs.shape
@@ -220,13 +220,13 @@ def test_a_file_is_described(step):
         for group in (model.graph.input, model.graph.output)
     ]
     inputs, outputs = shapes
-    assert inputs.pop("audio") == outputs.pop("enhanced") == ["batch", 160]
+    assert inputs.pop("audio") == outputs.pop("enhanced") == ["batch", 256]
     assert {f"new_{name}": shape for name, shape in inputs.items()} == outputs
-    assert inputs["rnn.0"] == ["batch", 704, 1, 1]
+    assert inputs["rnn.0"] == ["batch", 1088, 1, 1]
     assert {"past", "tail", *(f"{part}.{i}" for part in ("encoder", "decoder") for i in range(4))} < inputs.keys()
     metadata = {each.key: each.value for each in model.metadata_props}
     assert metadata["name"] == "CRUSE4-64-1xGRU4"
-    assert (metadata["kind"], metadata["sample_rate"], metadata["latency"]) == ("step", "16000", "320")
+    assert (metadata["kind"], metadata["sample_rate"], metadata["latency"]) == ("step", "16000", "512")
 
 
 def test_what_differs_is_refused(monkeypatch, tmp_path):

@@ -16,8 +16,8 @@ from modelscope_ext.pretrained import DEFAULT
 def test_the_model_in_the_package(capsys):
     assert main(["info", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["architecture"] == "CRUSE4-64-1xGRU4 (skip add_scale, mask complex, no batch norm)"
-    assert (found["causal"], found["latency_ms"], found["attenuation_limit_db"]) == (True, 20, 20)
+    assert found["architecture"] == "CRUSE4-64-1xGRU4 (skip add_scale, mask complex, no batch norm, window 512)"
+    assert (found["causal"], found["latency_ms"], found["attenuation_limit_db"]) == (True, 32, 26)
     assert found["licence"] == "Apache-2.0"
     assert found["weights"]["sha256"] == hashlib.sha256((DEFAULT / WEIGHTS).read_bytes()).hexdigest()
     assert found["tables"][0]["rows"][0][:2] == ["", "WB-PESQ"]
@@ -29,7 +29,7 @@ def test_the_text_fits_a_terminal(capsys):
     told = capsys.readouterr().out
     lines = [line for line in told.splitlines() if not line.startswith("folder")]
     assert max(map(len, lines)) <= 80
-    for part in ("0.83 million", "210 million multiply-accumulates", "latency 20 ms", "CC BY 4.0", "SI-SDR dB"):
+    for part in ("1.86 million", "243 million multiply-accumulates", "latency 32 ms", "CC BY 4.0", "SI-SDR dB"):
         assert part in told
 
 
@@ -115,7 +115,7 @@ def test_an_onnx_file(tmp_path, capsys):
     assert main(["export", "-q", "-o", str(path)]) == 0
     found = describe(path)
     assert found["architecture"] == "CRUSE4-64-1xGRU4, ONNX: one step and its state"
-    assert (found["latency_ms"], found["attenuation_limit_db"], found["parameters"]) == (20, 20, None)
+    assert (found["latency_ms"], found["attenuation_limit_db"], found["parameters"]) == (32, 26, None)
     capsys.readouterr()
     assert main(["info", str(path)]) == 0
     assert capsys.readouterr().out.count("not known of an ONNX file") == 2

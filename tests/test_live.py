@@ -50,7 +50,7 @@ def test_what_is_told(stream, caplog):
     caplog.set_level("INFO")
     assert stream(bytes(3201), "--block-ms", "10") == (0, bytes(3200))
     first, odd, last = caplog.messages
-    assert first == "16000 Hz, 1 channel, s16le: latency 30 ms, of which 10 ms for the block"
+    assert first == "16000 Hz, 1 channel, s16le: latency 42 ms, of which 10 ms for the block"
     assert odd == "the input ends within a sample; its last 1 byte(s) are left out"
     assert re.fullmatch(r"0\.1 s of audio: real-time factor \d\.\d+, slowest block [\d.]+ ms", last)
 

@@ -279,19 +279,21 @@ class Cruse(Framewise):
 
     @torch.no_grad()
     def begin_from(self, other: "Cruse") -> None:
-        """Takes over the weights of a trained net that may have another window, to be trained further.
+        """Takes over the weights of a trained net, whose window may be shorter, to be trained further.
 
         Convolutions are taken as they are. Each recurrent unit becomes the one of the nearest frequency of its channel;
         where several stand for one, they share its weight as inputs.
 
         Raises:
-            ValueError: the nets differ in more than the window.
+            ValueError: the nets differ in more than the window, or it is longer there.
         """
-        if not isinstance(other, Cruse) or replace(other.config, window=self.config.window) != self.config:
+        window = self.config.window
+        alike = isinstance(other, Cruse) and replace(other.config, window=window) == self.config
+        if not alike or other.config.window > window:
             theirs = getattr(other, "config", "no CRUSE")
             raise ValueError(f"{self.config} cannot begin from the weights of another network: {theirs}")
         before, now = other.config.freqs[-1], self.config.freqs[-1]
-        nearest = (torch.arange(now) * (other.config.window / self.config.window)).round().long().clamp(max=before - 1)
+        nearest = (torch.arange(now) * (other.config.window / window)).round().long().clamp(max=before - 1)
         channels = torch.arange(self.rnn.width // now).unsqueeze(1)  # of a group
         units = (channels * before + nearest).flatten()  # for each new one, the old one
         shares = 1 / units.bincount(minlength=other.rnn.width)[units]

@@ -42,7 +42,7 @@ class TrainConfig:
     """One training run. `model` is a name and the options of `build`.
 
     start: a model folder, a hub's id, or "default" for the model inside this package, whose weights training begins
-    with. It may differ from `model` in the window (`Cruse.begin_from`).
+    with. Its window may be shorter (`Cruse.begin_from`).
     """
 
     model: dict[str, Any]
