@@ -42,7 +42,7 @@ def test_this_installation_has_no_problem(capsys, monkeypatch):
     assert (code, told["problems"]) == (0, 0)
     fine = [finding["what"] for finding in told["findings"] if finding["level"] == "ok"]
     assert {"torch", "pipeline of ModelScope", "trainer of ModelScope", "ModelScope's hub answers"} <= set(fine)
-    assert any("all weights (model.safetensors, 3.3 MB) fit together" in what for what in fine)
+    assert any("all weights (model.safetensors, 3.7 MB) fit together" in what for what in fine)
     assert any(what.startswith("denoises a second of audio in 0.") for what in fine)
 
 

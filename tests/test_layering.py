@@ -35,7 +35,7 @@ ARROWS = {
     "evaluation": {"audio", "data", "files", "metrics", "enhance"},
     "pictures": {"audio"},
     "report": {"audio", "data", "files", "metrics", "pictures", "enhance"},
-    "training": {"models", "losses", "data", "files", "metrics", "checkpoint"},
+    "training": {"models", "losses", "data", "files", "metrics", "checkpoint", "pretrained"},
     "cli": None,
     "plugin": None,
     "__init__": {"plugin"},

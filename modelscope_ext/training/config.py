@@ -41,7 +41,7 @@ class ValidationConfig:
 class TrainConfig:
     """One training run. `model` is a name and the options of `build`.
 
-    start: a model folder, a hub's id, or "default" for the model inside this package, whose weights training begins
+    start: a model folder, or "default" for the model inside this package, whose weights training begins
     with. Its window may be shorter (`Cruse.begin_from`).
     """
 

@@ -26,7 +26,6 @@ from modelscope_ext.checkpoint import CRUSE_TYPE, load_model, save_model, save_t
 from modelscope_ext.data.corpus import Corpus, load_corpus
 from modelscope_ext.data.mixing import Mixer, validation_pairs
 from modelscope_ext.data.rooms import load_rooms, save_rooms, simulate_rooms
-from modelscope_ext.hub import model_folder
 from modelscope_ext.losses import CompressedSpectralLoss
 from modelscope_ext.models import build, to_device
 from modelscope_ext.models.cruse import Cruse
@@ -361,7 +360,7 @@ def _begin(net: nn.Module, start: str) -> None:
     try:
         if not isinstance(net, Cruse):
             raise ValueError(f"{type(net).__name__} cannot begin from another network")
-        net.begin_from(load_model(model_folder(DEFAULT if start == "default" else start)))
+        net.begin_from(load_model(DEFAULT if start == "default" else start))
     except ValueError as error:
         raise ValueError(f"cannot begin from {start}: {error}") from error
 
