@@ -185,6 +185,9 @@ def test_a_net_begins_from_one_with_another_window(name, mask, noisy):
     for unlike in (randomised(SMALL), randomised(name, window=256, **options)):
         with pytest.raises(ValueError, match="cannot begin from the weights of another network: CruseConfig"):
             unlike.begin_from(other)
+    cut = build("CRUSE4-6-1xGRU11")  # 6 channels x 11 frequencies: 6 features a group
+    with pytest.raises(ValueError, match="its groups cut channels into parts"):
+        cut.begin_from(cut)
 
 
 def test_a_trained_net_with_a_longer_window_is_close_at_once(denoiser, noisy):

@@ -285,13 +285,15 @@ class Cruse(Framewise):
         where several stand for one, they share its weight as inputs.
 
         Raises:
-            ValueError: the nets differ in more than the window, or it is longer there.
+            ValueError: the nets differ in more than the window, or it is longer there; a group has parts of channels.
         """
         window = self.config.window
         alike = isinstance(other, Cruse) and replace(other.config, window=window) == self.config
         if not alike or other.config.window > window:
             theirs = getattr(other, "config", "no CRUSE")
             raise ValueError(f"{self.config} cannot begin from the weights of another network: {theirs}")
+        if self.config.channels % self.config.groups:
+            raise ValueError(f"{self.config} cannot begin from other weights: its groups cut channels into parts")
         before, now = other.config.freqs[-1], self.config.freqs[-1]
         nearest = (torch.arange(now) * (other.config.window / window)).round().long().clamp(max=before - 1)
         channels = torch.arange(self.rnn.width // now).unsqueeze(1)  # of a group
