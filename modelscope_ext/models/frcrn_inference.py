@@ -53,7 +53,7 @@ class _Memory:
         self.taps = [torch.cat((taps[0], sign * taps[1])).transpose(2, 3) for sign in (-1, 1)]  # (2C, 1, 1, order)
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
-        """Writes y = f_re(x) + i f_im(x), f(x) = x + memory(x), to `out`, of the shape of `x`."""
+        """Writes y = f_re(x) + i f_im(x), f(x) = x + memory(x), to `out`, of the shape of `x`, which it may be."""
         _, frames, steps, width = x.shape
         p = x.new_empty(2, frames * steps, 2, width)
         for part in range(2):
@@ -61,12 +61,15 @@ class _Memory:
             torch.mm(hidden[:, :width], self.project[0], out=p[part, :, 0])
             torch.mm(hidden[:, width:], self.project[1], out=p[1 - part, :, 1])
         order = min(ORDER, steps)  # taps further back would meet zeros only
+        filtered = []
         for part, taps in enumerate(self.taps):
             channels = p[part].view(1, frames, steps, 2 * width).permute(0, 3, 1, 2)
             y = functional.conv2d(channels, taps[..., ORDER - order :], padding=(0, order - 1), groups=2 * width)
             y = y.permute(0, 2, 3, 1)[0, :, :steps]
-            torch.add(y[..., :width], y[..., width:], out=out[part])
-            out[part].add_(x[0]).add_(x[1], alpha=2 * part - 1)
+            filtered.append(y[..., :width] + y[..., width:])
+        re, im = x[0] - x[1], x[0] + x[1]
+        torch.add(re, filtered[0], out=out[0])
+        torch.add(im, filtered[1], out=out[1])
 
 
 class _Conv:
@@ -243,23 +246,24 @@ class FastUNet:
         x = _planes(x.movedim(3, 2))
         x, _ = through(self.decoders[0], "decoders", x.shape[3], lambda start, stop, to: to.copy_(x[:, start:stop]))
         for i, decoder in enumerate(self.decoders[1:]):
-            means = x.new_empty(x.shape[0], x.shape[1], x.shape[3])
-            y = torch.empty_like(x)
-            for start, stop in _blocks(x.shape[1], x.shape[2]):
-                self.decoder_memories[i](x[:, start:stop], y[:, start:stop])
-                torch.mean(y[:, start:stop], 2, out=means[:, start:stop])
-            gain = gains(self.unet.se_layers_dec[i], means) if i < len(self.decoders) - 2 else None
+            remember, gain = self.decoder_memories[i], None
+            if i < len(self.decoders) - 2:
+                means = x.new_empty(x.shape[0], x.shape[1], x.shape[3])
+                for start, stop in _blocks(x.shape[1], x.shape[2]):
+                    y = x[:, start:stop]
+                    remember(y, y)
+                    torch.mean(y, 2, out=means[:, start:stop])
+                gain = gains(self.unet.se_layers_dec[i], means)
             skip, skip_gain = skips.pop()
             width = x.shape[3]
 
-            def read(start, stop, to, y=y, gain=gain, skip=skip, skip_gain=skip_gain, width=width) -> None:
+            def read(start, stop, to, y=x, remember=remember, gain=gain, skip=skip, skip_gain=skip_gain) -> None:
                 if gain is None:
-                    to[..., :width] = y[:, start:stop]
+                    remember(y[:, start:stop], to[..., : y.shape[3]])
                 else:
-                    torch.mul(y[:, start:stop], gain[:, start:stop], out=to[..., :width])
-                torch.mul(skip[:, start:stop], skip_gain[:, start:stop], out=to[..., width:])
+                    torch.mul(y[:, start:stop], gain[:, start:stop], out=to[..., : y.shape[3]])
+                torch.mul(skip[:, start:stop], skip_gain[:, start:stop], out=to[..., y.shape[3] :])
 
-            x = y
             x, _ = through(decoder, "decoders", 2 * width, read)
         parts = {name: tuple(tensors) for name, tensors in new.items()}
         return x, type(state)(**parts, memory=memory) if state is not None else None
