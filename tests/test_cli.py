@@ -123,7 +123,7 @@ def test_the_picture_is_drawn(tmp_path):
 
 
 def run(*arguments, **options):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **options}
+    environment = {**os.environ, **options}
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
@@ -175,7 +175,7 @@ def on_a_terminal(arguments, columns=80):
     """What a command writes to a terminal that is its standard error, and its exit code."""
     master, terminal = os.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    with subprocess.Popen(arguments, cwd=ROOT, stderr=terminal, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
+    with subprocess.Popen(arguments, cwd=ROOT, stderr=terminal) as process:
         os.close(terminal)
         told = b""
         with contextlib.suppress(OSError):  # Linux says so when the other end is closed

@@ -40,9 +40,8 @@ def denoisers(folder):
 
 
 @pytest.fixture(params=["CRUSE", "FRCRN", "ONNX step", "ONNX utterance"])
-def shared(request, tmp_path, monkeypatch):
+def shared(request, tmp_path):
     """A denoiser that was not used before."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return denoisers(tmp_path)[request.param]()
 
 

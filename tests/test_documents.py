@@ -31,7 +31,7 @@ def example(name, *arguments, cwd):
         cwd=cwd,
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HOME": str(cwd / "hf")},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": str(cwd / "hf")},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -149,7 +149,6 @@ def test_the_notebook_runs_and_carries_no_output(monkeypatch):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert not any(cell.get("outputs") for cell in notebook.cells)
     assert NOTEBOOK.stat().st_size < 10_000
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     ran = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(EXAMPLES)}}).execute()
     printed = "".join(

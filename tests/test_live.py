@@ -87,8 +87,7 @@ def test_a_terminal_is_no_pcm(monkeypatch, capsys):
 def start(**options):
     command = [sys.executable, "-m", "modelscope_ext", "stream"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, bufsize=0, **(pipes | options))
+    return subprocess.Popen(command, cwd=ROOT, bufsize=0, **(pipes | options))
 
 
 def test_samples_come_out_while_the_input_goes_on_and_pressure_goes_back():

@@ -74,7 +74,7 @@ def shards(folder):
 
 def run(code, tmp_path, **options):
     caches = {name: str(tmp_path / "caches") for name in ("HF_HOME", "HF_DATASETS_CACHE", "MODELSCOPE_CACHE")}
-    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code]
     environment = {**os.environ, **caches, **offline}
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, **options)

@@ -245,7 +245,7 @@ def test_two_processes_train_as_one(config, corpora, tmp_path):
     config.write_text(json.dumps({**CONFIG, "model": {**CONFIG["model"], "batch_norm": False}}))
     script = tmp_path / "steps.py"
     script.write_text(SHARED_STEPS)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for name, command in (("one", [sys.executable]), ("two", launch)):
         done = subprocess.run(
