@@ -208,6 +208,7 @@ def test_a_killed_driver_leaves_what_is_done(ray, tmp_path):
         shutil.copy(EXAMPLES / "noisy.wav", tmp_path / "in" / f"{number}.wav")
     address = ray.get_runtime_context().gcs_address
     arguments = ["denoise", "-q", tmp_path / "in", "-o", tmp_path / "out", "--engine", "ray", "--ray-address", address]
+    arguments += ["--workers", "1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     manifest = tmp_path / "out" / "manifest.jsonl"
     with subprocess.Popen([sys.executable, "-m", "modelscope_ext", *arguments], env=environment) as driver:
