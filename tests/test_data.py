@@ -132,6 +132,22 @@ def test_rumble_is_noise_below_its_corner(mixer):
     assert active_rms(quiet[0][0] - quiet[0][1]) == pytest.approx(active_rms(quiet[0][1]), rel=0.3)
 
 
+def test_noise_is_played_at_other_speeds_and_two_noises_meet(mixer):
+    plain = {"spectral_share": 0, "babble_share": 0, "coloured_share": 0, "clean_share": 0, "silent_share": 0}
+
+    def peaks_of_noise(tones, **options):
+        data, tones = mixer(rooms=[], seconds=2.0, **plain, **options), iter(tones)
+        data.noise.segment = lambda rng, corpus, length: np.sin(2 * np.pi * next(tones) * np.arange(length) / RATE)
+        spectrum = np.abs(np.fft.rfft(np.subtract(*data[0]) * np.hanning(2 * RATE)))
+        return {int(at) // 2: spectrum[at] for at in np.flatnonzero(spectrum > 0.1 * spectrum.max())[1::3]}  # by Hz
+
+    assert list(peaks_of_noise([1000], noise_speed_share=1.0, noise_speed_range=(1.5, 1.5))) == [1500]
+    assert list(peaks_of_noise([1000], noise_speed_share=1.0, noise_speed_range=(0.6, 0.6))) == [600]
+    both = peaks_of_noise([1000, 3000], second_noise_share=1.0, second_noise_db=(-6.0, -6.0))
+    assert list(both) == [1000, 3000]
+    assert 20 * np.log10(both[3000] / both[1000]) == pytest.approx(-6, abs=0.1)
+
+
 def test_what_lies_below_the_high_pass_is_no_speech(mixer):
     options = {"spectral_share": 0, "clean_share": 1.0, "silent_share": 0, "dry_share": 1, "speed_share": 0}
     before, after = (mixer(rooms=[], **options, speech_high_pass_hz=hz)[1] for hz in (0, 400))

@@ -3,6 +3,7 @@
 Braun & Tashev, arXiv 2008.06412, and Braun et al., ICASSP 2021, figure 4. Signals are (N,) float32 at one rate.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,10 @@ class MixConfig:
     rumble_share: float = 0.0  # low-frequency noise added, of wind, traffic, hands and machines …
     rumble_hz: tuple[float, float] = (25.0, 150.0)  # … below a corner drawn from here, evenly in octaves …
     rumble_snr_db: tuple[float, float] = (-10.0, 20.0)  # … so far below the speech
+    noise_speed_share: float = 0.0  # noise played faster or slower, pitch with it …
+    noise_speed_range: tuple[float, float] = (0.6, 1.6)  # … drawn evenly in octaves
+    second_noise_share: float = 0.0  # noise that another one is added to …
+    second_noise_db: tuple[float, float] = (-15.0, 0.0)  # … so much louder
     babble_share: float = 0.08  # noise made of several speakers
     babble_voices: tuple[int, int] = (3, 8)
     coloured_share: float = 0.05  # noise with a spectrum of 1 / f^a, a = 0 … 2
@@ -148,11 +153,20 @@ class Mixer(Dataset):
             return sum(self._speech(rng)[0] * np.float32(rng.uniform(0.5, 1)) for _ in range(voices))
         if kind < config.babble_share + config.coloured_share:
             return _coloured(rng, self.length)
-        parts, missing = [], self.length
+        noise = self._recorded_noise(rng)
+        if config.second_noise_share and rng.random() < config.second_noise_share:
+            noise = noise + mix_at_snr(noise, self._recorded_noise(rng), -rng.uniform(*config.second_noise_db))
+        return noise
+
+    def _recorded_noise(self, rng: np.random.Generator) -> np.ndarray:
+        config, speed = self.config, 1.0
+        if config.noise_speed_share and rng.random() < config.noise_speed_share:
+            speed = round(float(np.exp(rng.uniform(*np.log(config.noise_speed_range)))), 3)
+        parts, missing = [], math.ceil(self.length * speed)
         while missing > 0:
             parts.append(self.noise.segment(rng, self.noise.corpus(rng), missing))
             missing -= len(parts[-1])
-        return np.concatenate(parts)
+        return _faster(np.concatenate(parts), speed)[: self.length]
 
 
 class _Chooser:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from modelscope_ext import metrics
 from modelscope_ext.checkpoint import CRUSE_TYPE, load_model, save_model, save_tensors
 from modelscope_ext.data.corpus import Corpus, load_corpus
-from modelscope_ext.data.mixing import Mixer, validation_pairs
+from modelscope_ext.data.mixing import MixConfig, Mixer, validation_pairs
 from modelscope_ext.data.rooms import load_rooms, save_rooms, simulate_rooms
 from modelscope_ext.losses import CompressedSpectralLoss
 from modelscope_ext.models import build, to_device
@@ -325,6 +325,7 @@ class Trainer:
         before, now = json.loads(state["config"]), json.loads(json.dumps(_comparable(self.config)))
         # A run that an older version began has what has come since as it is by default.
         defaults = {each.name: each.default for each in fields(self.config)}
+        before["data"]["mix"] = json.loads(json.dumps(asdict(MixConfig()))) | before["data"]["mix"]
         if changed := [key for key in now if now[key] != before.get(key, defaults[key])]:
             raise ValueError(
                 f"{name} belongs to a run with another configuration ({', '.join(changed)} differ); "
