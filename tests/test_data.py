@@ -124,6 +124,16 @@ def test_babble_and_coloured_noise_are_made(mixer, share):
         np.testing.assert_array_equal(noisy, mixer(**{**options, share: 0})[0][0])
 
 
+def test_babble_is_heard_in_a_room(mixer):
+    options = {"babble_share": 1.0, "babble_room_share": 1.0, "dry_share": 1, "clean_share": 0, "silent_share": 0}
+    late = np.zeros(12000, np.float32)
+    late[-1] = 1  # nothing arrives earlier
+    (noisy, target), (_, same) = (mixer(rooms=rooms, spectral_share=0, **options)[0] for rooms in ([late], []))
+    babble = noisy - target
+    assert np.abs(babble[:11000]).max() < 1e-5 * np.abs(babble[12000:]).max()
+    assert np.corrcoef(target, same)[0, 1] == pytest.approx(1)  # the speech itself stays out of it
+
+
 def test_rumble_is_noise_below_its_corner(mixer):
     plain = {"spectral_share": 0, "babble_share": 0, "coloured_share": 0, "clean_share": 0, "silent_share": 0}
     quiet = mixer(rooms=[], rumble_share=1.0, rumble_hz=(50, 50), rumble_snr_db=(0, 0), snr_db=(40, 0), **plain)

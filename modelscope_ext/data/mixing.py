@@ -46,6 +46,7 @@ class MixConfig:
     second_noise_db: tuple[float, float] = (-15.0, 0.0)  # … so much louder
     babble_share: float = 0.08  # noise made of several speakers
     babble_voices: tuple[int, int] = (3, 8)
+    babble_room_share: float = 0.0  # babble that is heard in a room
     coloured_share: float = 0.05  # noise with a spectrum of 1 / f^a, a = 0 … 2
     clean_share: float = 0.03  # no noise at all
     silent_share: float = 0.02  # no speech at all: the target is silence
@@ -110,7 +111,7 @@ class Mixer(Dataset):
         if self.rooms and rng.random() >= config.dry_share:
             room = self.rooms[rng.integers(len(self.rooms))]
             shaped = shape_decay(room, config.target_t60, self.sample_rate)
-            speech, target = (fftconvolve(speech, r)[: self.length].astype(np.float32) for r in (room, shaped))
+            speech, target = (self._in_room(speech, response) for response in (room, shaped))
         noise = self._noise(rng)
         if rng.random() < config.spectral_share:
             noise = _spectral_augmentation(rng, noise)
@@ -145,12 +146,18 @@ class Mixer(Dataset):
                 at += int(rng.uniform(*config.pause_s) * self.sample_rate)
         return out, corpus
 
+    def _in_room(self, audio: np.ndarray, response: np.ndarray) -> np.ndarray:
+        return fftconvolve(audio, response)[: self.length].astype(np.float32)
+
     def _noise(self, rng: np.random.Generator) -> np.ndarray:
         config = self.config
         kind = rng.random()
         if kind < config.babble_share:
             voices = rng.integers(config.babble_voices[0], config.babble_voices[1] + 1)
-            return sum(self._speech(rng)[0] * np.float32(rng.uniform(0.5, 1)) for _ in range(voices))
+            babble = sum(self._speech(rng)[0] * np.float32(rng.uniform(0.5, 1)) for _ in range(voices))
+            if self.rooms and config.babble_room_share and rng.random() < config.babble_room_share:
+                babble = self._in_room(babble, self.rooms[rng.integers(len(self.rooms))])
+            return babble
         if kind < config.babble_share + config.coloured_share:
             return _coloured(rng, self.length)
         noise = self._recorded_noise(rng)
