@@ -79,9 +79,8 @@ def draw(rows: list[tuple[float, float, float]], path: Path) -> None:
     figure = Figure(figsize=(9, 3.5), dpi=110, layout="constrained")
     for axis, column, name in zip(figure.subplots(1, 2), (1, 2), ("took, s", "peak memory, MB"), strict=True):
         axis.plot([row[0] for row in rows], [row[column] for row in rows], "o-")
-        axis.set(xscale="log", xlabel="length, s", ylabel=name, ylim=(0, None) if column == 2 else None)
-        if column == 1:
-            axis.set_yscale("log")
+        axis.set(xscale="log", xlabel="length, s", ylabel=name)
+        axis.set(**({"yscale": "log"} if column == 1 else {"ylim": (0, None)}))
         axis.grid(alpha=0.3)
     figure.savefig(path)
 

@@ -19,12 +19,6 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are processors: for almost half of their time tests wait for processes that they started."""
-    return os.cpu_count() + 1
-
-
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("shared") and not (SHARED / "data").is_dir():
