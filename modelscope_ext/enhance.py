@@ -134,6 +134,9 @@ class Denoiser:
     def stream(self, sample_rate: int, channels: int = 1) -> DenoiseStream:
         """A stream with `feed(chunk) -> chunk`, `flush()` and `latency_ms`; see `DenoiseStream`.
 
+        It begins without having heard anything, where arrays and files have a lead-in: so it needs about a second to
+        know the noise, and what comes out then is less clean than of the same audio as an array.
+
         Raises:
             ValueError: the network is not causal; it denoises arrays and files.
         """
@@ -145,15 +148,16 @@ class Denoiser:
         return self._stream(sample_rate, channels)
 
     def _stream(self, sample_rate: int, channels: int, blocks: Blocks | None = None) -> DenoiseStream:
-        """`blocks` gives the whole input, as often as it is asked: only a causal network needs no look at it."""
+        """`blocks` gives the whole input, as often as it is asked, where all of it is there."""
         check_layout(sample_rate, channels)
         engine = self.engine
+        lead_in_s = engine.lead_in_s if blocks else 0.0
         if not engine.causal:
             gain = 1.0
             if engine.reference_level:
                 gain = reference_gain(lambda: _resampled(blocks(), sample_rate, channels, engine.sample_rate))
             engine = Utterances(engine, gain, batch=engine.batch)
-        return DenoiseStream(engine, int(sample_rate), channels, self.noisy_share)
+        return DenoiseStream(engine, int(sample_rate), channels, self.noisy_share, lead_in_s)
 
 
 def _blocks_of(path: Path) -> Iterator[np.ndarray]:

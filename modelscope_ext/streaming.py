@@ -60,6 +60,8 @@ class DenoiseStream:
         sample_rate: of the chunks, Hz.
         channels: of the chunks; each is denoised on its own.
         noisy_share: how much of the input stays in the output, 0 … 1.
+        lead_in_s: so many seconds of the first chunk, or all of it if it is shorter, are heard backwards before it, and
+            what comes of them is thrown away: the network knows the noise when the signal begins.
 
     What `feed` and `flush` return, one after the other, is as long as what was fed and lines up with it.
     `latency_ms` is how much later input an output sample may depend on.
@@ -69,7 +71,12 @@ class DenoiseStream:
     """
 
     def __init__(
-        self, engine: Engine | Utterances, sample_rate: int, channels: int = 1, noisy_share: float = 0.0
+        self,
+        engine: Engine | Utterances,
+        sample_rate: int,
+        channels: int = 1,
+        noisy_share: float = 0.0,
+        lead_in_s: float = 0.0,
     ) -> None:
         self.engine, self.channels, self.noisy_share = engine, channels, np.float32(noisy_share)
         self.down = self.up = None
@@ -81,6 +88,8 @@ class DenoiseStream:
         self.state: Any = None
         self.lag = engine.delay  # samples of the network's output that come before the first of the input
         self.noisy = np.zeros((0, channels), np.float32)  # input whose output is not out yet
+        self.lead_in = round(lead_in_s * sample_rate)  # samples; 0 as soon as they were heard
+        self.unwanted = 0  # samples that come out before the signal's first
         self.dtype: np.dtype | None = None
         self.mono = True
         self.closed = False
@@ -103,6 +112,10 @@ class DenoiseStream:
                 raise AudioError(f"this stream takes chunks of shape {wanted}, got {chunk.shape}")
             samples = as_float(chunk).reshape(len(chunk), self.channels)
             self.dtype, self.mono = chunk.dtype, chunk.ndim == 1
+            if self.lead_in and len(samples):
+                lead_in, self.lead_in = samples[self.lead_in : 0 : -1], 0
+                self.unwanted = len(lead_in)
+                samples = np.concatenate((lead_in, samples))
             self.noisy = np.concatenate((self.noisy, samples))
             resampled = self.down.feed(samples) if self.down else samples
             out = self._enhance(resampled)
@@ -149,5 +162,9 @@ class DenoiseStream:
         self.noisy = self.noisy[len(out) :]
         if self.noisy_share:
             out = out + self.noisy_share * (noisy - out)
+        if self.unwanted:
+            drop = min(self.unwanted, len(out))
+            self.unwanted -= drop
+            out = out[drop:]
         out = from_float(out, self.dtype or np.dtype(np.float32))
         return out[:, 0] if self.mono and self.channels == 1 else out

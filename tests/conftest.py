@@ -25,6 +25,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="there is no ../shared"))
 
 
+def streamed(denoiser, audio, rate) -> np.ndarray:
+    """What a stream makes of (N,) or (N, channels) samples in one chunk."""
+    stream = denoiser.stream(rate, 1 if audio.ndim == 1 else audio.shape[1])
+    return np.concatenate((stream.feed(audio), stream.flush()))
+
+
 @pytest.fixture(scope="session")
 def clean() -> np.ndarray:
     """8 s of a synthetic voice, (N,) float32."""

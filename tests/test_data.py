@@ -204,3 +204,20 @@ def test_validation_pairs_are_fixed_and_in_range(corpora, tmp_path):
         assert np.array_equal(noisy, noisy2)
         assert len(noisy) == 2 * RATE
         assert -5.01 <= 20 * np.log10(active_rms(clean) / active_rms(noisy - clean)) <= 15.01
+
+
+def test_mixtures_fall_silent_for_a_while(mixer):
+    """Both sides, in one place, as long as was asked; the rest is as it was but for the level."""
+    options = {"clean_share": 0, "silent_share": 0, "dry_share": 1, "level_range_dbfs": (-30, -30)}
+    whole, data = mixer(**options), mixer(**options, gap_share=1.0, gap_s=(0.25, 0.25))
+    begun = 0
+    for index in range(12):
+        (noisy, target), before = data[index], whole[index][0]
+        silent = noisy == 0
+        edges = np.flatnonzero(np.diff(np.r_[0, silent, 0]))
+        assert 4000 <= silent.sum() <= edges[1] - edges[0] + 2
+        assert not target[silent].any()
+        factor = noisy[~silent] / before[~silent]
+        assert np.allclose(factor, np.median(factor), rtol=1e-3)
+        begun += edges[0] == 0
+    assert 2 <= begun <= 10

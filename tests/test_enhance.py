@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import EXAMPLES, ROOT, SHARED
+from conftest import EXAMPLES, ROOT, SHARED, streamed
 
 from modelscope_ext import Denoiser, build
 from modelscope_ext.audio import AudioError
@@ -124,13 +124,13 @@ def test_wet_and_limit_mix_the_noisy_signal_back_in(noisy):
 
 @pytest.mark.parametrize("rate", [16000, 48000, 44100])
 @pytest.mark.parametrize("channels", [None, 2])
-def test_a_stream_equals_the_array(denoiser, noisy, rate, channels):
+def test_chunks_do_not_change_a_stream(denoiser, noisy, rate, channels):
     audio = np.resize(noisy, rate // 2)
     if channels:
         audio = np.stack([audio, audio[::-1]], 1)
-    whole = denoiser(audio, rate)
     for chunk in (1, 160, 997):
         part = audio[: 4000 if chunk == 1 else None]
+        whole = streamed(denoiser, part, rate)
         stream = denoiser.stream(rate, channels or 1)
         outs = [stream.feed(part[i : i + chunk]) for i in range(0, len(part), chunk)]
         fed_out = sum(map(len, outs))
@@ -139,6 +139,25 @@ def test_a_stream_equals_the_array(denoiser, noisy, rate, channels):
         assert out.shape == part.shape
         assert np.allclose(out[:fed_out], whole[:fed_out], atol=1e-5)
         assert (len(part) - fed_out) / rate <= stream.latency_ms / 1000 + (chunk + 2) / rate
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(16000, 5), (16000, 1.5), (44100, 3)])
+def test_an_array_is_a_stream_that_has_heard_its_beginning_backwards(denoiser, noisy, rate, seconds):
+    audio = np.resize(noisy, round(seconds * rate))
+    lead_in = audio[1 : 2 * rate + 1][::-1]
+    expected = streamed(denoiser, np.concatenate((lead_in, audio)), rate)[len(lead_in) :]
+    assert np.abs(denoiser(audio, rate) - expected).max() < 1e-5
+
+
+def test_the_beginning_is_as_clean_as_the_rest(denoiser, noisy, clean):
+    """A stream learns the noise first, in the first second; an array is clean from the first sample on."""
+    rows = []
+    for start in range(0, 5 * 16000, 16000):  # as if the recording began there
+        part, first = noisy[start:], slice(start, start + 8000)
+        outs = denoiser(part, 16000), streamed(denoiser, part, 16000), part
+        rows.append([si_sdr(out[:8000], clean[first]) for out in outs])
+    array, stream, nothing = np.nanmean(rows, 0)  # it is not a number where nobody speaks
+    assert array > stream + 0.5 > nothing + 0.5
 
 
 def test_latency_is_stated_and_kept(denoiser):
@@ -150,7 +169,7 @@ def test_latency_is_stated_and_kept(denoiser):
         changed = audio.copy()
         cut = rate // 4
         changed[cut:] = 0
-        differs = np.abs(denoiser(audio, rate) - denoiser(changed, rate)) > 1e-6
+        differs = np.abs(streamed(denoiser, audio, rate) - streamed(denoiser, changed, rate)) > 1e-6
         assert cut - stream.latency_ms * rate / 1000 - 1 <= np.argmax(differs) <= cut
 
 

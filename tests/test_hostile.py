@@ -172,7 +172,14 @@ def test_a_file_of_gigabytes_is_not_read(folder, little_memory, name):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("sample_rate", "0"), ("hop", "-160"), ("latency", str(HUGE)), ("delay", "soon"), ("attenuation_limit_db", None)],
+    [
+        ("sample_rate", "0"),
+        ("hop", "-160"),
+        ("latency", str(HUGE)),
+        ("delay", "soon"),
+        ("lead_in_s", "1e9"),
+        ("attenuation_limit_db", None),
+    ],
 )
 def test_absurd_metadata_of_onnx_files_are_refused(exported, key, value):
     model = onnx.load(exported)

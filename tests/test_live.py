@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, streamed
 
 from modelscope_ext.cli import main
 from modelscope_ext.live import FORMATS
@@ -34,14 +34,14 @@ def stream(monkeypatch):
     ("format", "rate", "channels", "block_ms"),
     [("s16le", 16000, 1, 20), ("u8", 16000, 1, 7.3), ("s32le", 44100, 1, 100), ("f32le", 48000, 2, 10)],
 )
-def test_a_pipe_gives_the_samples_of_an_array(stream, denoiser, noisy, format, rate, channels, block_ms):
+def test_a_pipe_gives_the_samples_of_a_stream(stream, denoiser, noisy, format, rate, channels, block_ms):
     audio = noisy[:24000] if channels == 1 else np.stack((noisy[:24000], noisy[24000:48000]), 1)
     samples = from_float(audio, np.dtype(FORMATS[format]))
     arguments = ("--rate", rate, "--channels", channels, "--format", format, "--block-ms", block_ms)
     code, out = stream(samples.tobytes(), *arguments)
     assert code == 0
     heard = np.frombuffer(out, FORMATS[format]).reshape(samples.shape)
-    expected = denoiser(samples, rate)
+    expected = streamed(denoiser, samples, rate)
     assert np.abs(as_float(heard) - as_float(expected)).max() <= max(1e-4, 2.0 ** (1 - 8 * heard.dtype.itemsize))
     assert np.abs(as_float(heard) - as_float(samples)).max() > 0.01  # something was done
 

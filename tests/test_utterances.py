@@ -15,6 +15,7 @@ class Scale(nn.Module):
     sample_rate = 16000
     causal = False
     attenuation_limit_db = float("inf")
+    lead_in_s = 0.0
 
     def __init__(self):
         super().__init__()

@@ -50,6 +50,10 @@ class MixConfig:
     coloured_share: float = 0.05  # noise with a spectrum of 1 / f^a, a = 0 … 2
     clean_share: float = 0.03  # no noise at all
     silent_share: float = 0.02  # no speech at all: the target is silence
+    gap_share: float = (
+        0.0  # nothing but zeros for a while, at the beginning or later, as where a microphone was muted …
+    )
+    gap_s: tuple[float, float] = (0.02, 1.0)  # … so long
 
 
 def active_rms(audio: np.ndarray, frame: int = 320, range_db: float = 40.0) -> float:
@@ -125,6 +129,9 @@ class Mixer(Dataset):
         if silent:
             speech, target = np.zeros_like(speech), np.zeros_like(target)
         noisy = speech if clean else speech + noise
+        if config.gap_share and rng.random() < config.gap_share:
+            gap = self._gap(rng)
+            noisy, target = noisy * gap, target * gap
         level = 10 ** (_normal(rng, config.level_dbfs, config.level_range_dbfs) / 20)
         gain = level / max(np.sqrt(np.mean(np.square(noisy))), 1e-9)
         gain = np.float32(min(gain, 0.99 / max(np.abs(noisy).max(), np.abs(target).max(), 1e-9)))
@@ -145,6 +152,14 @@ class Mixer(Dataset):
             if rng.random() < config.pause_share:
                 at += int(rng.uniform(*config.pause_s) * self.sample_rate)
         return out, corpus
+
+    def _gap(self, rng: np.random.Generator) -> np.ndarray:
+        """(N,) ones, with zeros in one place: half the time at the beginning."""
+        length = min(int(rng.uniform(*self.config.gap_s) * self.sample_rate), self.length)
+        start = rng.integers(self.length - length + 1) if rng.random() < 0.5 else 0
+        gap = np.ones(self.length, np.float32)
+        gap[start : start + length] = 0
+        return gap
 
     def _in_room(self, audio: np.ndarray, response: np.ndarray) -> np.ndarray:
         return fftconvolve(audio, response)[: self.length].astype(np.float32)

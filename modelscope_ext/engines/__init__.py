@@ -24,6 +24,7 @@ class Engine(Protocol):
     latency: int  # samples of input that an output sample depends on, from itself on
     reference_level: bool  # whether it wants its input at the level of `utterances.REFERENCE_RMS`
     attenuation_limit_db: float  # what the model recommends
+    lead_in_s: float  # seconds that it should hear before an array or a file
     batch: int  # utterances that it does best at once
 
     def feed(self, audio: np.ndarray, state: Any = None) -> tuple[np.ndarray, Any]:

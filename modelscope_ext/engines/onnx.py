@@ -43,9 +43,11 @@ class OnnxEngine:
             self.sample_rate, self.hop, self.delay, self.latency = numbers
             self.reference_level = found["reference_level"] == "True"
             self.attenuation_limit_db = float(found["attenuation_limit_db"])
+            self.lead_in_s = float(found.get("lead_in_s", 0))  # which files of before do not have
         except (KeyError, ValueError) as error:
             raise ValueError(f"{path}: its metadata are damaged ({error})") from error
-        if not (1000 <= numbers[0] <= 1_000_000 and numbers[1] >= 1 and 0 <= min(numbers) <= max(numbers) <= 1_000_000):
+        fits = 1000 <= numbers[0] <= 1_000_000 and numbers[1] >= 1 and 0 <= min(numbers) <= max(numbers) <= 1_000_000
+        if not (fits and 0 <= self.lead_in_s <= 10):
             raise ValueError(f"{path}: its metadata are absurd: {str(found)[:300]}")
         threads = 1 if self.causal else int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)
         self.session = _session(path, threads)

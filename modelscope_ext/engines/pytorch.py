@@ -16,7 +16,7 @@ class TorchEngine:
         self.net, self.name = net, type(net).__name__
         self.sample_rate, self.causal, self.attenuation_limit_db = net.sample_rate, net.causal, net.attenuation_limit_db
         self.delay, self.latency = (net.delay, net.latency) if net.causal else (0, 0)
-        self.reference_level = not net.causal
+        self.reference_level, self.lead_in_s = not net.causal, net.lead_in_s
         self.batch = 4 if next(net.parameters()).is_cuda else min(2, torch.get_num_threads())
 
     def feed(self, audio: np.ndarray, state: Any = None) -> tuple[np.ndarray, Any]:

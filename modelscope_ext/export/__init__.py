@@ -6,7 +6,8 @@ What a file takes and gives, all float32 at the network's rate:
   new state. All other inputs are the state, zeros before the first step; the output `new_X` is the next `X`.
 - whole utterances: `audio` (B, N) → `enhanced` (B, N), aligned, any B and N.
 
-The metadata hold name, kind (step or utterance), sample_rate, hop, delay, latency and attenuation_limit_db.
+The metadata hold name, kind (step or utterance), sample_rate, hop, delay, latency, attenuation_limit_db and
+lead_in_s.
 """
 
 import argparse
@@ -100,6 +101,7 @@ def _metadata(net: Any, utterance: bool) -> dict[str, object]:
         "latency": 0 if utterance else net.latency,
         "reference_level": not net.causal,
         "attenuation_limit_db": net.attenuation_limit_db,
+        "lead_in_s": net.lead_in_s,
     }
 
 

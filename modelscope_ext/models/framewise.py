@@ -29,6 +29,8 @@ class Framewise(nn.Module):
     causal = True
     #: What the model folder recommends to limit the attenuation to.
     attenuation_limit_db = math.inf
+    #: Seconds of the beginning of an array or a file that `Denoiser` has it hear before, backwards.
+    lead_in_s = 0.0
 
     @property
     def latency(self) -> int:

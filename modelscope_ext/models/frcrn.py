@@ -199,6 +199,7 @@ class Frcrn(nn.Module):
     causal = False
     #: What the model folder recommends to limit the attenuation to.
     attenuation_limit_db = math.inf
+    lead_in_s = 0.0
 
     def __init__(self, config: FrcrnConfig | None = None) -> None:
         super().__init__()
