@@ -36,6 +36,12 @@ def scores(estimate: np.ndarray, clean: np.ndarray, dnsmos: bool) -> list[float]
     ]
 
 
+def streamed(denoiser: Denoiser, noisy: np.ndarray) -> np.ndarray:
+    """As live audio, which has no beginning to hear before it begins."""
+    stream = denoiser.stream(RATE)
+    return np.concatenate((stream.feed(noisy), stream.flush()))
+
+
 def table(title: str, pairs: list[tuple[np.ndarray, np.ndarray]], systems: dict[str, Callable], dnsmos: bool) -> None:
     print(f"\n{title} ({len(pairs)} pairs, mean ± 95 % confidence)\n")
     columns = COLUMNS if dnsmos else COLUMNS[:-4]
@@ -61,6 +67,8 @@ def main() -> None:
     if limited.noisy_share:
         full = Denoiser(args.model, attenuation_limit_db=np.inf)
         systems["ours, no attenuation limit"] = lambda noisy: full(noisy, RATE)
+    if limited.engine.causal:
+        systems["ours, as a stream"] = lambda noisy: streamed(limited, noisy)
     with tempfile.TemporaryDirectory() as cache:
         speech, noise = (load_corpus(args.data_dir / name, cache) for name in ("valid_speech", "valid_noise"))
         mixed = validation_pairs(speech, noise, args.count, seed=2026)

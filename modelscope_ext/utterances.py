@@ -51,7 +51,8 @@ class Utterances:
         gain: (B, 1), what brings the input to the level that the engine wants; undone after it.
         chunk_s: seconds of a chunk. The last one has half as many to one and a half times as many, so that audio of
             up to one and a half chunks is denoised in one piece.
-        margin_s: so much at the inner ends of a chunk is thrown away, for want of context.
+        margin_s: so much at the inner ends of a chunk is thrown away, for want of context; at least what the engine
+            wants to hear before it begins.
         fade_s: then so much is faded linearly into the next chunk.
         batch: chunks that are denoised at once, where so many are there; each takes its own memory.
 
@@ -66,12 +67,13 @@ class Utterances:
         engine: Engine,
         gain: np.ndarray | float = 1.0,
         chunk_s: float = 15.0,
-        margin_s: float = 0.3,
-        fade_s: float = 0.4,
+        margin_s: float = 0.15,
+        fade_s: float = 0.2,
         batch: int = 1,
     ) -> None:
         self.engine, self.gain, self.batch = engine, np.float32(gain), batch
         self.sample_rate = engine.sample_rate
+        margin_s = max(margin_s, engine.lead_in_s)
         self.chunk, self.margin, self.fade = (round(s * engine.sample_rate) for s in (chunk_s, margin_s, fade_s))
         if self.chunk < 2 * (2 * self.margin + self.fade):
             raise ValueError(f"chunks of {chunk_s} s are too short for margins of {margin_s} s and fades of {fade_s} s")

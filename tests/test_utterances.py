@@ -131,4 +131,4 @@ def test_the_level_is_that_of_the_whole(tmp_path):
 
 def test_chunks_must_be_longer_than_their_seams():
     with pytest.raises(ValueError, match="too short"):
-        Utterances(TorchEngine(Scale()), chunk_s=1.9)
+        Utterances(TorchEngine(Scale()), chunk_s=0.9)
