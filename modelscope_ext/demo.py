@@ -136,7 +136,7 @@ def build_page(models: Sequence[str] = (), device: str | None = None) -> Any:
                 model = gradio.Dropdown([OURS, *models], value=OURS, label="Model", elem_id="model")
                 wet = gradio.Slider(0, 1, 1, step=0.05, label="Wet: 1 all denoised, 0 all as it was", elem_id="wet")
                 limit = gradio.Slider(
-                    0, LIMIT_DB, 28, step=1, label=f"Lower noise by at most so many dB; {LIMIT_DB}: no limit"
+                    0, LIMIT_DB, 26, step=1, label=f"Lower noise by at most so many dB; {LIMIT_DB}: no limit"
                 )
                 start = gradio.Button("Denoise", variant="primary", elem_id="denoise")
             with gradio.Column():

@@ -194,7 +194,7 @@ def estimated_snr(powers: Powers) -> float:
 
     Speech is what the network kept, over the frames at most 40 dB below its loudest one; noise is what it took away,
     over all frames. On 300 mixtures of validation speech and noise at -5 … 15 dB, the model in this package was off by
-    1.4 dB on average, and by less than 3.1 dB in nine of ten. On 150 at 15 … 25 dB it was off by 3.8 dB, mostly too
+    1.5 dB on average, and by less than 3.3 dB in nine of ten. On 150 at 15 … 25 dB it was off by 3.8 dB, mostly too
     low, since the network takes a little of the speech away too (benchmarks/snr.py).
     """
     if not powers.speech.size or not powers.speech.max() > 1e-12 or not powers.noise.mean() > 1e-12:
@@ -336,7 +336,7 @@ def _top(model: str, shown: Sequence[_Entry], failed: dict[str, str]) -> str:
     if any("SNR, estimated, dB" in entry.figures for entry in shown):
         text += (
             '<p class="note">The signal-to-noise ratio before is estimated from what the model keeps and what it takes '
-            "away. With the model in modelscope-ext the error is 1.4 dB on average up to 15 dB; above, it reads low."
+            "away. With the model in modelscope-ext the error is 1.5 dB on average up to 15 dB; above, it reads low."
             "</p>\n"
         )
     for name, reason in failed.items():

@@ -22,7 +22,7 @@ NOISY = EXAMPLES / "noisy.wav"
 
 
 def test_what_the_page_computes(tmp_path, noisy, denoiser):
-    target, picture = denoise_for_page(NOISY, tmp_path, None, None, 1.0, 28.0)
+    target, picture = denoise_for_page(NOISY, tmp_path, None, None, 1.0, 26.0)
     assert (target.name, picture.name) == ("noisy_denoised.wav", "noisy_spectrograms.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert np.abs(soundfile.read(target)[0] - denoiser(noisy, RATE)).max() < 1e-4
