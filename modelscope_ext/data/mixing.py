@@ -50,9 +50,7 @@ class MixConfig:
     coloured_share: float = 0.05  # noise with a spectrum of 1 / f^a, a = 0 … 2
     clean_share: float = 0.03  # no noise at all
     silent_share: float = 0.02  # no speech at all: the target is silence
-    gap_share: float = (
-        0.0  # nothing but zeros for a while, at the beginning or later, as where a microphone was muted …
-    )
+    gap_share: float = 0.0  # zeros for a while, at the beginning or later, as where a microphone was muted …
     gap_s: tuple[float, float] = (0.02, 1.0)  # … so long
 
 
