@@ -1,22 +1,25 @@
 """Metrics of the embedded model (or another) on pairs, as a Markdown table.
 
-    python benchmarks/quality.py --data-dir DATA [--model FOLDER] [--count 200]
+    python benchmarks/quality.py --data-dir DATA [--model FOLDER] [--count 200] [--degraded]
 
 Two sets: speech x noise of the validation folders, mixed with a fixed seed at -5 … 15 dB, and the recorded pairs in
-`DATA/pairs` (`noisy` against `clean`). Neither is ever trained on.
+`DATA/pairs` (`noisy` against `clean`). Neither is ever trained on. With --degraded also the recorded pairs clipped,
+coded or narrow, both sides alike.
 """
 
 import argparse
+import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 from tqdm import tqdm
 
 from modelscope_ext import Denoiser, metrics
-from modelscope_ext.audio import audio_files, read_mono
+from modelscope_ext.audio import audio_files, read_mono, resample
 from modelscope_ext.data.corpus import load_corpus
 from modelscope_ext.data.mixing import validation_pairs
 
@@ -42,6 +45,48 @@ def streamed(denoiser: Denoiser, noisy: np.ndarray) -> np.ndarray:
     return np.concatenate((stream.feed(noisy), stream.flush()))
 
 
+def clipped(audio: np.ndarray, above_db: float) -> np.ndarray:
+    """Clipped so far above the root mean square."""
+    peak = np.sqrt(np.square(audio).mean()) * 10 ** (above_db / 20)
+    return audio.clip(-peak, peak)
+
+
+def coded(audio: np.ndarray, format: str, subtype: str, **options: float) -> np.ndarray:
+    """Written and read again, and brought back to its place: some coders delay."""
+    file = io.BytesIO()
+    soundfile.write(file, audio, RATE, format=format, subtype=subtype, **options)
+    file.seek(0)
+    out = np.pad(soundfile.read(file, dtype="float32")[0], (0, 8000))
+    size = len(out) + len(audio)
+    delay = np.fft.irfft(np.fft.rfft(out, size) * np.fft.rfft(audio, size).conj(), size)[:4000].argmax()
+    return out[delay : delay + len(audio)]
+
+
+DEGRADATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "as it is": lambda audio: audio,
+    "clipped 12 dB above its RMS": lambda audio: clipped(audio, 12),
+    "clipped 6 dB above its RMS": lambda audio: clipped(audio, 6),
+    "MP3, compression level 0.9": lambda audio: coded(audio, "MP3", "MPEG_LAYER_III", compression_level=0.9),
+    "Opus, compression level 0.95": lambda audio: coded(audio, "OGG", "OPUS", compression_level=0.95),
+    "8 bits, mu-law": lambda audio: coded(audio, "WAV", "ULAW"),
+    "8 kHz": lambda audio: resample(resample(audio, RATE, 8000), 8000, RATE)[: len(audio)],
+}
+
+
+def degraded(pairs: list[tuple[np.ndarray, np.ndarray]], denoiser: Denoiser) -> None:
+    print("\n| recorded pairs, both sides | WB-PESQ | STOI % | SI-SDR dB | clean side, dB |\n|---|---|---|---|---|")
+    for name, degrade in DEGRADATIONS.items():
+        rows = []
+        for noisy, clean in pairs:
+            noisy, clean = degrade(noisy), degrade(clean)
+            out = denoiser(noisy, RATE)
+            row = [score(x, clean) for score in (metrics.pesq, metrics.stoi, metrics.si_sdr) for x in (noisy, out)]
+            rows.append([*row, metrics.si_sdr(denoiser(clean, RATE), clean)])
+        found = np.nanmean(rows, 0)
+        before_after = " | ".join(f"{a:.2f} → {b:.2f}" for a, b in found[:-1].reshape(3, 2))
+        print(f"| {name} | {before_after} | {found[-1]:.1f} |", flush=True)
+
+
 def table(title: str, pairs: list[tuple[np.ndarray, np.ndarray]], systems: dict[str, Callable], dnsmos: bool) -> None:
     print(f"\n{title} ({len(pairs)} pairs, mean ± 95 % confidence)\n")
     columns = COLUMNS if dnsmos else COLUMNS[:-4]
@@ -58,6 +103,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--model", help="a model folder instead of the embedded model")
     parser.add_argument("--count", type=int, default=100, help="pairs to mix [100]")
+    parser.add_argument("--degraded", action="store_true", help="also the recorded pairs clipped, coded, narrow")
     parser.add_argument("--dnsmos", action="store_true", help="of the mixtures too, which takes many minutes")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -78,6 +124,8 @@ def main() -> None:
     names = [path.relative_to(folder / "noisy") for path in audio_files(folder / "noisy")]
     recorded = [tuple(read_mono(folder / side / name, RATE) for side in ("noisy", "clean")) for name in names]
     table("Recorded pairs (VoiceBank+DEMAND)", recorded, systems, True)
+    if args.degraded:
+        degraded(recorded, limited)
 
 
 if __name__ == "__main__":
