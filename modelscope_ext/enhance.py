@@ -51,6 +51,9 @@ class Denoiser:
         CheckpointError: the model folder is incomplete, damaged, or of an unknown architecture.
         ValueError: the ONNX file, the device or an option cannot be used.
 
+    A CRUSE hears the first 2 s of an array or a file before it, backwards, so that it knows the noise when it begins; a
+    stream has no such lead-in.
+
     A Denoiser keeps nothing between calls and may be used from several threads. Rates are whole numbers of Hz; audio
     above 8 kHz is beyond the networks and comes out only by way of `wet` and `attenuation_limit_db`.
 

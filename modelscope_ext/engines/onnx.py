@@ -47,7 +47,7 @@ class OnnxEngine:
         except (KeyError, ValueError) as error:
             raise ValueError(f"{path}: its metadata are damaged ({error})") from error
         fits = 1000 <= numbers[0] <= 1_000_000 and numbers[1] >= 1 and 0 <= min(numbers) <= max(numbers) <= 1_000_000
-        if not (fits and 0 <= self.lead_in_s <= 10):
+        if not (fits and 0 <= self.lead_in_s <= 3):
             raise ValueError(f"{path}: its metadata are absurd: {str(found)[:300]}")
         threads = 1 if self.causal else int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)
         self.session = _session(path, threads)
