@@ -167,11 +167,15 @@ def main() -> None:
 
 def back_ends(net: Cruse | None) -> dict[str, Denoiser]:
     with tempfile.TemporaryDirectory() as folder:
-        paths = Path(folder) / "step.onnx", Path(folder) / "utterance.onnx"
-        for utterance, path in enumerate(paths):
-            export_onnx(net, path, bool(utterance))
-        names = "onnxruntime, step", "onnxruntime, utterance"
-        return {"PyTorch": Denoiser(net)} | {name: Denoiser(p) for name, p in zip(names, paths, strict=True)}
+        path, found = Path(folder) / "net.onnx", {"PyTorch": Denoiser(net)}
+        for name, options in {
+            "onnxruntime, step": {},
+            "onnxruntime, step in 8 bits": {"int8": True},
+            "onnxruntime, utterance": {"utterance": True},
+        }.items():
+            export_onnx(net, path, **options)
+            found[name] = Denoiser(path)
+        return found
 
 
 if __name__ == "__main__":

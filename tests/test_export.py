@@ -49,6 +49,10 @@ def random_net(name, **options):
     return net
 
 
+def level_db(audio):
+    return 10 * np.log10(np.square(audio, dtype=np.float64).mean() + 1e-30)
+
+
 @pytest.fixture(scope="module")
 def step(tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "step.onnx"
@@ -88,6 +92,35 @@ def test_every_cruse_exports(variant, utterance, tmp_path):
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() < 1e-5
     assert np.abs(theirs.finish(state) - ours.finish(expected_state)).max() < 1e-5
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_steps_of_every_cruse_in_8_bits(variant, tmp_path):
+    """Beside PyTorch; a graph that the checker accepts; no stream changes for what runs beside it."""
+    import onnx
+
+    name, options = VARIANTS[variant]
+    net = random_net(name, **options)
+    export_onnx(net, tmp_path / "net.onnx", int8=True)
+    onnx.checker.check_model(tmp_path / "net.onnx")
+    ours, theirs = TorchEngine(net), OnnxEngine(tmp_path / "net.onnx")
+    noisy = soundfile.read(EXAMPLES / "noisy.wav", frames=33_000, dtype="float32")[0]
+    audio = np.stack((noisy, noisy[::-1] * 0.1))
+    expected, found = ours.feed(audio)[0], theirs.feed(audio)[0]
+    assert level_db(found - expected) < level_db(expected) - 35
+    assert np.abs(found - expected).max() > 0  # these are other numbers
+    assert level_db(theirs.feed(audio[1:])[0] - found[1:]) < level_db(found[1:]) - 35
+
+
+def test_8_bits_are_small_and_change_nothing_to_hear(tmp_path, step, denoiser, noisy):
+    assert main(["export", "-q", "--int8", "-o", str(tmp_path / "int8.onnx")]) == 0
+    assert (tmp_path / "int8.onnx").stat().st_size < 0.5 * step.stat().st_size
+    small = Denoiser(tmp_path / "int8.onnx")
+    expected = denoiser(noisy, 16000)
+    assert level_db(small(noisy, 16000) - expected) < level_db(expected) - 40
+    one, many = small.stream(16000), small.stream(16000)
+    pieces = [many.feed(noisy[start : start + 333]) for start in range(0, 19_980, 333)]
+    np.testing.assert_array_equal(one.feed(noisy[:19_980]), np.concatenate(pieces))
 
 
 @pytest.mark.slow
@@ -254,6 +287,10 @@ def test_what_differs_is_refused(monkeypatch, tmp_path):
         export_onnx(net, path)
     assert path.read_bytes() == b"before"
     assert [each.name for each in tmp_path.iterdir()] == ["net.onnx"]
+    monkeypatch.setattr(Cruse, "forward", lambda *args: (lambda out, state: (out * 1.2, state))(*forward(*args)))
+    with pytest.raises(ExportError, match=r"net\.onnx: not written; 8 bits change .* by -16 dB of its level"):
+        export_onnx(net, path, int8=True)
+    assert path.read_bytes() == b"before"
     monkeypatch.undo()
     export_onnx(net, path)
     assert OnnxEngine(path).name == "CRUSE3-16-1xGRU2"
@@ -264,6 +301,9 @@ def test_what_cannot_be_exported_is_told(tmp_path):
         export_onnx(build("FRCRN").eval(), tmp_path / "a.onnx", utterance=False)
     with pytest.raises(ValueError, match="training mode"):
         export_onnx(build("CRUSE3-16-1xGRU2"), tmp_path / "a.onnx")
+    for name, utterance in (("FRCRN", None), ("CRUSE3-16-1xGRU2", True)):
+        with pytest.raises(ValueError, match="8 bits are for the step of a CRUSE only"):
+            export_onnx(build(name).eval(), tmp_path / "a.onnx", utterance, int8=True)
     assert not list(tmp_path.iterdir())
 
 
@@ -312,12 +352,14 @@ def test_the_command(tmp_path, capsys):
 
 
 EXPORTER = """
-import sys, warnings
+import os, sys
 import modelscope_ext
 from modelscope.exporters import Exporter
 from modelscope.models import Model
 model, out = sys.argv[1:]
 files = Exporter.from_model(Model.from_pretrained(model)).export_onnx(output_dir=out)
+small = Exporter.from_model(model).export_onnx(out + "/small", int8=True)
+assert 2 * os.path.getsize(small["model"]) < os.path.getsize(files["model"])
 again = Exporter.from_model(model).export_onnx(out, utterance=True)
 assert files == again == {"model": out + "/model.onnx"}, files
 assert not modelscope_ext.Denoiser(files["model"]).engine.causal

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["OPSET", "TOLERANCE", "ExportError", "add_command", "export_onnx"]
+__all__ = ["INT8_TOLERANCE_DB", "OPSET", "TOLERANCE", "ExportError", "add_command", "export_onnx"]
 
 #: Of the operators in our files: new enough for all that we use, old enough for onnxruntime 1.17.
 OPSET = 18
@@ -24,22 +24,28 @@ OPSET = 18
 #: How far samples of the file's output, of full scale 1, may lie from PyTorch's.
 TOLERANCE = 1e-4
 
+#: How far beneath the output the difference of a file in 8 bits has to lie.
+INT8_TOLERANCE_DB = -20.0
+
 
 class ExportError(ValueError):
     """What was written does not compute what the network computes; the message says by how much."""
 
 
-def export_onnx(model: Any, path: str | Path, utterance: bool | None = None) -> None:
+def export_onnx(model: Any, path: str | Path, utterance: bool | None = None, int8: bool = False) -> None:
     """Writes a network to an ONNX file, and compares the two on noise, a voice and silence.
 
     Args:
         model: a network, or what names one: a model folder, an id of ModelScope's hub, None for that in this package.
         path: the file; it appears when it is whole and gives what PyTorch gives, or not at all.
         utterance: whole utterances instead of a step with its state; None decides for a step where the network can.
+        int8: of the step of a CRUSE, the recurrent layers' matrices in 8 bits: a smaller file and a faster step.
 
     Raises:
-        ExportError: the outputs differ by more than `TOLERANCE`, or are not finite.
-        ValueError: the model cannot be used, or a step is asked of a network that hears the whole utterance.
+        ExportError: the outputs differ by more than `TOLERANCE`, with `int8` by more than `INT8_TOLERANCE_DB`, or are
+            not finite.
+        ValueError: the model cannot be used, or a step is asked of a network that hears the whole utterance, or
+            `int8` of anything but the step of a CRUSE.
         OSError: the file cannot be written.
         ModuleNotFoundError: onnx or onnxruntime is missing; the message says how to get it.
     """
@@ -55,12 +61,12 @@ def export_onnx(model: Any, path: str | Path, utterance: bool | None = None) -> 
         utterance = not net.causal
     if not (utterance or net.causal):
         raise ValueError("this network hears a whole utterance before it answers: there is no step to export")
-    proto = _graph(net, utterance).model(OPSET)
+    proto = _graph(net, utterance, int8).model(OPSET)
     onnx.helper.set_model_props(proto, {key: str(value) for key, value in _metadata(net, utterance).items()})
     path = Path(path)
     with whole(path) as half:
         half.write_bytes(proto.SerializeToString())
-        if found := difference(net, half):
+        if found := difference(net, half, int8):
             raise ExportError(f"{path}: not written; {found}")
 
 
@@ -76,13 +82,16 @@ def _network(model: Any) -> Any:
     return model if model.window.device.type == "cpu" else copy.deepcopy(model).cpu()
 
 
-def _graph(net: Any, utterance: bool) -> Any:
+def _graph(net: Any, utterance: bool, int8: bool) -> Any:
     from modelscope_ext.models.cruse import Cruse
 
-    if isinstance(net, Cruse):
+    cruse = isinstance(net, Cruse)
+    if int8 and (utterance or not cruse):
+        raise ValueError("8 bits are for the step of a CRUSE only")
+    if cruse:
         from modelscope_ext.export.cruse import cruse_step, cruse_utterance
 
-        return (cruse_utterance if utterance else cruse_step)(net)
+        return cruse_utterance(net) if utterance else cruse_step(net, int8)
     from modelscope_ext.export.frcrn import frcrn_step, frcrn_utterance
 
     return (frcrn_utterance if utterance else frcrn_step)(net)
@@ -123,6 +132,11 @@ def add_command(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> ar
         const=True,
         help="whole utterances in, whole utterances out; otherwise, of a causal network, one step and its state",
     )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="the matrices of a CRUSE's step in 8 bits: a smaller file, a faster step, and no difference to be heard",
+    )
     parser.set_defaults(run=_run)
     return parser
 
@@ -130,5 +144,5 @@ def add_command(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> ar
 def _run(args: argparse.Namespace) -> int:
     if args.output.suffix.lower() != ".onnx":
         raise ValueError(f"{args.output}: an ONNX file is called something.onnx")
-    export_onnx(args.model, args.output, args.utterance)
+    export_onnx(args.model, args.output, args.utterance, args.int8)
     return 0

@@ -27,12 +27,16 @@ __all__ = ["cruse_step", "cruse_utterance"]
 SCALE = 100.0
 
 
-def cruse_step(net: Cruse) -> Graph:
+def cruse_step(net: Cruse, int8: bool = False) -> Graph:
     """The graph of audio (B, hop) → enhanced (B, hop), delayed by the network's `delay`.
 
     Every other input is a state, zeros before the first step; the output `new_X` is the input `X` of the next step.
+
+    Args:
+        net: the network.
+        int8: the recurrent layers' matrices, nearly all of the weights, in 8 bits.
     """
-    return _Step(net).built()
+    return _Step(net, int8).built()
 
 
 def cruse_utterance(net: Cruse) -> Graph:
@@ -41,8 +45,8 @@ def cruse_utterance(net: Cruse) -> Graph:
 
 
 class _Step:
-    def __init__(self, net: Cruse) -> None:
-        self.net, self.config, self.graph = net, net.config, Graph()
+    def __init__(self, net: Cruse, int8: bool = False) -> None:
+        self.net, self.config, self.int8, self.graph = net, net.config, int8, Graph()
         self.hop, self.bins = net.hop, net.config.freqs[0]
 
     def built(self) -> Graph:
@@ -126,28 +130,21 @@ class _Step:
         return torch.tensor([1 / (4 * math.log(10)), SCALE**-0.3, SCALE**-0.3][: self.config.widths[0]])
 
     def recurrent(self, x: str) -> str:
-        """One step; matrices are grouped 1 x 1 convolutions, which onnxruntime computes with what comes after them."""
+        """One step."""
         graph, rnn = self.graph, self.net.rnn
-        size = [rnn.groups * rnn.width, 1, 1]
-
-        def product(x: str, weight: Tensor, bias: Tensor, gate: int) -> str:
-            rows = slice(gate * rnn.width, (gate + 1) * rnn.width)
-            weight = weight[:, rows].flatten(0, 1)[:, :, None, None]
-            return graph("Conv", x, weight, bias[:, rows].flatten(), group=rnn.groups)
-
+        products, size = (self.in_8_bits, [rnn.groups, rnn.width]) if self.int8 else (self.in_32_bits, self.column)
         x = graph("Reshape", x, [0, *size])
         for layer in range(rnn.layers):
             w_ih, w_hh, b_ih, b_hh = rnn._weights(layer)
             h = graph.state(f"rnn.{layer}", size)
+            of_x, of_h = products(x, w_ih, b_ih), products(h, w_hh, b_hh)
 
             def gate(i: int, activation: str = "Sigmoid") -> str:
-                total = graph("Add", product(x, w_ih, b_ih, i), product(h, w_hh, b_hh, i))  # noqa: B023 (called at once)
-                return graph(activation, total)
+                return graph(activation, graph("Add", of_x[i], of_h[i]))  # noqa: B023 (called at once)
 
             if rnn.kind == "GRU":
                 r, z = gate(0), gate(1)
-                past_n = graph("Mul", r, product(h, w_hh, b_hh, 2))
-                n = graph("Tanh", graph("Add", product(x, w_ih, b_ih, 2), past_n))
+                n = graph("Tanh", graph("Add", of_x[2], graph("Mul", r, of_h[2])))
                 x = graph("Add", n, graph("Mul", z, graph("Sub", h, n)))
             else:
                 i, f, new, o = gate(0), gate(1), gate(2, "Tanh"), gate(3)
@@ -156,6 +153,29 @@ class _Step:
                 x = graph("Mul", o, graph("Tanh", cell))
             graph.rename(x, f"new_rnn.{layer}")
         return graph("Reshape", x, [0, self.config.channels, 1, self.config.freqs[-1]])
+
+    @property
+    def column(self) -> list[int]:
+        return [self.config.rnn_width, 1, 1]
+
+    def in_32_bits(self, x: str, weight: Tensor, bias: Tensor) -> list[str]:
+        """For each gate the products of x (B, R, 1, 1) with weights (P, gates * H, H): grouped 1 x 1 convolutions,
+        which onnxruntime computes with what comes after them."""
+        gates = zip(weight.split(self.net.rnn.width, 1), bias.split(self.net.rnn.width, 1), strict=True)
+        return [self.graph("Conv", x, w.flatten(0, 1)[:, :, None, None], b.flatten(), group=len(w)) for w, b in gates]
+
+    def in_8_bits(self, x: str, weight: Tensor, bias: Tensor) -> list[str]:
+        """The same of x (B, P, H): weights in 8 bits, a scale for each output, and x in 8 bits when it is there."""
+        graph, (groups, outputs, width) = self.graph, weight.shape
+        parts = graph("Split", x, [1] * groups, outputs=groups, axis=1) if groups > 1 else [x]
+        products = []
+        for part, w, b in zip(parts, weight, bias, strict=True):
+            scale = w.abs().amax(1).clamp_min(1e-30) / 127
+            whole = (w / scale[:, None]).round().T.to(torch.int8).numpy()
+            options = {"domain": "com.microsoft"}
+            products.append(graph("DynamicQuantizeMatMul", part, whole, scale, "", b, **options))
+        product = graph("Concat", *products, axis=1) if groups > 1 else products[0]
+        return graph("Split", product, [width] * (outputs // width), outputs=outputs // width, axis=2)
 
     def masked(self, spec: str, x: str) -> str:
         """The spectra times the mask that the last layer's output stands for."""

@@ -27,7 +27,8 @@ Shape = Sequence[int | str]
 class Graph:
     """A graph that grows: `y = graph("Add", x, 1.0)` adds a node and returns the name of its output.
 
-    Inputs of a node are names, or constants: tensors, arrays and numbers become float32, lists become int64.
+    Inputs of a node are names, or constants: tensors, arrays and numbers become float32, but for arrays of int8; lists
+    become int64.
     """
 
     def __init__(self) -> None:
@@ -38,7 +39,10 @@ class Graph:
         self._renamed: dict[str, str] = {}
 
     def __call__(self, op: str, *inputs: Any, outputs: int = 1, name: str | None = None, **attributes: Any) -> Any:
-        """Adds a node; returns the name of its output, or a list of as many as `outputs` says."""
+        """Adds a node; returns the name of its output, or a list of as many as `outputs` says.
+
+        `domain` is one more attribute, of operators that are onnxruntime's own; "" is an input that is left out.
+        """
         names = [f"{op}_{len(self.nodes)}_{i}" for i in range(outputs)]
         names = [name] if name else names
         inputs = [self._renamed.get(each, each) if isinstance(each, str) else self.constant(each) for each in inputs]
@@ -50,7 +54,8 @@ class Graph:
         name = f"constant_{len(self.constants)}"
         if isinstance(value, Tensor):
             value = value.detach().cpu().numpy()
-        array = np.array(value, np.int64 if isinstance(value, list) else np.float32, order="C")
+        kept = isinstance(value, np.ndarray) and value.dtype == np.int8
+        array = np.array(value, np.int8 if kept else np.int64 if isinstance(value, list) else np.float32, order="C")
         self.constants.append(self._onnx.numpy_helper.from_array(array, name))
         return name
 
@@ -80,8 +85,9 @@ class Graph:
         """The finished `onnx.ModelProto`."""
         helper = self._onnx.helper
         graph = helper.make_graph(self.nodes, "modelscope_ext", self.inputs, self.outputs, self.constants)
-        opsets = [helper.make_opsetid("", opset)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets))
+        domains = {node.domain for node in self.nodes} - {""}
+        opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in sorted(domains))]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets[:1]))
 
 
 def analysis_matrix(window: Tensor) -> Tensor:

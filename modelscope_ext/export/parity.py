@@ -9,18 +9,24 @@ from torch import nn
 from modelscope_ext.engines import Engine
 from modelscope_ext.engines.onnx import OnnxEngine
 from modelscope_ext.engines.pytorch import TorchEngine
-from modelscope_ext.export import TOLERANCE
+from modelscope_ext.export import INT8_TOLERANCE_DB, TOLERANCE
 
 __all__ = ["difference"]
 
 
-def difference(net: nn.Module, path: Path) -> str:
-    """How a file differs from the network that it was made from by more than `TOLERANCE`, or nothing."""
+def difference(net: nn.Module, path: Path, int8: bool = False) -> str:
+    """How a file differs from the network that it was made from by more than it may, or nothing."""
     ours, theirs = TorchEngine(net), OnnxEngine(path)
     for what, audio in _signals(ours.sample_rate):
         expected, found = (_output(engine, theirs.causal, audio) for engine in (ours, theirs))
         if found.shape != expected.shape:
             return f"of {what}, onnxruntime gives {found.shape} samples, PyTorch {expected.shape}"
+        if int8:
+            error, level = (np.square(x, dtype=np.float64).sum() for x in (found - expected, expected))
+            if not error <= level * 10 ** (INT8_TOLERANCE_DB / 10) + 1e-12 * expected.size:
+                db = 10 * np.log10(error / level) if level else np.inf
+                return f"8 bits change {what} by {db:.0f} dB of its level; at most {INT8_TOLERANCE_DB:g} are accepted"
+            continue
         largest = np.abs(found - expected).max(initial=0) / max(1, np.abs(expected).max(initial=0))
         if not largest <= TOLERANCE:
             return f"onnxruntime and PyTorch differ by {largest:.2g} on {what}; at most {TOLERANCE:g} is accepted"

@@ -18,13 +18,16 @@ __all__ = ["NoiseSuppressionExporter"]
 class NoiseSuppressionExporter(Exporter):
     """`Exporter.from_model(MODEL_OR_FOLDER_OR_ID).export_onnx(output_dir=…)`."""
 
-    def export_onnx(self, output_dir: str, opset: int = OPSET, utterance: bool | None = None) -> dict[str, str]:
+    def export_onnx(
+        self, output_dir: str, opset: int = OPSET, utterance: bool | None = None, int8: bool = False
+    ) -> dict[str, str]:
         """Writes `model.onnx`, compared with PyTorch; see `modelscope_ext.export.export_onnx`.
 
         Args:
             output_dir: made if it is not there.
             opset: only the default is there.
             utterance: whole utterances instead of a step with its state; None decides for a step where the network can.
+            int8: the matrices of a CRUSE's step in 8 bits.
 
         Returns:
             {"model": path of the file}.
@@ -38,5 +41,5 @@ class NoiseSuppressionExporter(Exporter):
         if not has_weights(self.model.model_dir):
             load_model(self.model.model_dir)  # tells what is missing, and where to get it
         path = Path(output_dir) / ModelFile.ONNX_MODEL_FILE
-        export_onnx(self.model.model.eval(), path, utterance)
+        export_onnx(self.model.model.eval(), path, utterance, int8)
         return {"model": str(path)}
