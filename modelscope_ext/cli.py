@@ -96,7 +96,7 @@ def _common(device: bool = True) -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("-q", "--quiet", action="store_true", help="no progress, only warnings and errors")
     if device:
-        common.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 …")
+        common.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 … or, of ONNX files, openvino")
     return common
 
 

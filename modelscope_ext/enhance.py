@@ -42,7 +42,7 @@ class Denoiser:
             `iic/speech_frcrn_ans_cirm_16k`, an ONNX file that `modelscope-ext export` wrote (onnxruntime runs it,
             and torch is not imported), or a network in eval mode; None takes the model inside this package.
         device: "cpu", "cuda" …; None is the CPU, where these networks run many times faster than real time, or
-            where the network given is.
+            where the network given is. "openvino" has OpenVINO run an ONNX file of whole utterances on the CPU.
         wet: 1 gives the denoised signal, 0 the input, in between a mixture of both.
         attenuation_limit_db: noise is lowered by at most about so many dB; `math.inf` sets no limit. None takes what
             the model's configuration recommends.
@@ -183,6 +183,11 @@ def _engine(model: "str | Path | nn.Module | None", device: str | None) -> Engin
         from modelscope_ext.engines.onnx import OnnxEngine
 
         return OnnxEngine(model, device)
+    if device == "openvino":
+        raise ValueError(
+            "OpenVINO runs ONNX files of whole utterances: write one by `modelscope-ext export --utterance`, "
+            "and give it as the model"
+        )
     from modelscope_ext.checkpoint import load_model
     from modelscope_ext.engines.pytorch import TorchEngine
     from modelscope_ext.hub import model_folder

@@ -16,7 +16,7 @@ from processes import python
 from modelscope_ext import Denoiser, build
 from modelscope_ext.checkpoint import save_model
 from modelscope_ext.cli import main
-from modelscope_ext.engines.onnx import OnnxEngine
+from modelscope_ext.engines.onnx import OnnxEngine, _OpenVino
 from modelscope_ext.engines.pytorch import TorchEngine
 from modelscope_ext.export import TOLERANCE, ExportError, export_onnx
 from modelscope_ext.utterances import Utterances
@@ -173,6 +173,38 @@ def test_the_chunks_of_a_long_file_know_the_noise(utterance, denoiser, noisy):
     assert 0 < error.max() < 10**-2.5 * np.square(expected).mean()
 
 
+def test_openvino_hears_whole_utterances(utterance, noisy, tmp_path):
+    """Within what bfloat16 rounds, in threads and other processes; by the command too."""
+    ours, theirs = Denoiser(utterance), Denoiser(utterance, device="openvino")
+    assert type(theirs.engine.session).__name__ == "_OpenVino"
+    with ThreadPoolExecutor(2) as pool:
+        outs = list(pool.map(lambda audio: theirs(audio, 16000), (noisy[:40_000], noisy[20_000:50_000])))
+    for audio, out in zip((noisy[:40_000], noisy[20_000:50_000]), outs, strict=True):
+        expected = ours(audio, 16000)
+        assert level_db(out - expected) < level_db(expected) - 30
+    again = pickle.loads(pickle.dumps(theirs))
+    assert type(again.engine.session).__name__ == "_OpenVino"
+    assert level_db(again(noisy[:40_000], 16000) - outs[0]) < level_db(outs[0]) - 60
+    stereo = np.stack((noisy[:44_100], noisy[44_100:88_200]), 1)
+    assert level_db(theirs(stereo, 44_100) - ours(stereo, 44_100)) < level_db(stereo) - 40
+    soundfile.write(tmp_path / "a.wav", noisy[:40_000], 16000, "FLOAT")
+    command = ["denoise", "-q", "--device", "openvino", "--model", str(utterance), str(tmp_path / "a.wav"), "-o"]
+    assert main([*command, str(tmp_path / "out.wav")]) == 0
+    found = soundfile.read(tmp_path / "out.wav", dtype="float32")[0]
+    assert level_db(found - outs[0]) < level_db(outs[0]) - 60
+
+
+def test_what_openvino_cannot_do_is_told(step, utterance, monkeypatch):
+    with pytest.raises(ValueError, match=r"step\.onnx: a step, which onnxruntime does faster"):
+        Denoiser(step, device="openvino")
+    with pytest.raises(ValueError, match=r"write one by `modelscope-ext export --utterance`"):
+        Denoiser(device="openvino")
+    run = _OpenVino.run
+    monkeypatch.setattr(_OpenVino, "run", lambda *args: [0.9 * out for out in run(*args)])
+    with pytest.raises(ValueError, match=r"utterance\.onnx: OpenVINO 20.* does not compute what onnxruntime computes"):
+        Denoiser(utterance, device="openvino")
+
+
 @pytest.mark.parametrize("chunk", [1, 160, 997])
 def test_a_stream_equals_that_of_pytorch(step, denoiser, noisy, chunk):
     audio = noisy[: 4000 if chunk == 1 else 30_000]
@@ -324,16 +356,18 @@ def test_files_that_are_none_of_ours_are_told(tmp_path, step):
         Denoiser(step, device="cuda")
 
 
-@pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
-def test_a_missing_package_is_told(missing, step, tmp_path):
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime", "openvino"])
+def test_a_missing_package_is_told(missing, step, utterance, tmp_path):
     code = f"import sys; sys.modules['{missing}'] = None; from modelscope_ext.cli import main; sys.exit(main())"
     commands = {
         "onnx": ["export", "-q", "-o", tmp_path / "a.onnx"],
         "onnxruntime": ["denoise", "-q", "--model", step, EXAMPLES / "noisy.wav", "-o", tmp_path],
+        "openvino": ["denoise", "--device", "openvino", "--model", utterance, EXAMPLES / "noisy.wav", "-o", tmp_path],
     }
     done = subprocess.run([sys.executable, "-c", code, *commands[missing]], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "pip install 'modelscope-ext[onnx]'" in done.stderr
+    extra = "openvino" if missing == "openvino" else "onnx"
+    assert f"pip install 'modelscope-ext[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

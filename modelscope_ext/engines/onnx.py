@@ -1,4 +1,4 @@
-"""Networks that `modelscope-ext export` wrote, by onnxruntime; PyTorch is not needed."""
+"""Networks that `modelscope-ext export` wrote, by onnxruntime or OpenVINO; PyTorch is not needed."""
 
 import os
 from pathlib import Path
@@ -18,22 +18,25 @@ class OnnxEngine:
     Args:
         path: the file; `modelscope_ext.export` says what is in it.
         device: "cpu" or None; onnxruntime runs it there. A step takes one thread, utterances take all cores or as many
-            as the environment variable OMP_NUM_THREADS says.
+            as the environment variable OMP_NUM_THREADS says. "openvino": OpenVINO runs whole utterances on the CPU,
+            in bfloat16 on processors that have it, which is several times as fast and changes them by -40 dB or less.
 
     Raises:
         ValueError: there is no such file, it is damaged or was not written by this package, or another device is asked.
-        ModuleNotFoundError: there is no onnxruntime; the message says how to get it.
+        ModuleNotFoundError: there is no onnxruntime, or no OpenVINO; the message says how to get it.
     """
 
     batch = 1
 
     def __init__(self, path: str | Path, device: str | None = None) -> None:
-        if device not in (None, "cpu"):
-            raise ValueError(f"cannot use the device {device!r}: ONNX files run on the cpu")
-        self.path = path = Path(path)
+        if device not in (None, "cpu", "openvino"):
+            raise ValueError(f"cannot use the device {device!r}: ONNX files run on the cpu, or by openvino")
+        path = Path(path)
+        self.path, self.device = path, device
         if not path.is_file():
             raise ValueError(f"{path}: no such file")
-        found = _session(path, 1, optimize=False).get_modelmeta().custom_metadata_map
+        plain = _session(path, 1, optimize=False)
+        found = plain.get_modelmeta().custom_metadata_map
         if found.get("format") != FORMAT:
             raise ValueError(f"{path}: not written by this version's `modelscope-ext export`; please export it again")
         try:
@@ -50,11 +53,17 @@ class OnnxEngine:
         if not (fits and 0 <= self.lead_in_s <= 3):
             raise ValueError(f"{path}: its metadata are absurd: {str(found)[:300]}")
         threads = 1 if self.causal else int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)
-        self.session = _session(path, threads)
+        if device == "openvino":
+            if self.causal:
+                raise ValueError(f"{path}: a step, which onnxruntime does faster; openvino is for whole utterances")
+            self.session = _OpenVino(path, threads)
+            self.session.check(plain, self.sample_rate)
+        else:
+            self.session = _session(path, threads)
 
     def __reduce__(self) -> tuple:
         """For other processes: sessions of onnxruntime cannot be pickled."""
-        return OnnxEngine, (self.path,)
+        return OnnxEngine, (self.path, self.device)
 
     def feed(self, audio: np.ndarray, state: "_Steps | None" = None) -> tuple[np.ndarray, "_Steps"]:
         """See `Engine`."""
@@ -108,6 +117,33 @@ class _Steps:
         self.session.run_with_iobinding(self.now[0])
         self.now, self.next = self.next, self.now
         return self.enhanced
+
+
+class _OpenVino:
+    """What `_session` gives, but by OpenVINO."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        try:
+            import openvino
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "the device openvino needs OpenVINO; get it with: pip install 'modelscope-ext[openvino]'"
+            ) from error
+        options = {"INFERENCE_NUM_THREADS": threads} if threads else {}
+        self.path, self.version = path, openvino.__version__
+        self.model = openvino.Core().compile_model(path, "CPU", options)
+
+    def check(self, session: Any, rate: int) -> None:
+        """Compares a third of a second with onnxruntime's: versions before 2025.3 computed something else."""
+        noise = np.random.default_rng(0).standard_normal((1, rate // 3)).astype(np.float32) / 20
+        expected, found = (each.run(["enhanced"], {"audio": noise})[0] for each in (session, self))
+        if not np.square(found - expected).mean() <= 10**-2.5 * np.square(expected).mean() + 1e-12:
+            raise ValueError(f"{self.path}: OpenVINO {self.version} does not compute what onnxruntime computes")
+
+    def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        # A request of its own for each call, so that threads may share the engine.
+        found = self.model.create_infer_request().infer(inputs)
+        return [found[name] for name in outputs]
 
 
 def _session(path: Path, threads: int, optimize: bool = True) -> Any:
