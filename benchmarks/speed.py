@@ -175,7 +175,7 @@ def back_ends(net: Cruse | None) -> dict[str, Denoiser]:
         }.items():
             export_onnx(net, path, **options)
             found[name] = Denoiser(path)
-        return found
+        return found | {"OpenVINO, utterance": Denoiser(path, device="openvino")}
 
 
 if __name__ == "__main__":

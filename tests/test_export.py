@@ -199,8 +199,19 @@ def test_what_openvino_cannot_do_is_told(step, utterance, monkeypatch):
         Denoiser(step, device="openvino")
     with pytest.raises(ValueError, match=r"write one by `modelscope-ext export --utterance`"):
         Denoiser(device="openvino")
+    import openvino
+
+    def fail(*args):
+        raise RuntimeError("no such operator\nin file x.cpp")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino.Core, "compile_model", fail)
+        with pytest.raises(ValueError, match=r"utterance\.onnx: OpenVINO 20.* cannot run it \(no such operator\)"):
+            Denoiser(utterance, device="openvino")
     run = _OpenVino.run
-    monkeypatch.setattr(_OpenVino, "run", lambda *args: [0.9 * out for out in run(*args)])
+    monkeypatch.setattr(
+        _OpenVino, "run", lambda self, names, inputs: [out + inputs["audio"] / 10 for out in run(self, names, inputs)]
+    )
     with pytest.raises(ValueError, match=r"utterance\.onnx: OpenVINO 20.* does not compute what onnxruntime computes"):
         Denoiser(utterance, device="openvino")
 

@@ -4,8 +4,9 @@ import soundfile
 import torch
 from torch import nn
 
-from modelscope_ext import Denoiser
+from modelscope_ext import Denoiser, build
 from modelscope_ext.engines.pytorch import TorchEngine
+from modelscope_ext.models.frcrn import Frcrn
 from modelscope_ext.utterances import REFERENCE_RMS, Utterances, reference_gain
 
 
@@ -132,3 +133,18 @@ def test_the_level_is_that_of_the_whole(tmp_path):
 def test_chunks_must_be_longer_than_their_seams():
     with pytest.raises(ValueError, match="too short"):
         Utterances(TorchEngine(Scale()), chunk_s=0.9)
+
+
+def test_bfloat16_of_gpus_changes_little(monkeypatch, noisy):
+    """What an engine on a GPU does, here on the CPU; the network as training has it, which GPUs take."""
+    torch.manual_seed(0)
+    engine = TorchEngine(build("FRCRN").eval())
+    assert not engine.bfloat16
+    audio = noisy[None, 8000:16000] * reference_gain(noisy[None]).astype(np.float32)
+    expected = engine.enhance(audio)
+    monkeypatch.setattr(Frcrn, "_unet", lambda self, name, x, *_: getattr(self, name)(x))
+    engine.bfloat16 = True
+    found = engine.enhance(audio)
+    assert found.dtype == np.float32
+    error, level = (np.square(each, dtype=np.float64).sum() for each in (found - expected, expected))
+    assert 0 < error < 10**-3 * level

