@@ -132,7 +132,8 @@ class _Step:
     def recurrent(self, x: str) -> str:
         """One step."""
         graph, rnn = self.graph, self.net.rnn
-        products, size = (self.in_8_bits, [rnn.groups, rnn.width]) if self.int8 else (self.in_32_bits, self.column)
+        products = self.in_8_bits if self.int8 else self.in_32_bits
+        size = [rnn.groups, rnn.width] if self.int8 else [rnn.groups * rnn.width, 1, 1]
         x = graph("Reshape", x, [0, *size])
         for layer in range(rnn.layers):
             w_ih, w_hh, b_ih, b_hh = rnn._weights(layer)
@@ -154,10 +155,6 @@ class _Step:
             graph.rename(x, f"new_rnn.{layer}")
         return graph("Reshape", x, [0, self.config.channels, 1, self.config.freqs[-1]])
 
-    @property
-    def column(self) -> list[int]:
-        return [self.config.rnn_width, 1, 1]
-
     def in_32_bits(self, x: str, weight: Tensor, bias: Tensor) -> list[str]:
         """For each gate the products of x (B, R, 1, 1) with weights (P, gates * H, H): grouped 1 x 1 convolutions,
         which onnxruntime computes with what comes after them."""
@@ -172,8 +169,7 @@ class _Step:
         for part, w, b in zip(parts, weight, bias, strict=True):
             scale = w.abs().amax(1).clamp_min(1e-30) / 127
             whole = (w / scale[:, None]).round().T.to(torch.int8).numpy()
-            options = {"domain": "com.microsoft"}
-            products.append(graph("DynamicQuantizeMatMul", part, whole, scale, "", b, **options))
+            products.append(graph("DynamicQuantizeMatMul", part, whole, scale, "", b, domain="com.microsoft"))
         product = graph("Concat", *products, axis=1) if groups > 1 else products[0]
         return graph("Split", product, [width] * (outputs // width), outputs=outputs // width, axis=2)
 
