@@ -3,7 +3,8 @@
     python benchmarks/seams.py --model FOLDER --audio FOLDER [--seconds 50]
 
 The files of the second folder, one after the other, are the recording. A seam is where one chunk's output fades
-into the next one's.
+into the next one's. The level of the difference is told against that of the whole denoised recording and, in
+brackets, against what is left of the recording in that seam: chunks end in pauses.
 """
 
 import argparse
@@ -15,9 +16,18 @@ import torch
 from modelscope_ext.audio import audio_files, read_mono
 from modelscope_ext.checkpoint import load_model
 from modelscope_ext.engines.pytorch import TorchEngine
-from modelscope_ext.utterances import Utterances, reference_gain
+from modelscope_ext.utterances import Utterances, recording_means, reference_gain
 
 RATE = 16000
+
+
+class Watched(Utterances):
+    """Chunks that remember where their fades are."""
+
+    def _quiet_step(self, waiting: np.ndarray, count: int) -> int:
+        step = super()._quiet_step(waiting, count)
+        self.steps = [*getattr(self, "steps", []), *[step] * count]
+        return step
 
 
 def main() -> None:
@@ -32,20 +42,25 @@ def main() -> None:
     audio = audio[None, : round(args.seconds * RATE)].astype(np.float32)
     gain = reference_gain(audio)
     whole = engine.enhance(audio * gain.astype(np.float32)) / gain
-    print("| chunks | difference at the seams, dB | over all, dB |\n|---|---|---|")
-    for chunk_s in (10.0, 15.0):
-        chunks = Utterances(engine, gain, chunk_s)
-        out, state = chunks.feed(audio)
-        difference = np.concatenate((out, chunks.finish(state)), 1) - whole
-        step = chunks.chunk - 2 * chunks.margin - chunks.fade
-        starts = range(step + chunks.margin, audio.shape[1] - chunks.chunk // 2, step)
-        seams = [level(difference[:, s : s + chunks.fade], whole[:, s : s + chunks.fade]) for s in starts]
-        told = ", ".join(f"{seam:.0f}" for seam in seams)
-        print(f"| {chunk_s:g} s | {told} | {level(difference, whole):.0f} |", flush=True)
+    known = recording_means(engine, gain, lambda: [audio])
+    print("| means | chunks at once | difference at the seams, dB | over all, dB |\n|---|---|---|---|")
+    for name, means in (("of the chunk", None), ("of the recording", known)):
+        for batch in (1, 2):
+            chunks = Watched(engine, gain, means, batch=batch)
+            out, state = chunks.feed(audio)
+            difference = np.concatenate((out, chunks.finish(state)), 1) - whole
+            fades = [slice(s, s + chunks.fade) for s in np.cumsum(chunks.steps) + chunks.margin]
+            seams = [(power(difference[:, f]), power(whole[:, f])) for f in fades]
+            told = ", ".join(f"{db(d / power(whole)):.0f} ({db(d / there):.0f})" for d, there in seams)
+            print(f"| {name} | {batch} | {told} | {db(power(difference) / power(whole)):.0f} |", flush=True)
 
 
-def level(difference: np.ndarray, whole: np.ndarray) -> float:
-    return 10 * np.log10(np.square(difference).sum() / np.square(whole).sum())
+def power(audio: np.ndarray) -> float:
+    return float(np.square(audio, dtype=np.float64).mean())
+
+
+def db(ratio: float) -> float:
+    return 10 * np.log10(ratio)
 
 
 if __name__ == "__main__":

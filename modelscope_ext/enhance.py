@@ -19,7 +19,7 @@ from modelscope_ext.audio import (
 )
 from modelscope_ext.engines import Engine
 from modelscope_ext.streaming import DenoiseStream, as_float
-from modelscope_ext.utterances import Utterances, reference_gain
+from modelscope_ext.utterances import Utterances, recording_means, reference_gain
 
 if TYPE_CHECKING:  # torch is imported when it is needed: not for ONNX files
     from torch import nn
@@ -156,10 +156,12 @@ class Denoiser:
         engine = self.engine
         lead_in_s = engine.lead_in_s if blocks else 0.0
         if not engine.causal:
-            gain = 1.0
-            if engine.reference_level:
-                gain = reference_gain(lambda: _resampled(blocks(), sample_rate, channels, engine.sample_rate))
-            engine = Utterances(engine, gain, batch=engine.batch)
+
+            def heard() -> Iterator[np.ndarray]:
+                return _resampled(blocks(), sample_rate, channels, self.engine.sample_rate)
+
+            gain = reference_gain(heard) if engine.reference_level else np.ones((1, 1))
+            engine = Utterances(engine, gain, recording_means(engine, gain, heard), batch=engine.batch)
         return DenoiseStream(engine, int(sample_rate), channels, self.noisy_share, lead_in_s)
 
 

@@ -3,17 +3,26 @@
 Axes: audio (B, N), one stream a row, float32 at the network's rate.
 """
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from modelscope_ext.engines import Engine
 
-__all__ = ["REFERENCE_RMS", "Utterances", "UtterancesState", "reference_gain"]
+__all__ = ["CHUNK_S", "REFERENCE_RMS", "Utterances", "UtterancesState", "recording_means", "reference_gain"]
 
 #: -25 dBFS, the level that FRCRN was trained at.
 REFERENCE_RMS = 10 ** (-25 / 20)
+#: Seconds of a chunk.
+CHUNK_S = 15.0
+#: Chunks begin at multiples of so many seconds, which are multiples of all hops (10, 16 and 20 ms): a network gives
+#: something else where its frames lie elsewhere.
+GRID_S = 0.08
+#: Seconds of the pieces that stand for a recording, and of their fades into each other: shorter ones stand for more
+#: of it, but are heard with less of what is around them.
+PIECE_S, PIECE_FADE_S = 1.0, 0.06
 
 
 def reference_gain(audio: np.ndarray | Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
@@ -36,6 +45,56 @@ def reference_gain(audio: np.ndarray | Callable[[], Iterable[np.ndarray]]) -> np
     return np.divide(REFERENCE_RMS, level, out=np.ones_like(level), where=level > 0).clip(max=1e30)  # fits a float32
 
 
+def recording_means(engine: Engine, gain: np.ndarray, pieces: Callable[[], Iterable[np.ndarray]]) -> np.ndarray | None:
+    """`engine.means` of a recording that is too long to be heard in one piece, from seconds all over it.
+
+    They are a fifteenth of it, but 20 s at least and 120 s at most, and not more than a third.
+
+    Args:
+        engine: the network.
+        gain: (B, 1), what brings the input to the level that the engine wants.
+        pieces: gives the recording as (B, n) pieces, as often as it is asked.
+
+    Returns:
+        None where `Utterances` needs none: the engine averages nothing, or there will be one chunk only.
+    """
+    if not engine.averages:
+        return None
+    rate, length = engine.sample_rate, sum(piece.shape[1] for piece in pieces())
+    if length <= 1.5 * CHUNK_S * rate:
+        return None
+    seconds = length / rate
+    count = round(min(max(20.0, seconds / 15), 120.0, seconds / 3) / PIECE_S)
+    size, fade = round(PIECE_S * rate), round(PIECE_FADE_S * rate)
+    excerpts = list(_excerpts(pieces(), np.linspace(0, length - size - fade, count).astype(int), size + fade))
+    parts = -(-count // 20)  # each from all over the recording
+    means = []
+    ramp = np.sin(np.linspace(0, np.pi / 2, fade, dtype=np.float32))
+    for part in range(parts):
+        chosen = excerpts[part::parts]
+        digest = np.zeros((len(chosen[0]), len(chosen) * size + fade), np.float32)
+        for i, excerpt in enumerate(chosen):
+            faded = excerpt * np.float32(gain)
+            faded[:, :fade] *= ramp
+            faded[:, size:] *= ramp[::-1]
+            digest[:, i * size : (i + 1) * size + fade] += faded
+        means.append(engine.means(digest))
+    return np.mean(means, 0)
+
+
+def _excerpts(pieces: Iterable[np.ndarray], starts: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """The (B, size) samples from each of `starts` on, which ascend, of a recording in (B, n) pieces."""
+    waiting, at = None, 0
+    starts = list(starts)
+    for piece in pieces:
+        waiting = piece if waiting is None else np.concatenate((waiting, piece), 1)
+        while starts and starts[0] + size <= at + waiting.shape[1]:
+            start = starts.pop(0) - at
+            yield waiting[:, start : start + size].copy()
+        unneeded = min((starts[0] if starts else at + waiting.shape[1]) - at, waiting.shape[1])
+        waiting, at = waiting[:, unneeded:], at + unneeded
+
+
 class UtterancesState(NamedTuple):
     """What is between two calls."""
 
@@ -49,12 +108,15 @@ class Utterances:
     Args:
         engine: has `enhance((B, N)) -> (B, N)` and `sample_rate`.
         gain: (B, 1), what brings the input to the level that the engine wants; undone after it.
-        chunk_s: seconds of a chunk. The last one has half as many to one and a half times as many, so that audio of
-            up to one and a half chunks is denoised in one piece.
+        means: what `recording_means` gives.
+        chunk_s: seconds of a chunk, at most; it ends up to a fifth of that earlier, where the input is at its lowest:
+            in a pause, nobody hears that two chunks differ. The last one has half as many to one and a half times as
+            many, so that audio of up to one and a half chunks is denoised in one piece.
         margin_s: so much at the inner ends of a chunk is thrown away, for want of context; at least what the engine
             wants to hear before it begins.
         fade_s: then so much is faded linearly into the next chunk.
-        batch: chunks that are denoised at once, where so many are there; each takes its own memory.
+        batch: chunks that are denoised at once, where so many are there; each takes its own memory. They have the
+            same length.
 
     `feed(audio, state)` returns what is finished, and the new state; `finish(state)` the rest. Nothing is delayed, lost
     or added.
@@ -66,21 +128,29 @@ class Utterances:
         self,
         engine: Engine,
         gain: np.ndarray | float = 1.0,
-        chunk_s: float = 15.0,
-        margin_s: float = 0.15,
+        means: np.ndarray | None = None,
+        chunk_s: float = CHUNK_S,
+        margin_s: float = 0.16,
         fade_s: float = 0.2,
         batch: int = 1,
     ) -> None:
-        self.engine, self.gain, self.batch = engine, np.float32(gain), batch
-        self.sample_rate = engine.sample_rate
-        margin_s = max(margin_s, engine.lead_in_s)
-        self.chunk, self.margin, self.fade = (round(s * engine.sample_rate) for s in (chunk_s, margin_s, fade_s))
-        if self.chunk < 2 * (2 * self.margin + self.fade):
-            raise ValueError(f"chunks of {chunk_s} s are too short for margins of {margin_s} s and fades of {fade_s} s")
+        self.engine, self.gain, self.means, self.batch = engine, np.float32(gain), means, batch
+        self.scratch: list = []
+        self.sample_rate = rate = engine.sample_rate
+        self.grid = round(GRID_S * rate)
+        self.margin = math.ceil(max(margin_s, engine.lead_in_s) * rate / self.grid) * self.grid
+        self.chunk, self.fade = round(chunk_s * rate), round(fade_s * rate)
+        #: From one chunk's beginning to the next one's, at most and at least.
+        self.step = (self.chunk - 2 * self.margin - self.fade) // self.grid * self.grid
+        self.shortest = self.step - self.chunk // 5
+        if self.shortest < self.fade:
+            raise ValueError(
+                f"chunks of {chunk_s} s are too short for margins of {self.margin / rate} s and fades of {fade_s} s"
+            )
 
     @property
     def latency(self) -> int:
-        """Samples of later input that an output sample may depend on."""
+        """Samples of later input that an output sample may depend on, besides what `gain` and `means` were taken of."""
         return 3 * self.chunk // 2
 
     def feed(self, audio: np.ndarray, state: UtterancesState | None = None) -> tuple[np.ndarray, UtterancesState]:
@@ -91,16 +161,19 @@ class Utterances:
     def finish(self, state: UtterancesState) -> np.ndarray:
         """The (B, m) samples that are left when the input has ended."""
         done, (waiting, fade) = self._whole_chunks(state, 1)
+        self.scratch.clear()  # the last one may need more
         last = self._faded(self._denoise(waiting[None])[0], fade) if waiting.shape[1] else waiting
         return np.concatenate((done, last), 1)
 
     def _whole_chunks(self, state: UtterancesState, fewest: int) -> tuple[np.ndarray, UtterancesState]:
         """Denoises chunks, up to `batch` at once, as long as `fewest` are there, and a last one is left."""
         waiting, fade = state
-        step, done = self.chunk - 2 * self.margin - self.fade, [waiting[:, :0]]
-        while (ready := (waiting.shape[1] - 3 * self.chunk // 2 + step - 1) // step) >= fewest:
+        done = [waiting[:, :0]]
+        while (ready := (waiting.shape[1] - 3 * self.chunk // 2 + self.step - 1) // self.step) >= fewest:
             count = min(ready, self.batch)
-            chunks = np.stack([waiting[:, i * step : i * step + self.chunk] for i in range(count)])
+            step = self._quiet_step(waiting, count)
+            size = step + 2 * self.margin + self.fade
+            chunks = np.stack([waiting[:, i * step : i * step + size] for i in range(count)])
             for out in self._denoise(chunks):
                 out = self._faded(out, fade)
                 end = out.shape[1] - self.margin
@@ -109,10 +182,22 @@ class Utterances:
             waiting = waiting[:, count * step :]
         return np.concatenate(done, 1), UtterancesState(waiting, fade)
 
+    def _quiet_step(self, waiting: np.ndarray, count: int) -> int:
+        """The step from chunk to chunk with which the loudest of the next `count` fades is at its lowest."""
+        power = np.square(waiting[:, : count * self.step + self.margin + self.fade] * self.gain, dtype=np.float64).sum(
+            0
+        )
+        until = np.concatenate(([0.0], power.cumsum()))
+        steps = np.arange(self.step, self.shortest - 1, -self.grid)
+        fades = steps * np.arange(1, count + 1)[:, None] + self.margin  # where they begin
+        return int(steps[(until[fades + self.fade] - until[fades]).max(0).argmin()])
+
     def _denoise(self, chunks: np.ndarray) -> np.ndarray:
         """(chunks, B, n) → the same shape."""
         level = chunks * self.gain
-        return self.engine.enhance(level.reshape(-1, level.shape[2])).reshape(level.shape) / self.gain
+        means = None if self.means is None else np.concatenate([self.means] * len(chunks))
+        out = self.engine.enhance(level.reshape(-1, level.shape[2]), means, self.scratch)
+        return out.reshape(level.shape) / self.gain
 
     def _faded(self, out: np.ndarray, before: np.ndarray | None) -> np.ndarray:
         """A chunk's output from where the one before it begins to fade."""

@@ -176,6 +176,31 @@ def test_utterances_side_by_side_are_as_one_after_the_other(ours):
     assert torch.allclose(together, alone, atol=1e-6)
 
 
+def test_means_of_another_input_can_be_given(ours):
+    """Those of a longer one, for a part; the fast way and the plain one agree, and its own change nothing."""
+    audio, other = torch.randn(2, 4000) * 0.1, torch.randn(2, 6000) * torch.linspace(0, 0.3, 6000)
+    with torch.no_grad():
+        means, own = ours.means(other), ours.means(audio)
+        assert means.shape == (2, 22, 256)
+        fast, same, alone = ours.enhance(audio, means), ours.enhance(audio, own), ours.enhance(audio)
+    with torch.enable_grad():
+        plain, plain_means = ours.enhance(audio, means.detach()), ours.means(other)
+    assert relative(plain_means, means) < 1e-5
+    assert relative(fast, plain) < 1e-5
+    assert relative(same, alone) < 1e-5
+    assert relative(fast, alone) > 1e-4
+
+
+def test_calls_that_share_memory_give_the_same(ours):
+    """Of any lengths and batches, one after the other."""
+    buffers = []
+    with torch.inference_mode():
+        for shape in ((1, 4000), (2, 1500), (1, 5000), (1, 1)):
+            audio = torch.randn(shape)
+            assert torch.equal(ours.enhance(audio, None, buffers), ours.enhance(audio))
+    assert len(buffers) == 1
+
+
 @pytest.mark.parametrize("length", [1, 319, 640, 1001])
 def test_utterances_of_any_length_are_enhanced(ours, length):
     audio = torch.randn(2, length)

@@ -26,6 +26,7 @@ class Engine(Protocol):
     attenuation_limit_db: float  # what the model recommends
     lead_in_s: float  # seconds that it should hear before an array or a file
     batch: int  # utterances that it does best at once
+    averages: bool  # whether what it does to a part depends on means over the whole: it has `means`, then
 
     def feed(self, audio: np.ndarray, state: Any = None) -> tuple[np.ndarray, Any]:
         """Takes any number of samples; returns the (B, m) that are finished, and the new state."""
@@ -33,5 +34,11 @@ class Engine(Protocol):
     def finish(self, state: Any) -> np.ndarray:
         """The (B, m) samples that silence would still bring out."""
 
-    def enhance(self, audio: np.ndarray) -> np.ndarray:
-        """Whole utterances, same shape, aligned."""
+    def enhance(self, audio: np.ndarray, means: np.ndarray | None = None, scratch: list | None = None) -> np.ndarray:
+        """Whole utterances, same shape, aligned; or parts of a recording, with the `means` of the whole of it.
+
+        `scratch`, [] before the first of several calls one after the other, is memory that they share.
+        """
+
+    def means(self, audio: np.ndarray) -> np.ndarray:
+        """What the network averages over the (B, n) audio, a row for each of B."""

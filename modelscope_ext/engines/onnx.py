@@ -52,6 +52,7 @@ class OnnxEngine:
         fits = 1000 <= numbers[0] <= 1_000_000 and numbers[1] >= 1 and 0 <= min(numbers) <= max(numbers) <= 1_000_000
         if not (fits and 0 <= self.lead_in_s <= 3):
             raise ValueError(f"{path}: its metadata are absurd: {str(found)[:300]}")
+        self.averages = any(each.name == "own_means" for each in plain.get_outputs())  # not in files of before
         threads = 1 if self.causal else int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)
         if device == "openvino":
             if self.causal:
@@ -80,9 +81,14 @@ class OnnxEngine:
         """See `Engine`."""
         return self.feed(np.zeros((len(state.waiting), self.latency), np.float32), state)[0]
 
-    def enhance(self, audio: np.ndarray) -> np.ndarray:
+    def enhance(self, audio: np.ndarray, means: np.ndarray | None = None, scratch: list | None = None) -> np.ndarray:
         """See `Engine`."""
-        return self.session.run(["enhanced"], {"audio": np.ascontiguousarray(audio)})[0]
+        given = {} if means is None else {"means": means}
+        return self.session.run(["enhanced"], {"audio": np.ascontiguousarray(audio), **given})[0]
+
+    def means(self, audio: np.ndarray) -> np.ndarray:
+        """See `Engine`."""
+        return self.session.run(["own_means"], {"audio": np.ascontiguousarray(audio)})[0]
 
 
 class _Steps:
@@ -131,8 +137,17 @@ class _OpenVino:
             ) from error
         options = {"INFERENCE_NUM_THREADS": threads} if threads else {}
         self.path, self.version = path, openvino.__version__
+        self.defaults: dict[str, np.ndarray] = {}
         try:
-            self.model = openvino.Core().compile_model(path, "CPU", options)
+            model = openvino.Core().read_model(path)
+            for constant in [op for op in model.get_ops() if op.get_friendly_name() == "means"]:
+                # An input that has a default, which OpenVINO does not know.
+                parameter = openvino.opset13.parameter(openvino.PartialShape([-1, *constant.shape[1:]]), np.float32)
+                parameter.output(0).set_names({"means"})
+                self.defaults["means"] = constant.data.copy()
+                constant.output(0).replace(parameter.output(0))
+                model.add_parameters([parameter])
+            self.model = openvino.Core().compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise ValueError(f"{path}: OpenVINO {self.version} cannot run it ({_first_line(error)})") from error
 
@@ -145,7 +160,7 @@ class _OpenVino:
 
     def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         # A request of its own for each call, so that threads may share the engine.
-        found = self.model.create_infer_request().infer(inputs)
+        found = self.model.create_infer_request().infer({**self.defaults, **inputs})
         return [found[name] for name in outputs]
 
 

@@ -1,5 +1,7 @@
 """Networks in PyTorch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ class TorchEngine:
         self.sample_rate, self.causal, self.attenuation_limit_db = net.sample_rate, net.causal, net.attenuation_limit_db
         self.delay, self.latency = (net.delay, net.latency) if net.causal else (0, 0)
         self.reference_level, self.lead_in_s = not net.causal, net.lead_in_s
+        self.averages = not net.causal and hasattr(net, "means")
         on_gpu = self.device.type == "cuda"
         self.batch = 4 if on_gpu else min(2, torch.get_num_threads())
         self.bfloat16 = on_gpu and not net.causal and torch.cuda.get_device_capability(self.device) >= (8, 0)
@@ -40,10 +43,21 @@ class TorchEngine:
         with torch.inference_mode():
             return self.net.finish(state).cpu().numpy()
 
-    def enhance(self, audio: np.ndarray) -> np.ndarray:
+    def enhance(self, audio: np.ndarray, means: np.ndarray | None = None, scratch: list | None = None) -> np.ndarray:
         """See `Engine`."""
+        more = (means if means is None else self._tensor(means), scratch) if self.averages else ()
+        with self._whole():
+            return self.net.enhance(self._tensor(audio), *more).float().cpu().numpy()
+
+    def means(self, audio: np.ndarray) -> np.ndarray:
+        """See `Engine`."""
+        with self._whole():
+            return self.net.means(self._tensor(audio)).float().cpu().numpy()
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return self.net.enhance(self._tensor(audio)).float().cpu().numpy()
+            yield
 
     def _tensor(self, audio: np.ndarray) -> Tensor:
         return torch.from_numpy(np.require(audio, requirements=["C", "W"])).to(self.device)

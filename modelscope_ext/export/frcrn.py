@@ -4,6 +4,8 @@ Pairs of real weights become one weight inside the graph, from constants, so tha
 onnxruntime does that when it loads the file. Axes as in the network: (B, 2C, F, T), C real parts, C imaginary ones.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,8 @@ __all__ = ["frcrn_step", "frcrn_utterance"]
 HOP, BINS, ORDER, SLOPE = 320, 321, 20, 0.01
 #: Frequencies after each encoder layer, and channels: real and imaginary parts.
 FREQS, CHANNELS = [321, 159, 78, 37, 17, 7, 2, 1], 256
+#: Layers of squeeze and excitation.
+MEANS = 22
 STRIDES = [2, 1]
 
 
@@ -35,7 +39,11 @@ def frcrn_step(net: Frcrn) -> Graph:
 
 
 def frcrn_utterance(net: Frcrn) -> Graph:
-    """The graph of audio (B, N) → enhanced (B, N), aligned."""
+    """The graph of audio (B, N) → enhanced (B, N), aligned.
+
+    A net that is not causal has own_means (B, 22, 256), too, which are `Frcrn.means`, and an input that may be left
+    out: means (B, 22, 256), those to take where they are not NaN.
+    """
     return (_CausalUtterance if net.causal else _Utterance)(net).built()
 
 
@@ -47,9 +55,12 @@ class _Utterance:
 
     def __init__(self, net: Frcrn) -> None:
         self.net, self.graph = net, Graph()
+        self.own: list[str] = []  # means, (B, 256, 1, 1) each
 
     def built(self) -> Graph:
         graph = self.graph
+        if type(self) is _Utterance:
+            graph.input("means", ["means_batch", MEANS, CHANNELS], torch.full((1, MEANS, CHANNELS), math.nan))
         spec = self.spectra()  # (B, 2, F, T)
         first = self.unet("unet", spec)
         second = self.unet("unet2", first)
@@ -58,6 +69,10 @@ class _Utterance:
         out_re = graph("Sub", graph("Mul", re, mask_re), graph("Mul", im, mask_im))
         out_im = graph("Add", graph("Mul", re, mask_im), graph("Mul", im, mask_re))
         self.audio(graph("Concat", out_re, out_im, axis=1))
+        if self.own:
+            rows = [graph("Reshape", mean, [0, 1, CHANNELS]) for mean in self.own]
+            graph("Concat", *rows, axis=1, name="own_means")
+            graph.output("own_means", ["batch", len(rows), CHANNELS])
         return graph
 
     def unet(self, name: str, x: str) -> str:
@@ -122,7 +137,12 @@ class _Utterance:
         return graph("Mul", x, graph("Concat", graph("Sub", rr, ii), graph("Add", ri, ir), axis=1))
 
     def mean(self, x: str, i: int) -> str:
-        return self.graph("ReduceMean", x, [2, 3], keepdims=1)
+        graph = self.graph
+        own = graph("ReduceMean", x, [2, 3], keepdims=1)
+        self.own.append(own)
+        known = graph("Gather", "means", [len(self.own) - 1], axis=1)  # (B, 1, 256)
+        known = graph("Reshape", known, [0, CHANNELS, 1, 1])
+        return graph("Where", graph("IsNaN", known), own, known)
 
     def fsmn(self, module: nn.Module, x: str) -> str:
         return self.complex_memory(module, 1, x, along_time=False)

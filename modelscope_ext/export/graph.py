@@ -67,8 +67,10 @@ class Graph:
                 names[:] = [new if name == old else name for name in names]
         return new
 
-    def input(self, name: str, shape: Shape) -> str:
-        """Declares an input; a word in its shape is a length that may vary."""
+    def input(self, name: str, shape: Shape, default: Tensor | None = None) -> str:
+        """Declares an input; a word in its shape is a length that may vary. With a default, it may be left out."""
+        if default is not None:
+            self.constants.append(self._onnx.numpy_helper.from_array(default.numpy(), name))
         self.inputs.append(self._onnx.helper.make_tensor_value_info(name, self._onnx.TensorProto.FLOAT, shape))
         return name
 

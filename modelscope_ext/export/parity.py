@@ -35,7 +35,10 @@ def difference(net: nn.Module, path: Path, int8: bool = False) -> str:
 
 def _output(engine: Engine, stepwise: bool, audio: np.ndarray) -> np.ndarray:
     if not stepwise:
-        return engine.enhance(audio)
+        whole = engine.enhance(audio)
+        if not engine.averages:
+            return whole
+        return np.concatenate((whole, engine.enhance(audio, engine.means(audio[:, : len(audio[0]) // 2 + 1]))), 1)
     parts, state = [], None
     for chunk in np.array_split(audio, 7, axis=1):
         out, state = engine.feed(chunk, state)

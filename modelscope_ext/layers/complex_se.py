@@ -24,9 +24,10 @@ class ComplexSqueezeExcitation(nn.Module):
             for _ in range(2)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 2C, F, T) → the same shape."""
-        return x * self.gains(x.mean((2, 3)))[:, :, None, None]
+    def forward(self, x: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, 2C, F, T) → the same shape, and the (B, 2C) mean of it; `mean` is another to take, of a longer input."""
+        own = x.mean((2, 3))
+        return x * self.gains(own if mean is None else mean)[:, :, None, None], own
 
     def stream(self, x: Tensor, mean: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         """The same with means over all frames so far instead of all frames.

@@ -17,7 +17,7 @@ from modelscope_ext.layers.complex_conv import ComplexBatchNorm2d, ComplexConv2d
 from modelscope_ext.layers.complex_se import ComplexSqueezeExcitation
 from modelscope_ext.layers.fsmn import ComplexFsmn
 from modelscope_ext.models.framewise import Framewise
-from modelscope_ext.models.frcrn_inference import FastUNet
+from modelscope_ext.models.frcrn_inference import Buffers, FastUNet
 from modelscope_ext.stft import analysis, overlap_add, sqrt_hann, stft, synthesis
 
 __all__ = ["CausalFrcrn", "Frcrn", "FrcrnConfig", "FrcrnState", "UNet", "UNetState", "dft_matrices"]
@@ -131,13 +131,17 @@ class UNet(nn.Module):
         means = tuple(zeros(batch, 2 * WIDTH) for _ in range(2 * DEPTH - 3))
         return UNetState(tuple(frame[:DEPTH]), tuple(wide), self.fsmn.initial_state(batch, 1), means)
 
-    def forward(self, x: Tensor, state: UNetState | None = None, count: Tensor | None = None):
-        """The output, and the new state.
+    def forward(
+        self, x: Tensor, state: UNetState | None = None, count: Tensor | None = None, means: Tensor | None = None
+    ):
+        """The output and, of a causal net, the new state; of one that is not, `x`'s own means.
 
         Args:
             x: (B, 2, F, T).
             state: of a causal net, from before `x`; None of one that is not.
             count: (T,), how many frames a causal net has seen with each of `x`.
+            means: (B, 11, 2C), what squeeze and excitation is to take instead of the means of `x`, a part of something
+                longer.
         """
         new: dict[str, list[Tensor]] = {"encoders": [], "decoders": [], "means": []}
 
@@ -150,9 +154,11 @@ class UNet(nn.Module):
             return x
 
         def excited(se: ComplexSqueezeExcitation, x: Tensor) -> Tensor:
+            layer = len(new["means"])
             if state is None:
-                return se(x)
-            x, mean = se.stream(x, state.means[len(new["means"])], count)
+                x, mean = se(x, None if means is None else means[:, layer])
+            else:
+                x, mean = se.stream(x, state.means[layer], count)
             new["means"].append(mean)
             return x
 
@@ -170,8 +176,10 @@ class UNet(nn.Module):
             if i < DEPTH - 2:
                 x = excited(self.se_layers_dec[i], x)
             x = decoder(after_last(torch.cat((x, skips.pop()), 1), "decoders"))
+        if state is None:
+            return self.linear(x), torch.stack(new["means"], 1)
         parts = {name: tuple(tensors) for name, tensors in new.items()}
-        return self.linear(x), UNetState(**parts, memory=memory) if state is not None else None
+        return self.linear(x), UNetState(**parts, memory=memory)
 
 
 def _parts(spec: Tensor) -> Tensor:
@@ -226,7 +234,7 @@ class Frcrn(nn.Module):
             raise ValueError(f"need (B, N) audio, N >= {self.config.win_len}, got shape {tuple(audio.shape)}")
         noisy = _parts(analysis(audio, self.window))
         out = {}
-        for layer, mask in enumerate(self._masks(noisy), 1):
+        for layer, mask in enumerate(self._masks(noisy)[:2], 1):
             spec = _product(noisy, mask)
             out |= {
                 f"wav_l{layer}": self._wav(spec),
@@ -235,28 +243,51 @@ class Frcrn(nn.Module):
             }
         return out
 
-    def enhance(self, audio: Tensor) -> Tensor:
+    def enhance(self, audio: Tensor, means: Tensor | None = None, buffers: Buffers | None = None) -> Tensor:
         """Whole (B, N) utterances of any N, denoised; same length, aligned.
 
         A hop of zeros goes before the signal, so that its first samples lie under two windows as all others do.
+
+        Args:
+            audio: (B, N).
+            means: of a part of something longer, what `means` gives for the whole of it, or for what stands for it.
+            buffers: [] at first; calls one after the other share memory by it, which saves time.
         """
+        noisy = self._spectra(audio)
+        hop = self.config.win_inc
+        return self._wav(_product(noisy, self._masks(noisy, means, buffers)[1]))[:, hop : hop + audio.shape[1]]
+
+    def means(self, audio: Tensor) -> Tensor:
+        """(B, 22, 2C): what the layers of squeeze and excitation, of one U-net and the other, average of (B, N)."""
+        return self._masks(self._spectra(audio))[2]
+
+    def _spectra(self, audio: Tensor) -> Tensor:
         if audio.ndim != 2:
             raise ValueError(f"need (B, N) audio, got shape {tuple(audio.shape)}")
-        noisy = _parts(stft(audio, self.window))
-        hop = self.config.win_inc
-        return self._wav(_product(noisy, self._masks(noisy)[1]))[:, hop : hop + audio.shape[1]]
+        return _parts(stft(audio, self.window))
 
-    def _masks(self, noisy: Tensor) -> tuple[Tensor, Tensor]:
-        """First and final mask of (B, 2, F, T) spectra, same shape."""
-        first, _ = self._unet("unet", noisy)
+    def _masks(self, noisy: Tensor, means: Tensor | None = None, buffers: Buffers | None = None) -> tuple[Tensor, ...]:
+        """First and final mask of (B, 2, F, T) spectra, same shape, and the spectra's own means."""
+        halves = (None, None) if means is None else means.chunk(2, 1)
+        buffers = [] if buffers is None else buffers
+        first, means = self._unet("unet", noisy, means=halves[0], buffers=buffers)
         mask = torch.tanh(first)
-        return mask, torch.tanh(self._unet("unet2", first)[0]) + mask
+        second, means2 = self._unet("unet2", first, means=halves[1], buffers=buffers)
+        return mask, torch.tanh(second) + mask, torch.cat((means, means2), 1)
 
-    def _unet(self, name: str, x: Tensor, state: UNetState | None = None, count: Tensor | None = None):
+    def _unet(
+        self,
+        name: str,
+        x: Tensor,
+        state: UNetState | None = None,
+        count: Tensor | None = None,
+        means: Tensor | None = None,
+        buffers: Buffers | None = None,
+    ):
         """One of the two U-nets, by the fastest way there is."""
         net = getattr(self, name)
         if self.training or torch.is_grad_enabled() or x.device.type != "cpu" or torch.jit.is_tracing():
-            return net(x, state, count)
+            return net(x, state, count, means)
         # The prepared copy is good as long as no parameter was changed; inference tensors cannot tell.
         tensors = (*net.parameters(), *net.buffers())
         key = None if any(t.is_inference() for t in tensors) else [(t.data_ptr(), t._version) for t in tensors]
@@ -264,7 +295,7 @@ class Frcrn(nn.Module):
         if key is None or key != known:
             fast = FastUNet(net)
             self._prepared[name] = key, fast
-        return fast(x, state, count)
+        return fast(x, state, count, means, buffers)
 
     def _wav(self, spec: Tensor) -> Tensor:
         """(B, 2, F, T) → (B, 320 (T + 1)): the least-squares inverse of the analysis."""
@@ -305,8 +336,9 @@ class CausalFrcrn(Framewise, Frcrn):
             unet=unet, unet2=unet2, count=count
         )
 
-    def _masks(self, noisy: Tensor) -> tuple[Tensor, Tensor]:
-        return self._causal_masks(noisy, self.initial_state(noisy.shape[0]))[:2]
+    def _masks(self, noisy: Tensor, *_: None) -> tuple[Tensor, ...]:
+        first, final, unet, unet2, _ = self._causal_masks(noisy, self.initial_state(noisy.shape[0]))
+        return first, final, torch.stack((*unet.means, *unet2.means), 1)
 
     def _causal_masks(self, noisy: Tensor, state: FrcrnState):
         count = state.count + torch.arange(1, noisy.shape[3] + 1, device=noisy.device)

@@ -13,6 +13,7 @@ Axes: activations are (2, T, F, C): real and imaginary parts, frames, frequencie
   less for each other than two that share the operations of one.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,8 +25,11 @@ from modelscope_ext.layers.complex_conv import ComplexBatchNorm2d
 from modelscope_ext.layers.complex_se import ComplexSqueezeExcitation, running_means
 from modelscope_ext.layers.fsmn import ORDER, ComplexFsmn
 
-__all__ = ["FastUNet"]
+__all__ = ["Buffers", "FastUNet"]
 
+#: What nobody uses at the moment: by place, flat tensors that layers write to. Fresh memory for each layer would take
+#: the system a tenth of the time.
+Buffers = list[dict[int, Tensor]]
 #: Writes frames `start` to `stop` of a layer's input to a (2, stop - start, F, C) tensor.
 Reader = Callable[[int, int, Tensor], object]
 
@@ -195,28 +199,47 @@ class FastUNet:
         self.decoders = [*(_Conv(layer.transconv, layer.bn) for layer in unet.decoders[:-1]), _Last(unet.decoders[-1])]
         self.decoder_memories = [_Memory(fsmn) for fsmn in unet.fsmn_dec[:-1]]
 
-    def __call__(self, x: Tensor, state: tuple | None = None, count: Tensor | None = None):
-        """What `UNet.forward` gives for the same arguments."""
+    def __call__(
+        self,
+        x: Tensor,
+        state: tuple | None = None,
+        count: Tensor | None = None,
+        means: Tensor | None = None,
+        buffers: Buffers | None = None,
+    ):
+        """What `UNet.forward` gives for the same arguments; the next U-net may write to the same buffers."""
+        buffers = [] if buffers is None else buffers
 
         def one(b: int):
-            return self._one(_planes(x[b : b + 1]), _item(state, b), count)
+            try:
+                mine = buffers.pop()
+            except IndexError:
+                mine = {}
+            y, new = self._one(_planes(x[b : b + 1]), _item(state, b), count, _item(means, b), mine)
+            y = y.clone()
+            buffers.append(mine)
+            return y, new
 
         # A stream's short pieces are done before threads have begun.
         done = _side_by_side(one, len(x)) if state is None else [one(b) for b in range(len(x))]
         out = self.unet.linear(torch.cat([_tensor(y) for y, _ in done]))
-        return out, _joined([new for _, new in done]) if state is not None else None
+        return out, _joined([new for _, new in done])
 
-    def _one(self, x: Tensor, state: tuple | None, count: Tensor | None):
-        """(2, T, F, 1) of one utterance → the same shape, before the last 1 x 1 convolution, and the new state."""
+    def _one(
+        self, x: Tensor, state: tuple | None, count: Tensor | None, known: Tensor | None, buffers: dict[int, Tensor]
+    ):
+        """(2, T, F, 1) of one utterance → the same shape, before the last 1 x 1 convolution, and state or means."""
         new: dict[str, list[Tensor]] = {"encoders": [], "decoders": [], "means": []}
 
         def gains(se: ComplexSqueezeExcitation, means: Tensor) -> Tensor:
             """(2, T, C) means over the frequencies of each frame → (2, T, 1, C) gains."""
-            frames = means.movedim(0, 1).flatten(1)  # (T, 2C)
+            frames, layer = means.movedim(0, 1).flatten(1), len(new["means"])  # (T, 2C)
             if state is None:
-                found = se.gains(frames.mean(0, keepdim=True)).expand(len(frames), -1)
+                new["means"].append(frames.mean(0, keepdim=True))
+                mean = new["means"][-1] if known is None else known[:, layer]
+                found = se.gains(mean).expand(len(frames), -1)
             else:
-                so_far = running_means(frames[None], state.means[len(new["means"])], count)
+                so_far = running_means(frames[None], state.means[layer], count)
                 new["means"].append(so_far[:, -1])
                 found = se.gains(so_far[0])
             return found.unflatten(1, (2, -1)).movedim(1, 0).unsqueeze(2)
@@ -226,7 +249,8 @@ class FastUNet:
             if state is None and name == "encoders":
                 before = x.new_zeros(2, 1, x.shape[2], width)
             after = state is None and name == "encoders"
-            out, means, last = _in_blocks(layer, read, x, width, before, after)
+            place = len(new[name]) if name == "encoders" else -1 - len(new[name]) % 2  # a decoder reads the one before
+            out, means, last = _in_blocks(layer, read, x, width, before, after, buffers, place)
             new[name].append(_tensor(last))
             return out, means
 
@@ -265,8 +289,10 @@ class FastUNet:
                 torch.mul(skip[:, start:stop], skip_gain[:, start:stop], out=to[..., y.shape[3] :])
 
             x, _ = through(decoder, "decoders", 2 * width, read)
+        if state is None:
+            return x, torch.stack(new["means"], 1)
         parts = {name: tuple(tensors) for name, tensors in new.items()}
-        return x, type(state)(**parts, memory=memory) if state is not None else None
+        return x, type(state)(**parts, memory=memory)
 
 
 def _side_by_side(work: Callable[[int], tuple], count: int) -> list[tuple]:
@@ -289,7 +315,16 @@ def _side_by_side(work: Callable[[int], tuple], count: int) -> list[tuple]:
         torch.set_num_threads(threads)
 
 
-def _in_blocks(layer, read: Reader, like: Tensor, width: int, before: Tensor | None, after: bool):
+def _in_blocks(
+    layer,
+    read: Reader,
+    like: Tensor,
+    width: int,
+    before: Tensor | None,
+    after: bool,
+    buffers: dict[int, Tensor],
+    place: int,
+):
     """Runs a layer with two taps in time over its input, block by block.
 
     Args:
@@ -299,6 +334,8 @@ def _in_blocks(layer, read: Reader, like: Tensor, width: int, before: Tensor | N
         width: channels of the input.
         before: (2, 1, F, C) before the first frame; None: the first output is that of the first two frames.
         after: there is a frame of zeros after the last one.
+        buffers: where outputs are written to.
+        place: of this one.
 
     Returns:
         The (2, T', F', C') output; its (2, T', C') means over frequency; the last frame read.
@@ -308,7 +345,11 @@ def _in_blocks(layer, read: Reader, like: Tensor, width: int, before: Tensor | N
     padded = -(-total // TILE) * TILE if total >= TILE else total
     block = min(padded, max(1, BLOCK_ROWS // (TILE * steps)) * TILE)
     x = like.new_zeros(3, block + 1, steps, width)
-    out = like.new_empty(2, padded, layer.width_out(steps), layer.channels)
+    shape = 2, padded, layer.width_out(steps), layer.channels
+    if len(buffers.get(place, ())) < math.prod(shape):
+        buffers.pop(place, None)
+        buffers[place] = like.new_empty(math.prod(shape))
+    out = buffers[place][: math.prod(shape)].view(shape)
     means = like.new_empty(2, padded, layer.channels)
     got = -1  # frames of `x` that were read, after its first
     seen = 0
