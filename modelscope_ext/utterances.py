@@ -48,7 +48,7 @@ def reference_gain(audio: np.ndarray | Callable[[], Iterable[np.ndarray]]) -> np
 def recording_means(engine: Engine, gain: np.ndarray, pieces: Callable[[], Iterable[np.ndarray]]) -> np.ndarray | None:
     """`engine.means` of a recording that is too long to be heard in one piece, from seconds all over it.
 
-    They are a fifteenth of it, but 20 s at least and 120 s at most, and not more than a third.
+    They are a tenth of it, but 20 s at least and 120 s at most, and not more than two fifths.
 
     Args:
         engine: the network.
@@ -64,7 +64,7 @@ def recording_means(engine: Engine, gain: np.ndarray, pieces: Callable[[], Itera
     if length <= 1.5 * CHUNK_S * rate:
         return None
     seconds = length / rate
-    count = round(min(max(20.0, seconds / 15), 120.0, seconds / 3) / PIECE_S)
+    count = round(min(max(20.0, seconds / 10), 120.0, seconds * 0.4) / PIECE_S)
     size, fade = round(PIECE_S * rate), round(PIECE_FADE_S * rate)
     excerpts = list(_excerpts(pieces(), np.linspace(0, length - size - fade, count).astype(int), size + fade))
     parts = -(-count // 20)  # each from all over the recording

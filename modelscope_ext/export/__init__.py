@@ -4,7 +4,8 @@ What a file takes and gives, all float32 at the network's rate:
 
 - a step of a causal network: `audio` (B, hop) and the state → `enhanced` (B, hop), delayed by `delay` samples, and the
   new state. All other inputs are the state, zeros before the first step; the output `new_X` is the next `X`.
-- whole utterances: `audio` (B, N) → `enhanced` (B, N), aligned, any B and N.
+- whole utterances: `audio` (B, N) → `enhanced` (B, N), aligned, any B and N. FRCRN's has `own_means` (B, 22, 256), too,
+  and takes them, of a recording that `audio` is a part of, as `means`, which may be left out.
 
 The metadata hold name, kind (step or utterance), sample_rate, hop, delay, latency, attenuation_limit_db and
 lead_in_s.
