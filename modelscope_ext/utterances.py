@@ -11,12 +11,10 @@ import numpy as np
 
 from modelscope_ext.engines import Engine
 
-__all__ = ["CHUNK_S", "REFERENCE_RMS", "Utterances", "UtterancesState", "recording_means", "reference_gain"]
+__all__ = ["REFERENCE_RMS", "Utterances", "UtterancesState", "recording_means", "reference_gain"]
 
 #: -25 dBFS, the level that FRCRN was trained at.
 REFERENCE_RMS = 10 ** (-25 / 20)
-#: Seconds of a chunk.
-CHUNK_S = 15.0
 #: Chunks begin at multiples of so many seconds, which are multiples of all hops (10, 16 and 20 ms): a network gives
 #: something else where its frames lie elsewhere.
 GRID_S = 0.08
@@ -61,13 +59,13 @@ def recording_means(engine: Engine, gain: np.ndarray, pieces: Callable[[], Itera
     if not engine.averages:
         return None
     rate, length = engine.sample_rate, sum(piece.shape[1] for piece in pieces())
-    if length <= 1.5 * CHUNK_S * rate:
+    if length <= 1.5 * engine.chunk_s * rate:
         return None
     seconds = length / rate
     count = round(min(max(20.0, seconds / 10), 120.0, seconds * 0.4) / PIECE_S)
     size, fade = round(PIECE_S * rate), round(PIECE_FADE_S * rate)
     excerpts = list(_excerpts(pieces(), np.linspace(0, length - size - fade, count).astype(int), size + fade))
-    parts = -(-count // 20)  # each from all over the recording
+    parts = math.ceil(count * PIECE_S / (4 / 3 * engine.chunk_s))  # each from all over the recording
     means = []
     ramp = np.sin(np.linspace(0, np.pi / 2, fade, dtype=np.float32))
     for part in range(parts):
@@ -109,9 +107,9 @@ class Utterances:
         engine: has `enhance((B, N)) -> (B, N)` and `sample_rate`.
         gain: (B, 1), what brings the input to the level that the engine wants; undone after it.
         means: what `recording_means` gives.
-        chunk_s: seconds of a chunk, at most; it ends up to a fifth of that earlier, where the input is at its lowest:
-            in a pause, nobody hears that two chunks differ. The last one has half as many to one and a half times as
-            many, so that audio of up to one and a half chunks is denoised in one piece.
+        chunk_s: seconds of a chunk, at most; None takes what the engine wants. It ends up to a fifth of that earlier,
+            where the input is at its lowest: in a pause, nobody hears that two chunks differ. The last one has half as
+            many to one and a half times as many, so that audio of up to one and a half chunks is denoised in one piece.
         margin_s: so much at the inner ends of a chunk is thrown away, for want of context; at least what the engine
             wants to hear before it begins.
         fade_s: then so much is faded linearly into the next chunk.
@@ -129,7 +127,7 @@ class Utterances:
         engine: Engine,
         gain: np.ndarray | float = 1.0,
         means: np.ndarray | None = None,
-        chunk_s: float = CHUNK_S,
+        chunk_s: float | None = None,
         margin_s: float = 0.16,
         fade_s: float = 0.2,
         batch: int = 1,
@@ -137,6 +135,7 @@ class Utterances:
         self.engine, self.gain, self.means, self.batch = engine, np.float32(gain), means, batch
         self.scratch: list = []
         self.sample_rate = rate = engine.sample_rate
+        chunk_s = engine.chunk_s if chunk_s is None else chunk_s
         self.grid = round(GRID_S * rate)
         self.margin = math.ceil(max(margin_s, engine.lead_in_s) * rate / self.grid) * self.grid
         self.chunk, self.fade = round(chunk_s * rate), round(fade_s * rate)

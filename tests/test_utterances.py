@@ -55,7 +55,7 @@ def test_nothing_is_lost_or_moved(length, step, batch):
 class Averaging:
     """An engine whose gain for a row is a mean over what it was told, or over the row itself."""
 
-    sample_rate, lead_in_s, averages, batch = 16000, 0.0, True, 1
+    sample_rate, lead_in_s, chunk_s, averages, batch = 16000, 0.0, 15.0, True, 1
 
     def __init__(self):
         self.heard, self.digests = [], []

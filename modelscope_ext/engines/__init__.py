@@ -26,6 +26,7 @@ class Engine(Protocol):
     attenuation_limit_db: float  # what the model recommends
     lead_in_s: float  # seconds that it should hear before an array or a file
     batch: int  # utterances that it does best at once
+    chunk_s: float  # seconds of a long recording that it is to hear at once; 1.5 times as many are the most
     averages: bool  # whether what it does to a part depends on means over the whole: it has `means`, then
 
     def feed(self, audio: np.ndarray, state: Any = None) -> tuple[np.ndarray, Any]:

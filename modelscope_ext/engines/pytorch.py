@@ -17,6 +17,8 @@ class TorchEngine:
     On GPUs with bfloat16, FRCRN is computed in it: half the bytes to move, and a difference of about -45 dB.
     """
 
+    chunk_s = 15.0
+
     def __init__(self, net: nn.Module) -> None:
         self.net, self.name = net, type(net).__name__
         self.sample_rate, self.causal, self.attenuation_limit_db = net.sample_rate, net.causal, net.attenuation_limit_db
