@@ -1,6 +1,7 @@
 """How fast: real-time factor, milliseconds a frame in a stream by each back end, start of the command. Prints Markdown.
 
     python benchmarks/speed.py [--seconds 60]
+    python benchmarks/speed.py --frcrn …    # FRCRN beside the stock pipeline: benchmarks/frcrn.py, and its options
 
 The machine decides the figures; compare only what one run prints. Set nothing else to work meanwhile.
 """
@@ -153,6 +154,8 @@ def variants() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=60)
+    if sys.argv[1:2] == ["--frcrn"]:
+        sys.exit(subprocess.run([sys.executable, Path(__file__).with_name("frcrn.py"), *sys.argv[2:]]).returncode)
     args = parser.parse_args()
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}")
     variants()
