@@ -183,10 +183,8 @@ class Utterances:
 
     def _quiet_step(self, waiting: np.ndarray, count: int) -> int:
         """The step from chunk to chunk with which the loudest of the next `count` fades is at its lowest."""
-        power = np.square(waiting[:, : count * self.step + self.margin + self.fade] * self.gain, dtype=np.float64).sum(
-            0
-        )
-        until = np.concatenate(([0.0], power.cumsum()))
+        level = waiting[:, : count * self.step + self.margin + self.fade] * self.gain
+        until = np.concatenate(([0.0], np.square(level, dtype=np.float64).sum(0).cumsum()))
         steps = np.arange(self.step, self.shortest - 1, -self.grid)
         fades = steps * np.arange(1, count + 1)[:, None] + self.margin  # where they begin
         return int(steps[(until[fades + self.fade] - until[fades]).max(0).argmin()])

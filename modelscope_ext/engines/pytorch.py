@@ -47,7 +47,7 @@ class TorchEngine:
 
     def enhance(self, audio: np.ndarray, means: np.ndarray | None = None, scratch: list | None = None) -> np.ndarray:
         """See `Engine`."""
-        more = (means if means is None else self._tensor(means), scratch) if self.averages else ()
+        more = (None if means is None else self._tensor(means), scratch) if self.averages else ()
         with self._whole():
             return self.net.enhance(self._tensor(audio), *more).float().cpu().numpy()
 

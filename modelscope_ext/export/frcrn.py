@@ -59,7 +59,7 @@ class _Utterance:
 
     def built(self) -> Graph:
         graph = self.graph
-        if type(self) is _Utterance:
+        if not self.net.causal:
             graph.input("means", ["means_batch", MEANS, CHANNELS], torch.full((1, MEANS, CHANNELS), math.nan))
         spec = self.spectra()  # (B, 2, F, T)
         first = self.unet("unet", spec)
