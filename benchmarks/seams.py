@@ -15,8 +15,9 @@ import torch
 
 from modelscope_ext.audio import audio_files, read_mono
 from modelscope_ext.checkpoint import load_model
+from modelscope_ext.digest import recording_means
 from modelscope_ext.engines.pytorch import TorchEngine
-from modelscope_ext.utterances import Utterances, recording_means, reference_gain
+from modelscope_ext.utterances import Utterances, reference_gain
 
 RATE = 16000
 

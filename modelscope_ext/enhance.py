@@ -17,9 +17,10 @@ from modelscope_ext.audio import (
     read_blocks,
     write_audio,
 )
+from modelscope_ext.digest import recording_means
 from modelscope_ext.engines import Engine
 from modelscope_ext.streaming import DenoiseStream, as_float
-from modelscope_ext.utterances import Utterances, recording_means, reference_gain
+from modelscope_ext.utterances import Utterances, reference_gain
 
 if TYPE_CHECKING:  # torch is imported when it is needed: not for ONNX files
     from torch import nn

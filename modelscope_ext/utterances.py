@@ -4,23 +4,21 @@ Axes: audio (B, N), one stream a row, float32 at the network's rate.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
+from modelscope_ext.digest import RecordingMeans
 from modelscope_ext.engines import Engine
 
-__all__ = ["REFERENCE_RMS", "Utterances", "UtterancesState", "recording_means", "reference_gain"]
+__all__ = ["REFERENCE_RMS", "Utterances", "UtterancesState", "reference_gain"]
 
 #: -25 dBFS, the level that FRCRN was trained at.
 REFERENCE_RMS = 10 ** (-25 / 20)
 #: Chunks begin at multiples of so many seconds, which are multiples of all hops (10, 16 and 20 ms): a network gives
 #: something else where its frames lie elsewhere.
 GRID_S = 0.08
-#: Seconds of the pieces that stand for a recording, and of their fades into each other: shorter ones stand for more
-#: of it, but are heard with less of what is around them.
-PIECE_S, PIECE_FADE_S = 1.0, 0.06
 
 
 def reference_gain(audio: np.ndarray | Callable[[], Iterable[np.ndarray]]) -> np.ndarray:
@@ -43,70 +41,21 @@ def reference_gain(audio: np.ndarray | Callable[[], Iterable[np.ndarray]]) -> np
     return np.divide(REFERENCE_RMS, level, out=np.ones_like(level), where=level > 0).clip(max=1e30)  # fits a float32
 
 
-def recording_means(engine: Engine, gain: np.ndarray, pieces: Callable[[], Iterable[np.ndarray]]) -> np.ndarray | None:
-    """`engine.means` of a recording that is too long to be heard in one piece, from seconds all over it.
-
-    They are a tenth of it, but 20 s at least and 120 s at most, and not more than two fifths.
-
-    Args:
-        engine: the network.
-        gain: (B, 1), what brings the input to the level that the engine wants.
-        pieces: gives the recording as (B, n) pieces, as often as it is asked.
-
-    Returns:
-        None where `Utterances` needs none: the engine averages nothing, or there will be one chunk only.
-    """
-    if not engine.averages:
-        return None
-    rate, length = engine.sample_rate, sum(piece.shape[1] for piece in pieces())
-    if length <= 1.5 * engine.chunk_s * rate:
-        return None
-    seconds = length / rate
-    count = round(min(max(20.0, seconds / 10), 120.0, seconds * 0.4) / PIECE_S)
-    size, fade = round(PIECE_S * rate), round(PIECE_FADE_S * rate)
-    excerpts = list(_excerpts(pieces(), np.linspace(0, length - size - fade, count).astype(int), size + fade))
-    parts = math.ceil(count * PIECE_S / (4 / 3 * engine.chunk_s))  # each from all over the recording
-    means = []
-    ramp = np.sin(np.linspace(0, np.pi / 2, fade, dtype=np.float32))
-    for part in range(parts):
-        chosen = excerpts[part::parts]
-        digest = np.zeros((len(chosen[0]), len(chosen) * size + fade), np.float32)
-        for i, excerpt in enumerate(chosen):
-            faded = excerpt * np.float32(gain)
-            faded[:, :fade] *= ramp
-            faded[:, size:] *= ramp[::-1]
-            digest[:, i * size : (i + 1) * size + fade] += faded
-        means.append(engine.means(digest))
-    return np.mean(means, 0)
-
-
-def _excerpts(pieces: Iterable[np.ndarray], starts: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """The (B, size) samples from each of `starts` on, which ascend, of a recording in (B, n) pieces."""
-    waiting, at = None, 0
-    starts = list(starts)
-    for piece in pieces:
-        waiting = piece if waiting is None else np.concatenate((waiting, piece), 1)
-        while starts and starts[0] + size <= at + waiting.shape[1]:
-            start = starts.pop(0) - at
-            yield waiting[:, start : start + size].copy()
-        unneeded = min((starts[0] if starts else at + waiting.shape[1]) - at, waiting.shape[1])
-        waiting, at = waiting[:, unneeded:], at + unneeded
-
-
 class UtterancesState(NamedTuple):
     """What is between two calls."""
 
     audio: np.ndarray  # (B, n) from the beginning of the next chunk on
     fade: np.ndarray | None  # (B, fade) end of the last chunk's output; None before the first chunk
+    means: RecordingMeans | None  # what is known of the recording
 
 
 class Utterances:
     """An engine for whole utterances that is fed piece by piece.
 
     Args:
-        engine: has `enhance((B, N)) -> (B, N)` and `sample_rate`.
+        engine: the network.
         gain: (B, 1), what brings the input to the level that the engine wants; undone after it.
-        means: what `recording_means` gives.
+        means: what `digest.recording_means` gives.
         chunk_s: seconds of a chunk, at most; None takes what the engine wants. It ends up to a fifth of that earlier,
             where the input is at its lowest: in a pause, nobody hears that two chunks differ. The last one has half as
             many to one and a half times as many, so that audio of up to one and a half chunks is denoised in one piece.
@@ -126,7 +75,7 @@ class Utterances:
         self,
         engine: Engine,
         gain: np.ndarray | float = 1.0,
-        means: np.ndarray | None = None,
+        means: RecordingMeans | None = None,
         chunk_s: float | None = None,
         margin_s: float = 0.16,
         fade_s: float = 0.2,
@@ -154,32 +103,35 @@ class Utterances:
 
     def feed(self, audio: np.ndarray, state: UtterancesState | None = None) -> tuple[np.ndarray, UtterancesState]:
         """Takes (B, n) samples, any n; returns the (B, m) that are finished."""
-        waiting, fade = state or UtterancesState(audio[:, :0], None)
-        return self._whole_chunks(UtterancesState(np.concatenate((waiting, audio), 1), fade), self.batch)
+        state = state or UtterancesState(audio[:, :0], None, self.means)
+        return self._whole_chunks(state._replace(audio=np.concatenate((state.audio, audio), 1)), self.batch)
 
     def finish(self, state: UtterancesState) -> np.ndarray:
         """The (B, m) samples that are left when the input has ended."""
-        done, (waiting, fade) = self._whole_chunks(state, 1)
+        done, (waiting, fade, means) = self._whole_chunks(state, 1)
         self.scratch.clear()  # the last one may need more
-        last = self._faded(self._denoise(waiting[None])[0], fade) if waiting.shape[1] else waiting
+        last = self._faded(self._denoise(waiting[None], means)[0][0], fade) if waiting.shape[1] else waiting
         return np.concatenate((done, last), 1)
 
     def _whole_chunks(self, state: UtterancesState, fewest: int) -> tuple[np.ndarray, UtterancesState]:
         """Denoises chunks, up to `batch` at once, as long as `fewest` are there, and a last one is left."""
-        waiting, fade = state
+        waiting, fade, means = state
         done = [waiting[:, :0]]
         while (ready := (waiting.shape[1] - 3 * self.chunk // 2 + self.step - 1) // self.step) >= fewest:
             count = min(ready, self.batch)
             step = self._quiet_step(waiting, count)
             size = step + 2 * self.margin + self.fade
             chunks = np.stack([waiting[:, i * step : i * step + size] for i in range(count)])
-            for out in self._denoise(chunks):
+            outputs, own = self._denoise(chunks, means)
+            for i, out in enumerate(outputs):
                 out = self._faded(out, fade)
                 end = out.shape[1] - self.margin
                 done.append(out[:, : end - self.fade])
                 fade = out[:, end - self.fade : end]
+                if means and own is not None:
+                    means = means.after(own[i], step)
             waiting = waiting[:, count * step :]
-        return np.concatenate(done, 1), UtterancesState(waiting, fade)
+        return np.concatenate(done, 1), UtterancesState(waiting, fade, means)
 
     def _quiet_step(self, waiting: np.ndarray, count: int) -> int:
         """The step from chunk to chunk with which the loudest of the next `count` fades is at its lowest."""
@@ -189,12 +141,13 @@ class Utterances:
         fades = steps * np.arange(1, count + 1)[:, None] + self.margin  # where they begin
         return int(steps[(until[fades + self.fade] - until[fades]).max(0).argmin()])
 
-    def _denoise(self, chunks: np.ndarray) -> np.ndarray:
-        """(chunks, B, n) → the same shape."""
+    def _denoise(self, chunks: np.ndarray, means: RecordingMeans | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """(chunks, B, n) → the same shape, and (chunks, B, ...) own means, if any."""
         level = chunks * self.gain
-        means = None if self.means is None else np.concatenate([self.means] * len(chunks))
-        out = self.engine.enhance(level.reshape(-1, level.shape[2]), means, self.scratch)
-        return out.reshape(level.shape) / self.gain
+        known = means and np.concatenate([means.now()] * len(chunks))
+        out, own = self.engine.enhance_part(level.reshape(-1, level.shape[2]), known, self.scratch)
+        own = None if own is None else own.reshape(*level.shape[:2], *own.shape[1:])
+        return out.reshape(level.shape) / self.gain, own
 
     def _faded(self, out: np.ndarray, before: np.ndarray | None) -> np.ndarray:
         """A chunk's output from where the one before it begins to fade."""

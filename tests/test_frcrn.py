@@ -180,15 +180,43 @@ def test_means_of_another_input_can_be_given(ours):
     """Those of a longer one, for a part; the fast way and the plain one agree, and its own change nothing."""
     audio, other = torch.randn(2, 4000) * 0.1, torch.randn(2, 6000) * torch.linspace(0, 0.3, 6000)
     with torch.no_grad():
-        means, own = ours.means(other), ours.means(audio)
+        (means,), (own,) = ours.means(other), ours.means(audio)
         assert means.shape == (2, 22, 256)
-        fast, same, alone = ours.enhance(audio, means), ours.enhance(audio, own), ours.enhance(audio)
+        (fast, told), (same, _), alone = *(ours.enhance_part(audio, each) for each in (means, own)), ours.enhance(audio)
     with torch.enable_grad():
-        plain, plain_means = ours.enhance(audio, means.detach()), ours.means(other)
+        (plain, plain_told), (plain_means,) = ours.enhance_part(audio, means.detach()), ours.means(other)
     assert relative(plain_means, means) < 1e-5
+    assert relative(plain_told, told) < 1e-5
+    assert relative(told, own) > 1e-4
     assert relative(fast, plain) < 1e-5
     assert relative(same, alone) < 1e-5
     assert relative(fast, alone) > 1e-4
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_quick_means_are_about_the_same(ours, monkeypatch, amx):
+    monkeypatch.setattr("modelscope_ext.models.frcrn.has_amx", lambda: amx)
+    assert ours.quick_means == amx
+    with torch.inference_mode():
+        audio = torch.randn(2, 20_000) * torch.linspace(0, 0.3, 20_000)
+        (means,), (quick,) = ours.means(audio), ours.means(audio, quick=True)
+    assert means.dtype == quick.dtype
+    apart = [relative(*layers) for layers in zip(quick.unbind(1), means.unbind(1), strict=True)]
+    assert max(apart) < 10 ** (-40 / 20)
+    assert (max(apart) > 1e-4) == amx
+
+
+def test_means_of_parts_are_those_of_these_frames(ours):
+    """Quiet and loud thirds; on average they are those of all; the plain way and the fast one agree."""
+    audio = torch.randn(2, 3 * 4800) * torch.tensor([0.01, 0.3, 0.1]).repeat_interleave(4800)
+    with torch.no_grad():
+        parts, (whole,), alone = ours.means(audio, 3), ours.means(audio), ours.means(audio[:, 4800:9600])
+    assert parts.shape == (3, 2, 22, 256)
+    assert relative(parts.mean(0), whole) < 0.02
+    assert relative(parts[1], whole) > 0.1
+    assert relative(parts[1, :, 0], alone[0, :, 0]) < 0.1  # the first layer's: later ones depend on gains before them
+    with torch.enable_grad():
+        assert relative(ours.means(audio, 3), parts) < 1e-5
 
 
 def test_calls_that_share_memory_give_the_same(ours):
@@ -197,7 +225,7 @@ def test_calls_that_share_memory_give_the_same(ours):
     with torch.inference_mode():
         for shape in ((1, 4000), (2, 1500), (1, 5000), (1, 1)):
             audio = torch.randn(shape)
-            assert torch.equal(ours.enhance(audio, None, buffers), ours.enhance(audio))
+            assert torch.equal(ours.enhance_part(audio, None, buffers)[0], ours.enhance(audio))
     assert len(buffers) == 1
 
 

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from modelscope_ext import Denoiser, build
+from modelscope_ext.digest import RecordingMeans
 from modelscope_ext.engines.pytorch import TorchEngine
 from modelscope_ext.models.frcrn import Frcrn
-from modelscope_ext.utterances import REFERENCE_RMS, Utterances, recording_means, reference_gain
+from modelscope_ext.utterances import REFERENCE_RMS, Utterances, reference_gain
 
 
 class Scale(nn.Module):
@@ -57,16 +58,12 @@ class Averaging:
 
     sample_rate, lead_in_s, chunk_s, averages, batch = 16000, 0.0, 15.0, True, 1
 
-    def __init__(self):
-        self.heard, self.digests = [], []
+    def __init__(self, own=None):
+        self.heard, self.own = [], own
 
-    def means(self, audio):
-        self.digests.append(audio)
-        return np.sqrt(np.square(audio).mean(1, keepdims=True))
-
-    def enhance(self, audio, means=None, scratch=None):
+    def enhance_part(self, audio, means, scratch):
         self.heard.append(audio.shape)
-        return audio * (np.sqrt(np.square(audio).mean(1, keepdims=True)) if means is None else means)
+        return audio * means, self.own and np.sqrt(np.square(audio).mean(1, keepdims=True))
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -74,7 +71,8 @@ def test_chunks_are_denoised_side_by_side_where_they_are_there(batch):
     """Each stream's chunks get that stream's gain, and its means."""
     audio = np.random.default_rng(1).standard_normal((2, 70_000), np.float32) * np.float32(0.1)
     engine, gain, means = Averaging(), np.array([[2.0], [0.1]]), np.float32([[3], [5]])
-    whole = Utterances(engine, gain, means, chunk_s=1.0, margin_s=0.1, fade_s=0.2, batch=batch)
+    known = RecordingMeans(means[None], 70_000)
+    whole = Utterances(engine, gain, known, chunk_s=1.0, margin_s=0.1, fade_s=0.2, batch=batch)
     out, state = whole.feed(audio)
     out = np.concatenate((out, whole.finish(state)), 1)
     assert np.allclose(out, audio * means, atol=1e-6)
@@ -84,14 +82,28 @@ def test_chunks_are_denoised_side_by_side_where_they_are_there(batch):
     assert last[0] == 2
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_what_chunks_hear_takes_the_place_of_what_was_expected(batch):
+    """Each stream's: its gain comes from the mean that was given, and ends near the mean that it has."""
+    audio = np.random.default_rng(1).standard_normal((2, 240_000), np.float32) * np.float32([[0.1], [0.3]])
+    means = RecordingMeans(np.ones((10, 2, 1)), audio.shape[1])
+    whole = Utterances(Averaging(own=True), 1.0, means, chunk_s=1.0, margin_s=0.1, fade_s=0.2, batch=batch)
+    out, state = whole.feed(audio)
+    gains = np.concatenate((out, whole.finish(state)), 1) / audio
+    assert np.allclose(gains[:, :6000], 1)
+    assert (gains[:, 120_000] < 0.7).all()
+    assert np.allclose(gains[:, -1:], [[0.1], [0.3]], atol=0.15)
+    assert whole.feed(audio)[1].means.heard == state.means.heard  # nothing is kept besides the state
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_chunks_end_in_pauses(batch):
     """Where the input is at its lowest, of all streams, each as loud as its gain makes it."""
 
     class Count(Averaging):
-        def enhance(self, audio, means=None, scratch=None):
+        def enhance_part(self, audio, means, scratch):
             self.heard.append(0)
-            return np.arange(len(audio), dtype=np.float32)[:, None] + np.float32(10 * len(self.heard)) + 0 * audio
+            return np.arange(len(audio), dtype=np.float32)[:, None] + np.float32(10 * len(self.heard)) + 0 * audio, None
 
     audio = np.random.default_rng(0).standard_normal((1, 60 * 16000), np.float32)
     pauses = [13.0, 26.0, 39.0]
@@ -105,36 +117,9 @@ def test_chunks_end_in_pauses(batch):
     assert all(any(pause <= t <= pause + 6000 / 16000 for t in changes) for pause in pauses)
 
 
-def test_the_means_are_those_of_seconds_all_over_the_recording():
-    rng, gain = np.random.default_rng(0), np.array([[2.0], [0.5]])
-    audio = rng.standard_normal((2, 90 * 16000), np.float32) * np.linspace(0.1, 2, 90 * 16000, dtype=np.float32)
-    engine = Averaging()
-    means = recording_means(engine, gain, lambda: np.array_split(audio, 37, axis=1))
-    expected = np.sqrt(np.square(audio * gain).mean(1, keepdims=True))
-    assert np.allclose(means, expected, rtol=0.03)
-    assert [digest.shape for digest in engine.digests] == [(2, 20 * 16000 + 960)]
-    again = recording_means(engine, gain, lambda: [audio])
-    assert np.array_equal(again, means)
-    # No edges where pieces meet: white noise stays as loud, and steps from sample to sample as small.
-    steady = Averaging()
-    tone = np.sin(2 * np.pi * 100 * np.arange(90 * 16000) / 16000, dtype=np.float32)[None]
-    recording_means(steady, np.ones((1, 1)), lambda: [tone])
-    assert np.abs(np.diff(steady.digests[0])).max() < 0.08
-
-
-@pytest.mark.parametrize(("seconds", "digests"), [(22, []), (30, [12]), (3000, [20] * 6)])
-def test_so_much_is_heard_before(seconds, digests):
-    engine = Averaging()
-    recording_means(engine, np.ones((1, 1)), lambda: (np.zeros((1, 16000), np.float32) for _ in range(seconds)))
-    assert [digest.shape[1] // 16000 for digest in engine.digests] == digests
-
-
-def test_other_engines_need_no_means():
-    assert recording_means(TorchEngine(Scale()), np.ones((1, 1)), pytest.fail) is None
-
-
-def test_with_the_means_of_the_recording_chunks_are_like_the_whole(noisy):
-    """Its squeeze and excitation made sensitive: without the means, chunks differ a thousand times as much."""
+@pytest.mark.parametrize("quick", [False, True])
+def test_with_the_means_of_the_recording_chunks_are_like_the_whole(noisy, quick):
+    """Its squeeze and excitation made sensitive: without the means, chunks differ hundreds of times as much."""
     torch.manual_seed(0)
     net = build("FRCRN").eval()
     with torch.no_grad():
@@ -147,14 +132,14 @@ def test_with_the_means_of_the_recording_chunks_are_like_the_whole(noisy):
     gain = reference_gain(audio).astype(np.float32)
     whole = engine.enhance(audio * gain) / gain
     errors = []
-    for means in (None, engine.means(audio * gain)):
+    for means in (None, RecordingMeans(engine.means(audio * gain, 8, quick), audio.shape[1])):
         chunks = Utterances(engine, gain, means, chunk_s=1.6)
         out, state = chunks.feed(audio)
         errors.append(
             np.square(np.concatenate((out, chunks.finish(state)), 1) - whole).mean() / np.square(whole).mean()
         )
-    assert errors[1] < 10**-5
-    assert errors[0] > 1000 * errors[1]
+    assert errors[1] < 10**-4.5
+    assert errors[0] > 100 * errors[1]
 
 
 def test_chunks_are_faded_into_each_other():

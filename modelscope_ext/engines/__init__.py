@@ -28,6 +28,8 @@ class Engine(Protocol):
     batch: int  # utterances that it does best at once
     chunk_s: float  # seconds of a long recording that it is to hear at once; 1.5 times as many are the most
     averages: bool  # whether what it does to a part depends on means over the whole: it has `means`, then
+    digest_s: float  # seconds of a long recording that are worth hearing for its means
+    digest_share: float  # and what share of a shorter one, at most
 
     def feed(self, audio: np.ndarray, state: Any = None) -> tuple[np.ndarray, Any]:
         """Takes any number of samples; returns the (B, m) that are finished, and the new state."""
@@ -35,11 +37,20 @@ class Engine(Protocol):
     def finish(self, state: Any) -> np.ndarray:
         """The (B, m) samples that silence would still bring out."""
 
-    def enhance(self, audio: np.ndarray, means: np.ndarray | None = None, scratch: list | None = None) -> np.ndarray:
-        """Whole utterances, same shape, aligned; or parts of a recording, with the `means` of the whole of it.
+    def enhance(self, audio: np.ndarray) -> np.ndarray:
+        """Whole utterances, same shape, aligned."""
 
-        `scratch`, [] before the first of several calls one after the other, is memory that they share.
+    def enhance_part(
+        self, audio: np.ndarray, means: np.ndarray | None, scratch: list
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Parts of a recording, `means` (B, ...) those of the whole of it: what comes out, and the part's own means.
+
+        Own means are None where they would cost time. `scratch`, [] before the first of several calls one after the
+        other, is memory that they share.
         """
 
-    def means(self, audio: np.ndarray) -> np.ndarray:
-        """What the network averages over the (B, n) audio, a row for each of B."""
+    def means(self, audio: np.ndarray, parts: int = 1, quick: bool = False) -> np.ndarray:
+        """What the network averages over the (B, n) audio, for each of so many equal parts of it: (parts, B, ...).
+
+        `quick`: an estimate will do. Engines that give no own means of parts may give those of all of it for each.
+        """

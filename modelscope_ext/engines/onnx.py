@@ -53,6 +53,7 @@ class OnnxEngine:
         if not (fits and 0 <= self.lead_in_s <= 3):
             raise ValueError(f"{path}: its metadata are absurd: {str(found)[:300]}")
         self.averages = any(each.name == "own_means" for each in plain.get_outputs())  # not in files of before
+        self.digest_s, self.digest_share = 45.0, 0.4
         self.chunk_s = 7.5 if self.averages else 15.0  # FRCRN takes onnxruntime 125 MB a second, twice ours
         threads = 1 if self.causal else int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)
         if device == "openvino":
@@ -82,14 +83,19 @@ class OnnxEngine:
         """See `Engine`."""
         return self.feed(np.zeros((len(state.waiting), self.latency), np.float32), state)[0]
 
-    def enhance(self, audio: np.ndarray, means: np.ndarray | None = None, scratch: list | None = None) -> np.ndarray:
+    def enhance(self, audio: np.ndarray) -> np.ndarray:
+        """See `Engine`."""
+        return self.enhance_part(audio, None, [])[0]
+
+    def enhance_part(self, audio: np.ndarray, means: np.ndarray | None, scratch: list) -> tuple[np.ndarray, None]:
         """See `Engine`."""
         given = {} if means is None else {"means": means}
-        return self.session.run(["enhanced"], {"audio": np.ascontiguousarray(audio), **given})[0]
+        return self.session.run(["enhanced"], {"audio": np.ascontiguousarray(audio), **given})[0], None
 
-    def means(self, audio: np.ndarray) -> np.ndarray:
+    def means(self, audio: np.ndarray, parts: int = 1, quick: bool = False) -> np.ndarray:
         """See `Engine`."""
-        return self.session.run(["own_means"], {"audio": np.ascontiguousarray(audio)})[0]
+        own = self.session.run(["own_means"], {"audio": np.ascontiguousarray(audio)})[0]
+        return np.broadcast_to(own, (parts, *own.shape))
 
 
 class _Steps:

@@ -26,6 +26,8 @@ class TorchEngine:
         self.reference_level, self.lead_in_s = not net.causal, net.lead_in_s
         self.averages = not net.causal and hasattr(net, "means")
         on_gpu = self.device.type == "cuda"
+        quick = self.averages and net.quick_means
+        self.digest_s, self.digest_share = (60.0, 0.8) if quick else (45.0, 0.4)
         self.batch = 4 if on_gpu else min(2, torch.get_num_threads())
         self.bfloat16 = on_gpu and not net.causal and torch.cuda.get_device_capability(self.device) >= (8, 0)
 
@@ -45,16 +47,26 @@ class TorchEngine:
         with torch.inference_mode():
             return self.net.finish(state).cpu().numpy()
 
-    def enhance(self, audio: np.ndarray, means: np.ndarray | None = None, scratch: list | None = None) -> np.ndarray:
+    def enhance(self, audio: np.ndarray) -> np.ndarray:
         """See `Engine`."""
-        more = (None if means is None else self._tensor(means), scratch) if self.averages else ()
         with self._whole():
-            return self.net.enhance(self._tensor(audio), *more).float().cpu().numpy()
+            return _array(self.net.enhance(self._tensor(audio)))
 
-    def means(self, audio: np.ndarray) -> np.ndarray:
+    def enhance_part(
+        self, audio: np.ndarray, means: np.ndarray | None, scratch: list
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """See `Engine`."""
+        if not self.averages:
+            return self.enhance(audio), None
+        with self._whole():
+            known = None if means is None else self._tensor(means)
+            out, own = self.net.enhance_part(self._tensor(audio), known, scratch)
+        return _array(out), _array(own)
+
+    def means(self, audio: np.ndarray, parts: int = 1, quick: bool = False) -> np.ndarray:
         """See `Engine`."""
         with self._whole():
-            return self.net.means(self._tensor(audio)).float().cpu().numpy()
+            return _array(self.net.means(self._tensor(audio), parts, quick))
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
@@ -63,3 +75,7 @@ class TorchEngine:
 
     def _tensor(self, audio: np.ndarray) -> Tensor:
         return torch.from_numpy(np.require(audio, requirements=["C", "W"])).to(self.device)
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.float().cpu().numpy()

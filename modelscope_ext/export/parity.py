@@ -38,7 +38,8 @@ def _output(engine: Engine, stepwise: bool, audio: np.ndarray) -> np.ndarray:
         whole = engine.enhance(audio)
         if not engine.averages:
             return whole
-        return np.concatenate((whole, engine.enhance(audio, engine.means(audio[:, : len(audio[0]) // 2 + 1]))), 1)
+        (means,) = engine.means(audio[:, : len(audio[0]) // 2 + 1])
+        return np.concatenate((whole, engine.enhance_part(audio, means, [])[0]), 1)
     parts, state = [], None
     for chunk in np.array_split(audio, 7, axis=1):
         out, state = engine.feed(chunk, state)

@@ -5,8 +5,9 @@ Axes: (B, 2C, F, T), C real parts and C imaginary ones. Parameter names are thos
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-__all__ = ["ComplexSqueezeExcitation", "running_means"]
+__all__ = ["ComplexSqueezeExcitation", "part_means", "running_means"]
 
 
 class ComplexSqueezeExcitation(nn.Module):
@@ -24,10 +25,13 @@ class ComplexSqueezeExcitation(nn.Module):
             for _ in range(2)
         )
 
-    def forward(self, x: Tensor, mean: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, 2C, F, T) → the same shape, and the (B, 2C) mean of it; `mean` is another to take, of a longer input."""
-        own = x.mean((2, 3))
-        return x * self.gains(own if mean is None else mean)[:, :, None, None], own
+    def forward(self, x: Tensor, mean: Tensor | None = None, parts: int = 1) -> tuple[Tensor, Tensor]:
+        """(B, 2C, F, T) → the same shape, and the (parts, B, 2C) means of so many parts of its time.
+
+        `mean` (B, 2C) is another to take than the input's own, of a longer input.
+        """
+        own = part_means(x.mean(2).transpose(1, 2), parts)
+        return x * self.gains(own.mean(0) if mean is None else mean)[:, :, None, None], own
 
     def stream(self, x: Tensor, mean: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         """The same with means over all frames so far instead of all frames.
@@ -48,6 +52,13 @@ class ComplexSqueezeExcitation(nn.Module):
         mean = mean.unflatten(-1, (2, -1))  # (..., 2, C)
         r, i = self.fc_r(mean), self.fc_i(mean)
         return torch.cat((r[..., 0, :] - i[..., 1, :], r[..., 1, :] + i[..., 0, :]), -1)
+
+
+def part_means(frames: Tensor, parts: int) -> Tensor:
+    """Means of (B, T, C) over as many equal parts of the time: (parts, B, C)."""
+    if parts == 1:
+        return frames.mean(1)[None]
+    return functional.adaptive_avg_pool1d(frames.transpose(1, 2), parts).movedim(2, 0)
 
 
 def running_means(frames: Tensor, mean: Tensor, count: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from modelscope_ext.layers.complex_conv import ComplexBatchNorm2d, ComplexConv2d
 from modelscope_ext.layers.complex_se import ComplexSqueezeExcitation
 from modelscope_ext.layers.fsmn import ComplexFsmn
 from modelscope_ext.models.framewise import Framewise
-from modelscope_ext.models.frcrn_inference import Buffers, FastUNet
+from modelscope_ext.models.frcrn_inference import Buffers, FastUNet, has_amx
 from modelscope_ext.stft import analysis, overlap_add, sqrt_hann, stft, synthesis
 
 __all__ = ["CausalFrcrn", "Frcrn", "FrcrnConfig", "FrcrnState", "UNet", "UNetState", "dft_matrices"]
@@ -132,9 +132,14 @@ class UNet(nn.Module):
         return UNetState(tuple(frame[:DEPTH]), tuple(wide), self.fsmn.initial_state(batch, 1), means)
 
     def forward(
-        self, x: Tensor, state: UNetState | None = None, count: Tensor | None = None, means: Tensor | None = None
+        self,
+        x: Tensor,
+        state: UNetState | None = None,
+        count: Tensor | None = None,
+        means: Tensor | None = None,
+        parts: int = 1,
     ):
-        """The output and, of a causal net, the new state; of one that is not, `x`'s own means.
+        """The output and, of a causal net, the new state; of one that is not, `x`'s own means, (parts, B, 11, 2C).
 
         Args:
             x: (B, 2, F, T).
@@ -142,6 +147,7 @@ class UNet(nn.Module):
             count: (T,), how many frames a causal net has seen with each of `x`.
             means: (B, 11, 2C), what squeeze and excitation is to take instead of the means of `x`, a part of something
                 longer.
+            parts: of how many equal parts of `x` its own means are told.
         """
         new: dict[str, list[Tensor]] = {"encoders": [], "decoders": [], "means": []}
 
@@ -156,7 +162,7 @@ class UNet(nn.Module):
         def excited(se: ComplexSqueezeExcitation, x: Tensor) -> Tensor:
             layer = len(new["means"])
             if state is None:
-                x, mean = se(x, None if means is None else means[:, layer])
+                x, mean = se(x, None if means is None else means[:, layer], parts)
             else:
                 x, mean = se.stream(x, state.means[layer], count)
             new["means"].append(mean)
@@ -177,9 +183,9 @@ class UNet(nn.Module):
                 x = excited(self.se_layers_dec[i], x)
             x = decoder(after_last(torch.cat((x, skips.pop()), 1), "decoders"))
         if state is None:
-            return self.linear(x), torch.stack(new["means"], 1)
-        parts = {name: tuple(tensors) for name, tensors in new.items()}
-        return self.linear(x), UNetState(**parts, memory=memory)
+            return self.linear(x), torch.stack(new["means"], 2)
+        remembered = {name: tuple(tensors) for name, tensors in new.items()}
+        return self.linear(x), UNetState(**remembered, memory=memory)
 
 
 def _parts(spec: Tensor) -> Tensor:
@@ -216,7 +222,7 @@ class Frcrn(nn.Module):
         self.unet2 = UNet(self.config.causal)
         self.register_buffer("window", sqrt_hann(self.config.win_len), persistent=False)
         self.to(memory_format=torch.channels_last)
-        self._prepared: dict[str, tuple] = {}  # by name: of which parameters, and what
+        self._prepared: dict[tuple, tuple] = {}  # by name and type: of which parameters, and what
 
     def forward(self, audio: Tensor) -> dict[str, Tensor]:
         """`outputs`."""
@@ -243,37 +249,69 @@ class Frcrn(nn.Module):
             }
         return out
 
-    def enhance(self, audio: Tensor, means: Tensor | None = None, buffers: Buffers | None = None) -> Tensor:
+    def enhance(self, audio: Tensor) -> Tensor:
         """Whole (B, N) utterances of any N, denoised; same length, aligned.
 
         A hop of zeros goes before the signal, so that its first samples lie under two windows as all others do.
+        """
+        return self.enhance_part(audio)[0]
+
+    def enhance_part(
+        self, audio: Tensor, means: Tensor | None = None, buffers: Buffers | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """A part of something longer, denoised as `enhance` does, and what it would have averaged itself.
 
         Args:
             audio: (B, N).
-            means: of a part of something longer, what `means` gives for the whole of it, or for what stands for it.
+            means: (B, 22, 2C), what to take for averages: those of the whole, or of what stands for it.
             buffers: [] at first; calls one after the other share memory by it, which saves time.
+
+        Returns:
+            (B, N), and the part's own means, (B, 22, 2C).
         """
         noisy = self._spectra(audio)
         hop = self.config.win_inc
-        return self._wav(_product(noisy, self._masks(noisy, means, buffers)[1]))[:, hop : hop + audio.shape[1]]
+        _, mask, own = self._masks(noisy, means, buffers)
+        return self._wav(_product(noisy, mask))[:, hop : hop + audio.shape[1]], own[0]
 
-    def means(self, audio: Tensor) -> Tensor:
-        """(B, 22, 2C): what the layers of squeeze and excitation, of one U-net and the other, average of (B, N)."""
-        return self._masks(self._spectra(audio))[2]
+    @property
+    def quick_means(self) -> bool:
+        """Whether quick `means` take a third of the time that `enhance` takes, by bfloat16, or five sixths."""
+        return self.window.device.type == "cpu" and has_amx()
+
+    def means(self, audio: Tensor, parts: int = 1, quick: bool = False) -> Tensor:
+        """What the layers of squeeze and excitation, of one U-net and the other, average.
+
+        Args:
+            audio: (B, N).
+            parts: of how many equal parts of it means are told.
+            quick: take bfloat16 where `quick_means` says that it pays; they are -53 dB from the exact ones, then.
+
+        Returns:
+            (parts, B, 22, 2C).
+        """
+        noisy = self._spectra(audio)
+        if self.causal or not self._fast(noisy):
+            return self._masks(noisy, parts=parts)[2]
+        dtype = torch.bfloat16 if quick and self.quick_means else None
+        first, means = self._prepare("unet", dtype)(noisy, parts=parts)
+        return torch.cat((means, self._prepare("unet2", dtype)(first, parts=parts, only_means=True)[1]), 2)
 
     def _spectra(self, audio: Tensor) -> Tensor:
         if audio.ndim != 2:
             raise ValueError(f"need (B, N) audio, got shape {tuple(audio.shape)}")
         return _parts(stft(audio, self.window))
 
-    def _masks(self, noisy: Tensor, means: Tensor | None = None, buffers: Buffers | None = None) -> tuple[Tensor, ...]:
-        """First and final mask of (B, 2, F, T) spectra, same shape, and the spectra's own means."""
+    def _masks(
+        self, noisy: Tensor, means: Tensor | None = None, buffers: Buffers | None = None, parts: int = 1
+    ) -> tuple[Tensor, ...]:
+        """First and final mask of (B, 2, F, T) spectra, same shape, and the means of so many parts of them."""
         halves = (None, None) if means is None else means.chunk(2, 1)
         buffers = [] if buffers is None else buffers
-        first, means = self._unet("unet", noisy, means=halves[0], buffers=buffers)
+        first, means = self._unet("unet", noisy, means=halves[0], buffers=buffers, parts=parts)
         mask = torch.tanh(first)
-        second, means2 = self._unet("unet2", first, means=halves[1], buffers=buffers)
-        return mask, torch.tanh(second) + mask, torch.cat((means, means2), 1)
+        second, means2 = self._unet("unet2", first, means=halves[1], buffers=buffers, parts=parts)
+        return mask, torch.tanh(second) + mask, torch.cat((means, means2), 2)
 
     def _unet(
         self,
@@ -283,19 +321,27 @@ class Frcrn(nn.Module):
         count: Tensor | None = None,
         means: Tensor | None = None,
         buffers: Buffers | None = None,
+        parts: int = 1,
     ):
         """One of the two U-nets, by the fastest way there is."""
+        if not self._fast(x):
+            return getattr(self, name)(x, state, count, means, parts)
+        return self._prepare(name)(x, state, count, means, buffers, parts)
+
+    def _fast(self, x: Tensor) -> bool:
+        return not (self.training or torch.is_grad_enabled() or x.device.type != "cpu" or torch.jit.is_tracing())
+
+    def _prepare(self, name: str, dtype: torch.dtype | None = None) -> FastUNet:
+        """A U-net prepared for inference, kept for as long as no parameter is changed."""
         net = getattr(self, name)
-        if self.training or torch.is_grad_enabled() or x.device.type != "cpu" or torch.jit.is_tracing():
-            return net(x, state, count, means)
-        # The prepared copy is good as long as no parameter was changed; inference tensors cannot tell.
         tensors = (*net.parameters(), *net.buffers())
+        # Inference tensors cannot tell.
         key = None if any(t.is_inference() for t in tensors) else [(t.data_ptr(), t._version) for t in tensors]
-        known, fast = self._prepared.get(name, (None, None))
+        known, fast = self._prepared.get((name, dtype), (None, None))
         if key is None or key != known:
-            fast = FastUNet(net)
-            self._prepared[name] = key, fast
-        return fast(x, state, count, means, buffers)
+            fast = FastUNet(net, dtype)
+            self._prepared[name, dtype] = key, fast
+        return fast
 
     def _wav(self, spec: Tensor) -> Tensor:
         """(B, 2, F, T) → (B, 320 (T + 1)): the least-squares inverse of the analysis."""
@@ -336,9 +382,9 @@ class CausalFrcrn(Framewise, Frcrn):
             unet=unet, unet2=unet2, count=count
         )
 
-    def _masks(self, noisy: Tensor, *_: None) -> tuple[Tensor, ...]:
+    def _masks(self, noisy: Tensor, *_: None, **__: int) -> tuple[Tensor, ...]:
         first, final, unet, unet2, _ = self._causal_masks(noisy, self.initial_state(noisy.shape[0]))
-        return first, final, torch.stack((*unet.means, *unet2.means), 1)
+        return first, final, torch.stack((*unet.means, *unet2.means), 1)[None]
 
     def _causal_masks(self, noisy: Tensor, state: FrcrnState):
         count = state.count + torch.arange(1, noisy.shape[3] + 1, device=noisy.device)

@@ -1,0 +1,212 @@
+"""The layers of FRCRN's U-net for inference on a CPU; `frcrn_inference` says what makes them fast.
+
+Axes: activations are (2, T, F, C): real and imaginary parts, frames, frequencies, channels. Each layer is prepared for
+one data type, which its input has, and reads that from a `room` of its own making.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from modelscope_ext.layers.complex_conv import ComplexBatchNorm2d
+from modelscope_ext.layers.fsmn import ORDER, ComplexFsmn
+
+__all__ = ["TILE", "Conv", "First", "Last", "Memory", "PlainConv"]
+
+SLOPE = 0.01
+#: Frames that a tile of the convolution over time gives.
+TILE = 4
+#: (products, taps): a kernel's values at the points, divided by the differences of the points.
+TO_PRODUCTS = torch.tensor([[1 / 2, 0], [-1 / 2, -1 / 2], [-1 / 6, 1 / 6], [1 / 6, 1 / 3], [0, 1]], dtype=torch.float64)
+
+
+class Memory:
+    """A complex FSMN along the third axis of (2, T, F, C)."""
+
+    def __init__(self, fsmn: ComplexFsmn, dtype: torch.dtype) -> None:
+        re, im = fsmn.fsmn_re_L1, fsmn.fsmn_im_L1
+        self.expand = torch.cat((re.linear.weight, im.linear.weight)).T.contiguous().to(dtype)  # (C, 2C)
+        self.bias = torch.cat((re.linear.bias, im.linear.bias)).to(dtype)
+        self.project = [each.project.weight.T.contiguous().to(dtype) for each in (re, im)]
+        # p itself is one more tap. What is filtered for y_r: re(r) and im(s), for y_i: re(s) and im(r).
+        taps = [memory.conv1.weight + functional.pad(torch.ones(1, 1), (0, 0, ORDER - 1, 0)) for memory in (re, im)]
+        # (2C, 1, 1, order)
+        self.taps = [torch.cat((taps[0], sign * taps[1])).transpose(2, 3).to(dtype) for sign in (-1, 1)]
+
+    def __call__(self, x: Tensor, out: Tensor) -> None:
+        """Writes y = f_re(x) + i f_im(x), f(x) = x + memory(x), to `out`, of the shape of `x`, which it may be."""
+        _, frames, steps, width = x.shape
+        p = x.new_empty(2, frames * steps, 2, width)
+        for part in range(2):
+            hidden = torch.addmm(self.bias, x[part].reshape(-1, width), self.expand).relu_()
+            torch.mm(hidden[:, :width], self.project[0], out=p[part, :, 0])
+            torch.mm(hidden[:, width:], self.project[1], out=p[1 - part, :, 1])
+        order = min(ORDER, steps)  # taps further back would meet zeros only
+        filtered = []
+        for part, taps in enumerate(self.taps):
+            channels = p[part].view(1, frames, steps, 2 * width).permute(0, 3, 1, 2)
+            y = functional.conv2d(channels, taps[..., ORDER - order :], padding=(0, order - 1), groups=2 * width)
+            y = y.permute(0, 2, 3, 1)[0, :, :steps]
+            filtered.append(y[..., :width] + y[..., width:])
+        re, im = x[0] - x[1], x[0] + x[1]
+        torch.add(re, filtered[0], out=out[0])
+        torch.add(im, filtered[1], out=out[1])
+
+
+class Conv:
+    """A complex (transposed) convolution with two taps in time, batch norm and leaky ReLU."""
+
+    def __init__(self, conv: nn.Module, norm: ComplexBatchNorm2d) -> None:
+        (a, b), (re, im) = conv.weights, conv.pair
+        self.transposed = isinstance(re, nn.ConvTranspose2d)
+        self.convolve = functional.conv_transpose2d if self.transposed else functional.conv2d
+        taps = torch.stack((b - a, a + b, a))  # (3, ., ., F, 2): for r, for s, for r + s
+        taps = taps.flip(-1) if self.transposed else taps  # as correlation: the earlier frame first
+        products = torch.einsum("pt,g...t->pg...", TO_PRODUCTS.to(taps), taps).unsqueeze(-2)  # (5, 3, ., ., 1, F)
+        # The layout of the data, or every call would bring them into it.
+        self.weights = [[each.contiguous(memory_format=torch.channels_last) for each in point] for point in products]
+        scale, shift = norm.scale_and_shift()
+        shift = torch.addcmul(shift, torch.cat((re.bias - im.bias, re.bias + im.bias)), scale)
+        self.channels = norm.bn_re.num_features
+        self.scale, self.shift = (each.view(2, 1, 1, -1) for each in (scale, shift))
+
+    def width_out(self, steps: int) -> int:
+        """Frequencies that come out where `steps` go in."""
+        taps = self.weights[0][0].shape[-1]
+        return 2 * (steps - 1) + taps if self.transposed else (steps - taps) // 2 + 1
+
+    def room(self, like: Tensor, frames: int, steps: int, width: int) -> Tensor:
+        """(3, T, F, C) zeros, of which the third is for the sum of the others."""
+        return like.new_zeros(3, frames, steps, width)
+
+    def __call__(self, x: Tensor, out: Tensor) -> None:
+        """Frames of r, s and r + s, n + 1 each → (2, n, F', C') to `out`; n may be any, best a multiple of 4."""
+        if out.shape[1] % TILE:
+            self._direct(x, out)
+        else:
+            self._in_tiles(x, out.unflatten(1, (-1, TILE)))
+        functional.leaky_relu_(torch.addcmul(self.shift, out, self.scale, out=out), SLOPE)
+
+    def _direct(self, x: Tensor, out: Tensor) -> None:
+        # The taps are what is at 0, twice, and at infinity.
+        early, late = self.weights[0], self.weights[4]
+        of_r, of_s, of_both = (
+            torch.add(self._product(x[g, 1:], late[g]), self._product(x[g, :-1], early[g]), alpha=2) for g in range(3)
+        )
+        torch.sub(of_both, of_s, out=out[0])
+        torch.add(of_both, of_r, out=out[1])
+
+    def _in_tiles(self, x: Tensor, out: Tensor) -> None:
+        """`out` is (2, tiles, 4, F', C')."""
+        d0, d1, d2, d3, d4 = (x[:, k : k + x.shape[1] - 1 : TILE] for k in range(5))
+        v = x.new_empty(5, 3, out.shape[1], *x.shape[2:])
+        difference = torch.sub(d3, d1, out=v[3])
+        torch.add(difference, torch.sub(d0, d2, out=v[0]), alpha=2, out=v[0])
+        torch.sub(difference, torch.add(d1, d2, out=v[1]), out=v[1])
+        torch.add(difference, torch.sub(d1, d2, out=v[2]), alpha=3, out=v[2])
+        torch.sub(torch.sub(d4, d2, out=v[4]), difference, alpha=2, out=v[4])
+        m = x.new_empty(5, 2, out.shape[1], *out.shape[3:])
+        for point in range(5):
+            of_r, of_s, of_both = (self._product(v[point, g], self.weights[point][g]) for g in range(3))
+            torch.sub(of_both, of_s, out=m[point, 0])
+            torch.add(of_both, of_r, out=m[point, 1])
+        total, difference = m[1] + m[2], m[1] - m[2]
+        torch.add(total, m[0], out=out[:, :, 0]).add_(m[3])
+        torch.add(difference, m[3], alpha=2, out=out[:, :, 1])
+        torch.add(total, m[3], alpha=4, out=out[:, :, 2])
+        torch.add(difference, m[3], alpha=8, out=out[:, :, 3]).add_(m[4])
+
+    def _product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """(n, F, C) → (n, F', C')."""
+        x = x.permute(2, 0, 1).unsqueeze(0)  # channels_last memory
+        return self.convolve(x, weight, stride=(1, 2)).permute(0, 2, 3, 1)[0]
+
+
+class PlainConv:
+    """The same by one real convolution: for bfloat16, whose products cost less than sums, where processors have AMX."""
+
+    def __init__(self, conv: nn.Module, norm: ComplexBatchNorm2d) -> None:
+        weight, bias = conv.folded(norm)
+        self.transposed = isinstance(conv.pair[0], nn.ConvTranspose2d)
+        if self.transposed:  # every other frequency by a convolution of its own; the earlier frame first
+            weight = weight.unflatten(0, (conv.parts, 2, -1)).transpose(0, 1).flatten(0, 2)
+            weight = weight.transpose(0, 1).flip(2, 3)
+        weight = weight.transpose(2, 3)  # (2C', 2C, 2, F)
+        self.taps, self.channels = weight.shape[3], len(weight) // 2
+        parts = (
+            (weight[..., (self.taps - 1) % 2 :: 2], weight[..., self.taps % 2 :: 2]) if self.transposed else (weight,)
+        )
+        self.weights = [part.bfloat16().contiguous(memory_format=torch.channels_last) for part in parts]
+        self.bias = bias.bfloat16()
+
+    def width_out(self, steps: int) -> int:
+        """Frequencies that come out where `steps` go in."""
+        return 2 * (steps - 1) + self.taps if self.transposed else (steps - self.taps) // 2 + 1
+
+    def room(self, like: Tensor, frames: int, steps: int, width: int) -> Tensor:
+        """(2, T, F, C) zeros; real and imaginary parts lie side by side."""
+        return like.new_zeros(frames, steps, 2, width).movedim(2, 0)
+
+    def __call__(self, x: Tensor, out: Tensor) -> None:
+        """Frames, n + 1 → (2, n, F', C') to `out`."""
+        x = x.movedim(0, 2).flatten(2).permute(2, 0, 1).unsqueeze(0)  # (1, 2C, n + 1, F) in channels_last memory
+        for i, weight in enumerate(self.weights):
+            padding = (0, weight.shape[3] - 1) if self.transposed else 0
+            y = functional.conv2d(x, weight, self.bias, 1 if self.transposed else (1, 2), padding)
+            y = functional.leaky_relu_(y, SLOPE)[0].unflatten(0, (2, -1)).permute(0, 2, 3, 1)
+            out[:, :, i :: len(self.weights)] = y
+
+
+class First:
+    """The first encoder: one channel, so one matrix product over the taps."""
+
+    channels = 128
+
+    def __init__(self, encoder: nn.Module, dtype: torch.dtype) -> None:
+        weight, bias = encoder.conv.folded(encoder.bn)  # (2C, 2, F, 2)
+        self.weight, self.bias = weight.permute(1, 3, 2, 0).flatten(0, 2).contiguous().to(dtype), bias.to(dtype)
+
+    def width_out(self, steps: int) -> int:
+        """Frequencies that come out where `steps` go in."""
+        return (steps - 5) // 2 + 1
+
+    def room(self, like: Tensor, frames: int, steps: int, width: int) -> Tensor:
+        """(2, T, F, C) zeros."""
+        return like.new_zeros(2, frames, steps, width)
+
+    def __call__(self, x: Tensor, out: Tensor) -> None:
+        """(2, n + 1, F, 1) → (2, n, F', C) to `out`."""
+        taps = x[..., 0].unfold(2, 5, 2).unfold(1, 2, 1)  # (2, n, F', 5, 2)
+        taps = taps.permute(1, 2, 0, 4, 3).reshape(-1, len(self.weight))
+        y = torch.addmm(self.bias, taps, self.weight).view(*out.shape[1:3], 2, -1)
+        out.copy_(functional.leaky_relu_(y, SLOPE).movedim(2, 0))
+
+
+class Last:
+    """The last decoder: one channel comes out, so one matrix product gives what every tap adds."""
+
+    channels = 1
+
+    def __init__(self, decoder: nn.Module, dtype: torch.dtype) -> None:
+        weight, bias = decoder.transconv.folded(decoder.bn)  # (4C, 2, F, 2), (2,)
+        parts = weight.unflatten(0, (2, 2, -1)).to(dtype)  # (skip or not, re/im, C, …)
+        self.weights = [parts[:, part].flatten(0, 1).flatten(1).contiguous() for part in range(2)]
+        self.bias = bias.to(dtype)
+
+    def width_out(self, steps: int) -> int:
+        """Frequencies that come out where `steps` go in."""
+        return 2 * steps + 3
+
+    def room(self, like: Tensor, frames: int, steps: int, width: int) -> Tensor:
+        """(2, T, F, C) zeros."""
+        return like.new_zeros(2, frames, steps, width)
+
+    def __call__(self, x: Tensor, out: Tensor) -> None:
+        """(2, n + 1, F, 2C) → (2, n, 2F + 3, 1) to `out`."""
+        rows = x.flatten(1, 2)
+        y = torch.addmm(rows[0] @ self.weights[0], rows[1], self.weights[1]).view(*x.shape[1:3], 2, 5, 2)
+        y = (y[:-1, ..., 1] + y[1:, ..., 0]).movedim(2, 0)  # (2, n, F, 5)
+        out[:] = self.bias.view(2, 1, 1, 1)
+        for tap in range(5):
+            out[:, :, tap : tap + 2 * x.shape[2] - 1 : 2, 0] += y[..., tap]
+        functional.leaky_relu_(out, SLOPE)
