@@ -104,4 +104,4 @@ def test_an_estimate_is_taken_where_it_costs_little(monkeypatch):
         monkeypatch.setattr("modelscope_ext.models.frcrn.has_amx", lambda amx=amx: amx)
         engine = TorchEngine(net)
         shares.append((engine.digest_s, engine.digest_share))
-    assert shares == [(45.0, 0.4), (60.0, 0.8)]
+    assert shares == [(45.0, 0.4), (90.0, 0.8)]

@@ -27,7 +27,7 @@ class TorchEngine:
         self.averages = not net.causal and hasattr(net, "means")
         on_gpu = self.device.type == "cuda"
         quick = self.averages and net.quick_means
-        self.digest_s, self.digest_share = (60.0, 0.8) if quick else (45.0, 0.4)
+        self.digest_s, self.digest_share = (90.0, 0.8) if quick else (45.0, 0.4)
         self.batch = 4 if on_gpu else min(2, torch.get_num_threads())
         self.bfloat16 = on_gpu and not net.causal and torch.cuda.get_device_capability(self.device) >= (8, 0)
 
