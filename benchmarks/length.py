@@ -30,9 +30,9 @@ def one(model: str | None, seconds: float, chunks: int | None) -> None:
 
     denoiser = Denoiser(model)
     if chunks is not None:
-        network, left_to_hear = denoiser.engine.enhance, iter(range(chunks))
-        denoiser.engine.enhance = lambda audio, *more: (
-            audio if next(left_to_hear, None) is None else network(audio, *more)
+        network, left_to_hear = denoiser.engine.enhance_part, iter(range(chunks))
+        denoiser.engine.enhance_part = lambda audio, *more: (
+            (audio, None) if next(left_to_hear, None) is None else network(audio, *more)
         )
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "noisy.wav", Path(folder) / "denoised.wav"

@@ -22,7 +22,7 @@ PIECE_S, FADE_S = 1.0, 0.06
 FRAME_S, CELL_S, LONG_S = 0.02, 0.1, 3600
 BANDS = 16
 #: Power below which bands of audio at -25 dBFS count as silent.
-FLOOR = 1e-4
+FLOOR = 1e-6
 #: How many cosines describe how spectra are distributed, and their scale: 1 is the spread of the spectra.
 COSINES, SCALE = 256, 0.4
 #: How often each piece may be moved.
