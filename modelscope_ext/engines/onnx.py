@@ -53,7 +53,7 @@ class OnnxEngine:
         if not (fits and 0 <= self.lead_in_s <= 3):
             raise ValueError(f"{path}: its metadata are absurd: {str(found)[:300]}")
         self.averages = any(each.name == "own_means" for each in plain.get_outputs())  # not in files of before
-        self.digest_s, self.digest_share = 45.0, 0.4
+        self.digest_s, self.digest_share = 30.0, 0.4
         self.chunk_s = 7.5 if self.averages else 15.0  # FRCRN takes onnxruntime 125 MB a second, twice ours
         threads = 1 if self.causal else int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)
         if device == "openvino":
