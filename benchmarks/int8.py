@@ -58,7 +58,8 @@ def in_8_bits(path: Path, noisy: list[np.ndarray], threads: int) -> Denoiser:
         ignored_scope=others,
     )
     denoiser = Denoiser(path, device="openvino")
-    denoiser.engine.session.model = core.compile_model(small, "CPU", {"INFERENCE_NUM_THREADS": threads})
+    compiled = core.compile_model(small, "CPU", {"INFERENCE_NUM_THREADS": threads})
+    denoiser.engine.session.ready = "enhanced", compiled
     return denoiser
 
 

@@ -145,7 +145,7 @@ class _OpenVino:
         self.openvino, self.path, self.version = openvino, path, openvino.__version__
         self.options = {"INFERENCE_NUM_THREADS": threads} if threads else {}
         self.defaults: dict[str, np.ndarray] = {}
-        self.model = self._compiled("enhanced")
+        self.ready = "enhanced", self._compiled("enhanced")
 
     def _compiled(self, output: str) -> Any:
         """The graph with this output only; with both, much of it stays in 32 bits and takes a quarter longer."""
@@ -174,8 +174,11 @@ class _OpenVino:
 
     def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         [output] = outputs
-        # The other one is needed for a moment, and would keep its memory.
-        model = self.model if output == "enhanced" else self._compiled(output)
+        known, model = self.ready
+        if known != output:  # only one of them keeps its memory
+            self.ready = model = None, None
+            model = self._compiled(output)
+            self.ready = output, model
         # A request of its own for each call, so that threads may share the engine.
         found = model.create_infer_request().infer({**self.defaults, **inputs})
         return [found[output]]
