@@ -25,7 +25,7 @@ from modelscope.models.audio.ans.frcrn import FRCRNDecorator
 from modelscope.pipelines.audio.ans_pipeline import ANSPipeline as StockPipeline
 
 from modelscope_ext.checkpoint import load_model, save_released
-from modelscope_ext.engines.pytorch import TorchEngine
+from modelscope_ext.inference.torch_backend import TorchBackend
 from modelscope_ext.plugin.pipeline import NoiseSuppressionPipeline
 
 ROOT = Path(__file__).parent.parent
@@ -55,7 +55,7 @@ def compare(name: str, works: dict[str, Callable], given: object, short: object,
     )
 
 
-def on_gpu(stock: torch.nn.Module, engine: TorchEngine, audio: torch.Tensor, rounds: int) -> None:
+def on_gpu(stock: torch.nn.Module, engine: TorchBackend, audio: torch.Tensor, rounds: int) -> None:
     def on_its_device(work: Callable[[torch.Tensor], torch.Tensor | list]) -> Callable[[torch.Tensor], object]:
         def called(audio: torch.Tensor) -> None:
             with torch.inference_mode():
@@ -98,7 +98,7 @@ def main() -> None:
         title = f"{args.seconds:g} s, {args.device}"
         print(f"| {title} | stock, s | ours, s | ratio of the fastest | of each round |\n|---|---|---|---|---|")
         if args.device != "cpu":
-            on_gpu(stock.model.to(args.device), TorchEngine(ours.to(args.device)), batch, args.rounds)
+            on_gpu(stock.model.to(args.device), TorchBackend(ours.to(args.device)), batch, args.rounds)
             return
         for threads in args.threads:
             torch.set_num_threads(threads)

@@ -31,7 +31,7 @@ from modelscope_ext.data.matching import find_pairs
 from modelscope_ext.export import export_onnx
 from modelscope_ext.metrics import scores
 from modelscope_ext.plugin.pipeline import NoiseSuppressionPipeline
-from modelscope_ext.utterances import reference_gain
+from modelscope_ext.inference.chunking import reference_gain
 
 RATE, SECONDS, CALIBRATED = 16000, 5, 4
 
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of onnxruntime and OpenVINO, in OnnxEngine
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)  # of onnxruntime and OpenVINO, in OnnxBackend
     configuration = json.loads((ROOT / "configuration.json").read_text())
     options = {key: value for key, value in configuration["model"].items() if key != "type"}
     net = load_model(args.model)

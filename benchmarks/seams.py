@@ -15,14 +15,14 @@ import torch
 
 from modelscope_ext.audio import audio_files, read_mono
 from modelscope_ext.checkpoint import load_model
-from modelscope_ext.digest import recording_means
-from modelscope_ext.engines.pytorch import TorchEngine
-from modelscope_ext.utterances import Utterances, reference_gain
+from modelscope_ext.inference.chunking import ChunkedInference, reference_gain
+from modelscope_ext.inference.recording import recording_means
+from modelscope_ext.inference.torch_backend import TorchBackend
 
 RATE = 16000
 
 
-class Watched(Utterances):
+class Watched(ChunkedInference):
     """Chunks that remember where their fades are."""
 
     def _quiet_step(self, waiting: np.ndarray, count: int) -> int:
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=50.0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    engine = TorchEngine(load_model(args.model))
+    engine = TorchBackend(load_model(args.model))
     audio = np.concatenate([read_mono(path, RATE) for path in audio_files(Path(args.audio))])
     audio = audio[None, : round(args.seconds * RATE)].astype(np.float32)
     gain = reference_gain(audio)

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from modelscope_ext import Denoiser
-from modelscope_ext.engines import Engine
 from modelscope_ext.export import export_onnx
+from modelscope_ext.inference.backend import Backend
 from modelscope_ext.models import build
-from modelscope_ext.models.cruse import PUBLISHED, Cruse, CruseConfig, CruseState, published_macs
+from modelscope_ext.models.cruse.network import PUBLISHED, Cruse, CruseConfig, CruseState, published_macs
 
 RATE = 16000
 EXAMPLE = Path(__file__).parent.parent / "examples" / "noisy.wav"
@@ -81,7 +81,7 @@ def frames(title: str, denoisers: dict[str, Denoiser]) -> None:
         print(f"| {name}: network alone | {percentiles(step, chunks)} |")
 
 
-def stepper(engine: Engine) -> Callable[[np.ndarray], np.ndarray]:
+def stepper(engine: Backend) -> Callable[[np.ndarray], np.ndarray]:
     state = None
 
     def step(audio: np.ndarray) -> np.ndarray:

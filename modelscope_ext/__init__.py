@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 __all__ = ["Denoiser", "build", "to_segment"]
 
 _HOMES = {
-    "Denoiser": "modelscope_ext.enhance",
+    "Denoiser": "modelscope_ext.inference.denoiser",
     "build": "modelscope_ext.models",
     "to_segment": "modelscope_ext.data.segments",
 }

@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
-from modelscope_ext.files import whole
+from modelscope_ext.atomic import atomic_write
 from modelscope_ext.models import build
-from modelscope_ext.models.frcrn import Frcrn, dft_matrices
+from modelscope_ext.models.frcrn.network import Frcrn, dft_matrices
 
 __all__ = [
     "CONFIGURATION",
@@ -268,9 +268,9 @@ def save_model(net: nn.Module, folder: str | Path, configuration: dict) -> None:
     """
     folder = Path(folder)
     weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-    with whole(folder / WEIGHTS) as half:
+    with atomic_write(folder / WEIGHTS) as half:
         half.write_bytes(serialized(weights))
-    with whole(folder / CONFIGURATION) as half:
+    with atomic_write(folder / CONFIGURATION) as half:
         half.write_text(json.dumps(configuration, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -283,5 +283,5 @@ def save_tensors(content: dict, path: str | Path) -> None:
     """`torch.save`, whole or not at all; an `OSError` names the file and says why."""
     buffer = io.BytesIO()  # torch's own writer does not say that the disk is full
     torch.save(content, buffer)
-    with whole(path) as half:
+    with atomic_write(path) as half:
         half.write_bytes(buffer.getbuffer())

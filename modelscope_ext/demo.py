@@ -68,8 +68,8 @@ def denoise_for_page(
     import math
 
     from modelscope_ext.audio import open_audio
-    from modelscope_ext.enhance import Denoiser
-    from modelscope_ext.pictures import draw_spectrograms
+    from modelscope_ext.inference.denoiser import Denoiser
+    from modelscope_ext.plots import draw_spectrograms
 
     if source is None:
         raise ValueError("Upload or record something first.")

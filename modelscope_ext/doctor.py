@@ -356,7 +356,7 @@ def _try(model: Any) -> Iterator[tuple[str, ...]]:
 
     import numpy as np
 
-    from modelscope_ext.enhance import Denoiser
+    from modelscope_ext.inference.denoiser import Denoiser
 
     noise = np.random.default_rng(0).standard_normal(16000).astype(np.float32) / 10
     denoiser = Denoiser(model)

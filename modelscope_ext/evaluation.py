@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelscope_ext.atomic import atomic_write
 from modelscope_ext.data.matching import Pair, find_pairs
-from modelscope_ext.files import whole
 
 if TYPE_CHECKING:  # the command line starts without it
     import numpy as np
@@ -229,7 +229,7 @@ def _run(args: argparse.Namespace) -> int:
     named = {"noisy": str(args.pairs)}
 
     def add(name: str, model: str | None) -> None:
-        from modelscope_ext.enhance import Denoiser
+        from modelscope_ext.inference.denoiser import Denoiser
 
         systems[name] = noisy, Denoiser(model or None, args.device)
         named[name] = model or "the model in this package"
@@ -458,5 +458,5 @@ def _write_csv(path: Path, found: Iterable[Evaluation]) -> None:
 
 def _write(path: Path, text: str) -> None:
     """A file appears whole, or not at all."""
-    with whole(path) as half:
+    with atomic_write(path) as half:
         half.write_text(text, encoding="utf-8")

@@ -80,9 +80,9 @@ def describe(model: str | Path | None = None) -> dict[str, Any]:
 
 
 def _describe_onnx(path: Path) -> dict[str, Any]:
-    from modelscope_ext.engines.onnx import OnnxEngine
+    from modelscope_ext.inference.onnx_backend import OnnxBackend
 
-    engine = OnnxEngine(path)
+    engine = OnnxBackend(path)
     return {
         "name": path.stem,
         "folder": str(path.parent),
@@ -167,7 +167,7 @@ def _architecture(net: "nn.Module") -> str:
 
 
 def _is_cruse(net: "nn.Module") -> bool:
-    from modelscope_ext.models.cruse import Cruse
+    from modelscope_ext.models.cruse.network import Cruse
 
     return isinstance(net, Cruse)
 

@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-    from modelscope_ext.enhance import Denoiser
+    from modelscope_ext.inference.denoiser import Denoiser
 
 __all__ = ["Powers", "add_command", "estimated_snr", "frame_powers", "write_page"]
 
@@ -66,7 +66,7 @@ def _run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from modelscope_ext.audio import AudioError
-    from modelscope_ext.enhance import Denoiser
+    from modelscope_ext.inference.denoiser import Denoiser
 
     files = _plan(args.input, args.reference)
     if args.output.is_dir():
@@ -123,8 +123,8 @@ def write_page(
         AudioError: none of the files could be used; there is no page.
         OSError: the page cannot be written.
     """
+    from modelscope_ext.atomic import atomic_write
     from modelscope_ext.audio import AudioError
-    from modelscope_ext.files import whole
 
     page = Path(page)
     failed: dict[str, str] = {}
@@ -140,7 +140,7 @@ def write_page(
         if not shown:
             raise AudioError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
         sections.seek(0)
-        with whole(page) as half, half.open("w", encoding="utf-8") as out:
+        with atomic_write(page) as half, half.open("w", encoding="utf-8") as out:
             out.write(_HEAD + _top(model, shown, failed))
             shutil.copyfileobj(sections, out)
             out.write("</main>\n</html>\n")
@@ -248,7 +248,7 @@ def _examine(
     import numpy as np
 
     from modelscope_ext.audio import open_audio
-    from modelscope_ext.pictures import draw_spectrograms
+    from modelscope_ext.plots import draw_spectrograms
 
     denoised = folder / "denoised.wav"
     denoiser.file(noisy, denoised)

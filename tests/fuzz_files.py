@@ -15,7 +15,7 @@ import atheris
 with atheris.instrument_imports(include=["modelscope_ext", "soundfile"]):
     import soundfile  # noqa: F401
 
-    import modelscope_ext.enhance  # noqa: F401
+    import modelscope_ext.inference.denoiser  # noqa: F401
 
 import numpy as np
 import torch

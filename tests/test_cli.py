@@ -15,7 +15,7 @@ from conftest import EXAMPLES, ROOT
 
 from modelscope_ext import cli
 from modelscope_ext.cli import main
-from modelscope_ext.enhance import ASR_SAFE_WET, Denoiser
+from modelscope_ext.inference.denoiser import ASR_SAFE_WET, Denoiser
 
 NOISY = EXAMPLES / "noisy.wav"
 

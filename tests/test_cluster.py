@@ -15,11 +15,12 @@ import pytest
 import soundfile
 from conftest import EXAMPLES, ROOT
 
-from modelscope_ext import cluster, storage
 from modelscope_ext.audio import AudioError
+from modelscope_ext.batch import ray as cluster
+from modelscope_ext.batch import storage
+from modelscope_ext.batch.ray import Batch, Deaths, Worker
+from modelscope_ext.batch.storage import Manifest
 from modelscope_ext.cli import main
-from modelscope_ext.cluster import Batch, Deaths, Worker
-from modelscope_ext.storage import Manifest
 
 RATE = 16000
 

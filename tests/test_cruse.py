@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from modelscope_ext.models import build
-from modelscope_ext.models.cruse import PUBLISHED, SKIPS, CruseConfig, published_macs
+from modelscope_ext.models.cruse.network import PUBLISHED, SKIPS, CruseConfig, published_macs
 
 SMALL = "CRUSE3-24-1xGRU3"
 #: Parameters without batch norm, in millions: facts/cruse.md counts 10.6 for CRUSE4-120 and so on.

@@ -37,7 +37,7 @@ def test_the_end_of_the_slider_is_no_limit(tmp_path, monkeypatch):
         limits.append(attenuation_limit_db)
         raise ValueError
 
-    monkeypatch.setattr("modelscope_ext.enhance.Denoiser", denoiser)
+    monkeypatch.setattr("modelscope_ext.inference.denoiser.Denoiser", denoiser)
     for limit in (0, LIMIT_DB - 1, LIMIT_DB):
         with pytest.raises(ValueError):  # noqa: PT011  # the one above
             denoise_for_page(NOISY, tmp_path, None, None, 1.0, limit)

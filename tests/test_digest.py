@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from modelscope_ext import build
-from modelscope_ext.digest import RecordingMeans, recording_means
-from modelscope_ext.engines.pytorch import TorchEngine
+from modelscope_ext.inference.recording import RecordingMeans, recording_means
+from modelscope_ext.inference.torch_backend import TorchBackend
 
 RATE = 16000
 
@@ -93,7 +93,7 @@ def test_pieces_give_way_to_what_was_heard():
 
 
 def test_other_engines_need_no_means():
-    assert recording_means(TorchEngine(build("CRUSE4-64-1xGRU4")), np.ones((1, 1)), pytest.fail) is None
+    assert recording_means(TorchBackend(build("CRUSE4-64-1xGRU4")), np.ones((1, 1)), pytest.fail) is None
 
 
 def test_an_estimate_is_taken_where_it_costs_little(monkeypatch):
@@ -101,7 +101,7 @@ def test_an_estimate_is_taken_where_it_costs_little(monkeypatch):
     net = build("FRCRN").eval()
     shares = []
     for amx in (False, True):
-        monkeypatch.setattr("modelscope_ext.models.frcrn.has_amx", lambda amx=amx: amx)
-        engine = TorchEngine(net)
+        monkeypatch.setattr("modelscope_ext.models.frcrn.network.has_amx", lambda amx=amx: amx)
+        engine = TorchBackend(net)
         shares.append((engine.digest_s, engine.digest_share))
     assert shares == [(45.0, 0.4), (90.0, 0.8)]

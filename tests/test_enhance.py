@@ -12,8 +12,8 @@ from modelscope_ext import Denoiser, build
 from modelscope_ext.audio import AudioError
 from modelscope_ext.data.corpus import load_corpus
 from modelscope_ext.data.mixing import validation_pairs
+from modelscope_ext.inference.stream import as_float, from_float
 from modelscope_ext.metrics import pesq, si_sdr, stoi
-from modelscope_ext.streaming import as_float, from_float
 
 
 def test_the_example_comes_out_cleaner(denoiser, noisy, clean):

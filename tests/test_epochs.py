@@ -12,7 +12,7 @@ from conftest import ROOT
 from processes import python
 from torch import nn
 
-from modelscope_ext.layers.complex_conv import ComplexBatchNorm2d
+from modelscope_ext.models.frcrn.complex_conv import ComplexBatchNorm2d
 from modelscope_ext.training.epochs import BadDataError, EpochConfig, EpochTrainer, check_rows
 
 CONFIG = {

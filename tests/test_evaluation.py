@@ -340,7 +340,8 @@ def test_what_the_command_cannot_do(folder, capsys, arguments, message):
 
 
 def test_a_failed_file_fails_the_command(folder, monkeypatch, capsys):
-    monkeypatch.setattr("modelscope_ext.enhance.Denoiser.__call__", lambda self, audio, rate: audio[: 32000 - 1])
+    cut = "modelscope_ext.inference.denoiser.Denoiser.__call__"
+    monkeypatch.setattr(cut, lambda self, audio, rate: audio[: 32000 - 1])
     assert command("--pairs", folder, "--metrics", "si_sdr") == 1
     assert "model: 2 file(s) could not be scored" in capsys.readouterr().err
 

@@ -16,10 +16,10 @@ from processes import python
 from modelscope_ext import Denoiser, build
 from modelscope_ext.checkpoint import save_model
 from modelscope_ext.cli import main
-from modelscope_ext.engines.onnx import OnnxEngine, _OpenVino
-from modelscope_ext.engines.pytorch import TorchEngine
 from modelscope_ext.export import TOLERANCE, ExportError, export_onnx
-from modelscope_ext.utterances import Utterances
+from modelscope_ext.inference.chunking import ChunkedInference
+from modelscope_ext.inference.onnx_backend import OnnxBackend, _OpenVino
+from modelscope_ext.inference.torch_backend import TorchBackend
 
 #: A representative of every option of `CruseConfig`.
 VARIANTS = {
@@ -79,7 +79,7 @@ def test_every_cruse_exports(variant, utterance, tmp_path):
     onnx.checker.check_model(tmp_path / "net.onnx", full_check=True)
     noisy = soundfile.read(EXAMPLES / "noisy.wav", frames=33_000, dtype="float32")[0]
     audio = np.stack((noisy, noisy[::-1] * 0.1, noisy * 3))
-    ours, theirs = TorchEngine(net), OnnxEngine(tmp_path / "net.onnx")
+    ours, theirs = TorchBackend(net), OnnxBackend(tmp_path / "net.onnx")
     if utterance:
         assert np.abs(theirs.enhance(audio) - ours.enhance(audio)).max() < 1e-5
         return
@@ -103,7 +103,7 @@ def test_steps_of_every_cruse_in_8_bits(variant, tmp_path):
     net = random_net(name, **options)
     export_onnx(net, tmp_path / "net.onnx", int8=True)
     onnx.checker.check_model(tmp_path / "net.onnx")
-    ours, theirs = TorchEngine(net), OnnxEngine(tmp_path / "net.onnx")
+    ours, theirs = TorchBackend(net), OnnxBackend(tmp_path / "net.onnx")
     noisy = soundfile.read(EXAMPLES / "noisy.wav", frames=33_000, dtype="float32")[0]
     audio = np.stack((noisy, noisy[::-1] * 0.1))
     expected, found = ours.feed(audio)[0], theirs.feed(audio)[0]
@@ -128,12 +128,12 @@ def test_8_bits_are_small_and_change_nothing_to_hear(tmp_path, step, denoiser, n
 def test_frcrn_exports(causal, utterance, noisy, tmp_path):
     net = random_net("FRCRN", causal=causal)
     export_onnx(net, tmp_path / "net.onnx", utterance)
-    ours, theirs = TorchEngine(net), OnnxEngine(tmp_path / "net.onnx")
+    ours, theirs = TorchBackend(net), OnnxBackend(tmp_path / "net.onnx")
     audio = np.stack((noisy[8000:11001], noisy[16000:19001]))
     assert theirs.averages == (not causal)
     if not causal:  # what chunks of a long file are told of all of it
         (means,) = 10 * ours.means(audio[:, ::2])
-        engines = ours, theirs, OnnxEngine(theirs.path, "openvino")
+        engines = ours, theirs, OnnxBackend(theirs.path, "openvino")
         found = [engine.enhance_part(audio, means, [])[0] for engine in engines]
         assert np.abs(10 * theirs.means(audio[:, ::2])[0] - means).max() < 1e-4 * np.abs(means).max()
         assert np.abs(found[1] - found[0]).max() < 1e-5
@@ -264,9 +264,9 @@ def test_a_denoiser_goes_to_other_processes(step, noisy):
 
 def test_utterances_keep_their_level(utterance, noisy):
     """Only FRCRN wants it changed."""
-    engine, quiet = OnnxEngine(utterance), noisy[None, :32_000] * np.float32(0.01)
-    out, state = Utterances(engine).feed(quiet)
-    assert np.array_equal(np.concatenate((out, Utterances(engine).finish(state)), 1), engine.enhance(quiet))
+    engine, quiet = OnnxBackend(utterance), noisy[None, :32_000] * np.float32(0.01)
+    out, state = ChunkedInference(engine).feed(quiet)
+    assert np.array_equal(np.concatenate((out, ChunkedInference(engine).finish(state)), 1), engine.enhance(quiet))
 
 
 WITHOUT_TORCH = """
@@ -325,7 +325,7 @@ def test_a_file_is_described(step):
 
 def test_what_differs_is_refused(monkeypatch, tmp_path):
     """A network that is not what its graph says: an error, and the file that was there stays."""
-    from modelscope_ext.models.cruse import Cruse
+    from modelscope_ext.models.cruse.network import Cruse
 
     path = tmp_path / "net.onnx"
     path.write_bytes(b"before")
@@ -345,7 +345,7 @@ def test_what_differs_is_refused(monkeypatch, tmp_path):
     assert path.read_bytes() == b"before"
     monkeypatch.undo()
     export_onnx(net, path)
-    assert OnnxEngine(path).name == "CRUSE3-16-1xGRU2"
+    assert OnnxBackend(path).name == "CRUSE3-16-1xGRU2"
 
 
 def test_what_cannot_be_exported_is_told(tmp_path):

@@ -21,10 +21,10 @@ from processes import python
 from test_epochs import trainer as epoch_trainer
 from test_training import CONFIG
 
-from modelscope_ext import enhance
+from modelscope_ext.atomic import atomic_write
 from modelscope_ext.audio import AudioError
 from modelscope_ext.cli import main
-from modelscope_ext.files import whole
+from modelscope_ext.inference import denoiser as enhance
 from modelscope_ext.training.config import load_config
 from modelscope_ext.training.trainer import Trainer
 
@@ -40,7 +40,8 @@ def everything(folder):
 
 KILLED_DENOISING = """
 import os, signal, sys
-from modelscope_ext import cli, enhance
+from modelscope_ext import cli
+from modelscope_ext.inference import denoiser as enhance
 enhance.BLOCK_S = 1.0
 read_blocks = enhance.read_blocks
 
@@ -80,8 +81,8 @@ def test_killed_while_it_denoises_a_rerun_does_the_rest(denoiser, tmp_path, monk
 
 KILLED_WRITING = """
 import os, signal, sys
-from modelscope_ext.files import whole
-with whole(sys.argv[1]) as half:
+from modelscope_ext.atomic import atomic_write
+with atomic_write(sys.argv[1]) as half:
     half.write_text("ha")
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -90,12 +91,12 @@ with whole(sys.argv[1]) as half:
 def test_killed_while_it_writes_the_earlier_file_is_there(tmp_path):
     path = tmp_path / "made" / "file"
     for content in ("first", "second"):
-        with whole(path) as half:
+        with atomic_write(path) as half:
             half.write_text(content)
             assert not path.exists() or path.read_text() == "first"
         assert python("-c", KILLED_WRITING, path, fails=True).returncode == -signal.SIGKILL
         assert path.read_text() == content
-    with pytest.raises(UnicodeEncodeError), whole(path) as half:
+    with pytest.raises(UnicodeEncodeError), atomic_write(path) as half:
         half.write_text("third\ud800", encoding="utf-8")
     assert everything(tmp_path) == {"made/file": b"second"}
 

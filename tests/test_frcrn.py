@@ -8,11 +8,11 @@ import torch
 from conftest import SHARED
 from torch.nn import functional
 
-from modelscope_ext.layers.complex_conv import ComplexConv2d, ComplexConvTranspose2d
-from modelscope_ext.layers.fsmn import ComplexFsmn
 from modelscope_ext.losses import frcrn_loss, si_snr
 from modelscope_ext.models import build
-from modelscope_ext.models.frcrn import FrcrnConfig, dft_matrices
+from modelscope_ext.models.frcrn.complex_conv import ComplexConv2d, ComplexConvTranspose2d
+from modelscope_ext.models.frcrn.fsmn import ComplexFsmn
+from modelscope_ext.models.frcrn.network import FrcrnConfig, dft_matrices
 
 NAMES = ("spec_l1", "wav_l1", "mask_l1", "spec_l2", "wav_l2", "mask_l2")  # the order of the stock class's list
 RELEASED = {
@@ -195,7 +195,7 @@ def test_means_of_another_input_can_be_given(ours):
 
 @pytest.mark.parametrize("amx", [False, True])
 def test_quick_means_are_about_the_same(ours, monkeypatch, amx):
-    monkeypatch.setattr("modelscope_ext.models.frcrn.has_amx", lambda: amx)
+    monkeypatch.setattr("modelscope_ext.models.frcrn.network.has_amx", lambda: amx)
     assert ours.quick_means == amx
     with torch.inference_mode():
         audio = torch.randn(2, 20_000) * torch.linspace(0, 0.3, 20_000)

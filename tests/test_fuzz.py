@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelscope_ext.audio import AudioError, StreamResampler, open_audio, write_audio
-from modelscope_ext.streaming import from_float
+from modelscope_ext.inference.stream import from_float
 
 #: Of each door; a campaign takes thousands. Processes take seconds each.
 COUNTS = {"files": 150, "command": 60, "processes": 1, "stream": 50, "pipeline": 80}

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from modelscope_ext.layers.causal_conv import CausalConv2d, CausalConvTranspose2d
-from modelscope_ext.layers.grouped_rnn import GroupedRNN
+from modelscope_ext.models.cruse.causal_conv import CausalConv2d, CausalConvTranspose2d
+from modelscope_ext.models.grouped_rnn import GroupedRNN
 
 
 def pytorchs(net, x, state):

@@ -13,8 +13,8 @@ import pytest
 from conftest import ROOT, streamed
 
 from modelscope_ext.cli import main
-from modelscope_ext.live import FORMATS
-from modelscope_ext.streaming import as_float, from_float
+from modelscope_ext.cli.stream import FORMATS
+from modelscope_ext.inference.stream import as_float, from_float
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from modelscope_ext import metrics
 from modelscope_ext.audio import audio_files, read_mono
 from modelscope_ext.cli import main
 from modelscope_ext.data.mixing import active_rms
-from modelscope_ext.pictures import draw_spectrograms
+from modelscope_ext.plots import draw_spectrograms
 from modelscope_ext.report import PLAYER_S, estimated_snr, frame_powers
 
 pytest.importorskip("matplotlib")

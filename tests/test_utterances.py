@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from modelscope_ext import Denoiser, build
-from modelscope_ext.digest import RecordingMeans
-from modelscope_ext.engines.pytorch import TorchEngine
-from modelscope_ext.models.frcrn import Frcrn
-from modelscope_ext.utterances import REFERENCE_RMS, Utterances, reference_gain
+from modelscope_ext.inference.chunking import REFERENCE_RMS, ChunkedInference, reference_gain
+from modelscope_ext.inference.recording import RecordingMeans
+from modelscope_ext.inference.torch_backend import TorchBackend
+from modelscope_ext.models.frcrn.network import Frcrn
 
 
 class Scale(nn.Module):
@@ -34,7 +34,8 @@ class Scale(nn.Module):
 @pytest.mark.parametrize("batch", [1, 3])
 def test_nothing_is_lost_or_moved(length, step, batch):
     net = Scale()
-    whole = Utterances(TorchEngine(net), np.array([[2.0], [0.1]]), chunk_s=1.0, margin_s=0.1, fade_s=0.2, batch=batch)
+    backend = TorchBackend(net)
+    whole = ChunkedInference(backend, np.array([[2.0], [0.1]]), chunk_s=1.0, margin_s=0.1, fade_s=0.2, batch=batch)
     audio = np.random.default_rng(0).standard_normal((2, length), np.float32) * np.float32(0.1)
     state, parts = None, []
     for start in range(0, max(1, length), step):
@@ -72,7 +73,7 @@ def test_chunks_are_denoised_side_by_side_where_they_are_there(batch):
     audio = np.random.default_rng(1).standard_normal((2, 70_000), np.float32) * np.float32(0.1)
     engine, gain, means = Averaging(), np.array([[2.0], [0.1]]), np.float32([[3], [5]])
     known = RecordingMeans(means[None], 70_000)
-    whole = Utterances(engine, gain, known, chunk_s=1.0, margin_s=0.1, fade_s=0.2, batch=batch)
+    whole = ChunkedInference(engine, gain, known, chunk_s=1.0, margin_s=0.1, fade_s=0.2, batch=batch)
     out, state = whole.feed(audio)
     out = np.concatenate((out, whole.finish(state)), 1)
     assert np.allclose(out, audio * means, atol=1e-6)
@@ -87,7 +88,7 @@ def test_what_chunks_hear_takes_the_place_of_what_was_expected(batch):
     """Each stream's: its gain comes from the mean that was given, and ends near the mean that it has."""
     audio = np.random.default_rng(1).standard_normal((2, 240_000), np.float32) * np.float32([[0.1], [0.3]])
     means = RecordingMeans(np.ones((10, 2, 1)), audio.shape[1])
-    whole = Utterances(Averaging(own=True), 1.0, means, chunk_s=1.0, margin_s=0.1, fade_s=0.2, batch=batch)
+    whole = ChunkedInference(Averaging(own=True), 1.0, means, chunk_s=1.0, margin_s=0.1, fade_s=0.2, batch=batch)
     out, state = whole.feed(audio)
     gains = np.concatenate((out, whole.finish(state)), 1) / audio
     assert np.allclose(gains[:, :6000], 1)
@@ -109,7 +110,7 @@ def test_chunks_end_in_pauses(batch):
     pauses = [13.0, 26.0, 39.0]
     for pause in pauses:
         audio[:, round(pause * 16000) :][:, :6000] *= 0.1
-    whole = Utterances(Count(), batch=batch)
+    whole = ChunkedInference(Count(), batch=batch)
     out, state = whole.feed(audio)
     out = np.concatenate((out, whole.finish(state)), 1)[0]
     changes = np.flatnonzero(np.diff(out)) / 16000
@@ -127,13 +128,13 @@ def test_with_the_means_of_the_recording_chunks_are_like_the_whole(noisy, quick)
             for layer in (*unet.se_layers_enc, *unet.se_layers_dec):
                 for linear in (layer.fc_r[0], layer.fc_i[0], layer.fc_r[2], layer.fc_i[2]):
                     linear.weight *= 4
-    engine, audio = TorchEngine(net), noisy[None, : 4 * 16000].copy()
+    engine, audio = TorchBackend(net), noisy[None, : 4 * 16000].copy()
     audio[:, : 2 * 16000] *= 0.1
     gain = reference_gain(audio).astype(np.float32)
     whole = engine.enhance(audio * gain) / gain
     errors = []
     for means in (None, RecordingMeans(engine.means(audio * gain, 8, quick), audio.shape[1])):
-        chunks = Utterances(engine, gain, means, chunk_s=1.6)
+        chunks = ChunkedInference(engine, gain, means, chunk_s=1.6)
         out, state = chunks.feed(audio)
         errors.append(
             np.square(np.concatenate((out, chunks.finish(state)), 1) - whole).mean() / np.square(whole).mean()
@@ -150,7 +151,7 @@ def test_chunks_are_faded_into_each_other():
             self.heard.append(0)
             return torch.full_like(audio, float(len(self.heard)))
 
-    whole = Utterances(TorchEngine(Count()), chunk_s=1.0, margin_s=0.16, fade_s=0.2)
+    whole = ChunkedInference(TorchBackend(Count()), chunk_s=1.0, margin_s=0.16, fade_s=0.2)
     audio = np.ones((1, 28000), np.float32)
     out, state = whole.feed(audio)
     out = np.concatenate((out, whole.finish(state)), 1)[0]
@@ -203,13 +204,13 @@ def test_the_level_is_that_of_the_whole(tmp_path):
 
 def test_chunks_must_be_longer_than_their_seams():
     with pytest.raises(ValueError, match="too short"):
-        Utterances(TorchEngine(Scale()), chunk_s=0.9)
+        ChunkedInference(TorchBackend(Scale()), chunk_s=0.9)
 
 
 def test_bfloat16_of_gpus_changes_little(monkeypatch, noisy):
     """What an engine on a GPU does, here on the CPU; the network as training has it, which GPUs take."""
     torch.manual_seed(0)
-    engine = TorchEngine(build("FRCRN").eval())
+    engine = TorchBackend(build("FRCRN").eval())
     assert not engine.bfloat16
     audio = noisy[None, 8000:16000] * reference_gain(noisy[None]).astype(np.float32)
     expected = engine.enhance(audio)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from modelscope_ext.atomic import atomic_write
 from modelscope_ext.audio import AudioError, audio_files, read_mono
-from modelscope_ext.files import whole
 
 __all__ = ["Corpus", "load_corpus"]
 
@@ -91,7 +91,7 @@ def load_corpus(
 
 def _decode(folder: Path, files: list[Path], index: Path, sample_rate: int, progress: Callable) -> None:
     starts, names, left_out = [0], [], {}
-    with whole(index.with_suffix(".pcm")) as half, half.open("wb") as out, ThreadPoolExecutor(2) as pool:
+    with atomic_write(index.with_suffix(".pcm")) as half, half.open("wb") as out, ThreadPoolExecutor(2) as pool:
         decoded = pool.map(lambda path: _clip(path, sample_rate), files)
         for path, clip in zip(progress(files), decoded, strict=True):
             name = str(path.relative_to(folder))
@@ -102,7 +102,7 @@ def _decode(folder: Path, files: list[Path], index: Path, sample_rate: int, prog
             starts.append(starts[-1] + len(clip))
             names.append(name)
     # The index is written last: where it exists, the samples are complete.
-    with whole(index) as half:
+    with atomic_write(index) as half:
         half.write_text(json.dumps({"starts": starts, "names": names, "left_out": left_out}))
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from modelscope_ext.atomic import atomic_write
 from modelscope_ext.audio import AudioError, audio_files, read_mono
-from modelscope_ext.files import whole
 
 __all__ = ["align", "decay", "load_rooms", "save_rooms", "shape_decay", "simulate_rooms"]
 
@@ -106,5 +106,5 @@ def load_rooms(source: str | Path, sample_rate: int = 16000) -> list[np.ndarray]
 def save_rooms(path: str | Path, responses: list[np.ndarray]) -> None:
     """Writes responses to an `.npz` file, 16-bit floats, whole or not at all."""
     ends = np.cumsum([len(response) for response in responses])
-    with whole(path) as half, half.open("wb") as file:
+    with atomic_write(path) as half, half.open("wb") as file:
         np.savez(file, samples=np.concatenate(responses).astype(np.float16), ends=ends)

@@ -54,8 +54,8 @@ def export_onnx(model: Any, path: str | Path, utterance: bool | None = None, int
         import onnx
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("export needs onnx; get it with: pip install 'modelscope-ext[onnx]'") from error
+    from modelscope_ext.atomic import atomic_write
     from modelscope_ext.export.parity import difference
-    from modelscope_ext.files import whole
 
     net = _network(model)
     if utterance is None:
@@ -65,7 +65,7 @@ def export_onnx(model: Any, path: str | Path, utterance: bool | None = None, int
     proto = _graph(net, utterance, int8).model(OPSET)
     onnx.helper.set_model_props(proto, {key: str(value) for key, value in _metadata(net, utterance).items()})
     path = Path(path)
-    with whole(path) as half:
+    with atomic_write(path) as half:
         half.write_bytes(proto.SerializeToString())
         if found := difference(net, half, int8):
             raise ExportError(f"{path}: not written; {found}")
@@ -84,7 +84,7 @@ def _network(model: Any) -> Any:
 
 
 def _graph(net: Any, utterance: bool, int8: bool) -> Any:
-    from modelscope_ext.models.cruse import Cruse
+    from modelscope_ext.models.cruse.network import Cruse
 
     cruse = isinstance(net, Cruse)
     if int8 and (utterance or not cruse):
@@ -99,7 +99,7 @@ def _graph(net: Any, utterance: bool, int8: bool) -> Any:
 
 
 def _metadata(net: Any, utterance: bool) -> dict[str, object]:
-    from modelscope_ext.engines.onnx import FORMAT
+    from modelscope_ext.inference.onnx_backend import FORMAT
 
     return {
         "format": FORMAT,

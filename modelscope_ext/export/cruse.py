@@ -19,7 +19,7 @@ from modelscope_ext.export.graph import (
     synthesis_matrix,
     utterance_of_frames,
 )
-from modelscope_ext.models.cruse import Cruse
+from modelscope_ext.models.cruse.network import Cruse
 
 __all__ = ["cruse_step", "cruse_utterance"]
 

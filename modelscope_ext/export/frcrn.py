@@ -18,7 +18,7 @@ from modelscope_ext.export.graph import (
     synthesis_matrix,
     utterance_of_frames,
 )
-from modelscope_ext.models.frcrn import Frcrn
+from modelscope_ext.models.frcrn.network import Frcrn
 
 __all__ = ["frcrn_step", "frcrn_utterance"]
 

@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from modelscope_ext.engines import Engine
-from modelscope_ext.engines.onnx import OnnxEngine
-from modelscope_ext.engines.pytorch import TorchEngine
 from modelscope_ext.export import INT8_TOLERANCE_DB, TOLERANCE
+from modelscope_ext.inference.backend import Backend
+from modelscope_ext.inference.onnx_backend import OnnxBackend
+from modelscope_ext.inference.torch_backend import TorchBackend
 
 __all__ = ["difference"]
 
 
 def difference(net: nn.Module, path: Path, int8: bool = False) -> str:
     """How a file differs from the network that it was made from by more than it may, or nothing."""
-    ours, theirs = TorchEngine(net), OnnxEngine(path)
+    ours, theirs = TorchBackend(net), OnnxBackend(path)
     for what, audio in _signals(ours.sample_rate):
         expected, found = (_output(engine, theirs.causal, audio) for engine in (ours, theirs))
         if found.shape != expected.shape:
@@ -33,7 +33,7 @@ def difference(net: nn.Module, path: Path, int8: bool = False) -> str:
     return ""
 
 
-def _output(engine: Engine, stepwise: bool, audio: np.ndarray) -> np.ndarray:
+def _output(engine: Backend, stepwise: bool, audio: np.ndarray) -> np.ndarray:
     if not stepwise:
         whole = engine.enhance(audio)
         if not engine.averages:

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from modelscope_ext.models.cruse import Cruse, CruseConfig
-from modelscope_ext.models.frcrn import CausalFrcrn, Frcrn, FrcrnConfig
+from modelscope_ext.models.cruse.network import Cruse, CruseConfig
+from modelscope_ext.models.frcrn.network import CausalFrcrn, Frcrn, FrcrnConfig
 
 __all__ = ["build", "to_device"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from modelscope_ext.checkpoint import has_weights
 from modelscope_ext.data.matching import find_pairs
 from modelscope_ext.data.segments import to_segment
-from modelscope_ext.enhance import Denoiser
 from modelscope_ext.evaluation import MARGINS, Evaluation, evaluate, gate
+from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.plugin.trainer import NoiseSuppressionTrainer
 
 __all__ = ["fine_tune"]

@@ -10,8 +10,8 @@ from modelscope.preprocessors import Preprocessor
 from modelscope.preprocessors.builder import PREPROCESSORS
 
 from modelscope_ext.audio import AudioError, check_layout, open_audio, read_blocks, resample
+from modelscope_ext.inference.stream import as_float
 from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE
-from modelscope_ext.streaming import as_float
 
 __all__ = ["AudioPreprocessor"]
 

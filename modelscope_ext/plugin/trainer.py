@@ -14,9 +14,9 @@ from modelscope.msdatasets import MsDataset
 from modelscope.trainers.base import BaseTrainer
 from modelscope.trainers.builder import TRAINERS
 
+from modelscope_ext.atomic import atomic_write
 from modelscope_ext.audio import resample
 from modelscope_ext.checkpoint import CONFIGURATION, RELEASED_WEIGHTS, load_weights
-from modelscope_ext.files import whole
 from modelscope_ext.hub import model_folder
 from modelscope_ext.plugin.model import CruseModel, FrcrnModel
 from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE
@@ -117,9 +117,9 @@ class NoiseSuppressionTrainer(BaseTrainer):
         if not self.runner.rank:
             output = Path(self.work_dir) / "output"
             latest = Path(self.work_dir) / f"epoch_{self.runner.done.epoch}.pth"
-            with whole(output / CONFIGURATION) as half:
+            with atomic_write(output / CONFIGURATION) as half:
                 shutil.copyfile(self.model_dir / CONFIGURATION, half)
-            with whole(output / RELEASED_WEIGHTS) as half:
+            with atomic_write(output / RELEASED_WEIGHTS) as half:
                 shutil.copyfile(best if best.exists() else latest, half)
 
     def evaluate(self, checkpoint_path: str | None = None, *args, **kwargs) -> dict[str, float]:

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from modelscope_ext.checkpoint import save_tensors
+from modelscope_ext.training.distributed import agree, average, join
 from modelscope_ext.training.log import Log
-from modelscope_ext.training.parallel import agree, average, join
 
 __all__ = ["BadDataError", "EpochConfig", "EpochTrainer", "check_rows"]
 

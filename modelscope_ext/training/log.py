@@ -4,7 +4,7 @@ import csv
 import logging
 from pathlib import Path
 
-from modelscope_ext.files import whole
+from modelscope_ext.atomic import atomic_write
 
 __all__ = ["Log"]
 
@@ -26,7 +26,7 @@ class Log:
         if path.exists():
             with path.open(newline="") as file:
                 rows = [row for row in csv.DictReader(file) if (row.get(self.key) or "").isdigit()]
-        with whole(path) as half, half.open("w", newline="") as file:
+        with atomic_write(path) as half, half.open("w", newline="") as file:
             writer = csv.DictWriter(file, fields)
             writer.writeheader()
             kept = (row for row in rows if int(row[self.key]) <= done)

@@ -28,12 +28,12 @@ from modelscope_ext.data.mixing import MixConfig, Mixer, validation_pairs
 from modelscope_ext.data.rooms import load_rooms, save_rooms, simulate_rooms
 from modelscope_ext.losses import CompressedSpectralLoss
 from modelscope_ext.models import build, to_device
-from modelscope_ext.models.cruse import Cruse
+from modelscope_ext.models.cruse.network import Cruse
 from modelscope_ext.pretrained import DEFAULT
 from modelscope_ext.training.config import TrainConfig
+from modelscope_ext.training.distributed import agree, average, in_turns, join, wait
 from modelscope_ext.training.log import Log
 from modelscope_ext.training.muon import Muon
-from modelscope_ext.training.parallel import agree, average, in_turns, join, wait
 
 __all__ = ["Trainer", "schedule", "validate"]
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["TorchEngine"]
+__all__ = ["TorchBackend"]
 
 
-class TorchEngine:
-    """An `Engine` for a network of this package, in eval mode, on the device where it is.
+class TorchBackend:
+    """A `Backend` for a network of this package, in eval mode, on the device where it is.
 
     On GPUs with bfloat16, FRCRN is computed in it: half the bytes to move, and a difference of about -45 dB.
     """
@@ -37,25 +37,25 @@ class TorchEngine:
         return next(self.net.parameters()).device
 
     def feed(self, audio: np.ndarray, state: Any = None) -> tuple[np.ndarray, Any]:
-        """See `Engine`."""
+        """See `Backend`."""
         with torch.inference_mode():
             out, state = self.net(self._tensor(audio), state)
         return out.cpu().numpy(), state
 
     def finish(self, state: Any) -> np.ndarray:
-        """See `Engine`."""
+        """See `Backend`."""
         with torch.inference_mode():
             return self.net.finish(state).cpu().numpy()
 
     def enhance(self, audio: np.ndarray) -> np.ndarray:
-        """See `Engine`."""
+        """See `Backend`."""
         with self._whole():
             return _array(self.net.enhance(self._tensor(audio)))
 
     def enhance_part(
         self, audio: np.ndarray, means: np.ndarray | None, scratch: list
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """See `Engine`."""
+        """See `Backend`."""
         if not self.averages:
             return self.enhance(audio), None
         with self._whole():
@@ -64,7 +64,7 @@ class TorchEngine:
         return _array(out), _array(own)
 
     def means(self, audio: np.ndarray, parts: int = 1, quick: bool = False) -> np.ndarray:
-        """See `Engine`."""
+        """See `Backend`."""
         with self._whole():
             return _array(self.net.means(self._tensor(audio), parts, quick))
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modelscope_ext.layers.complex_conv import ComplexBatchNorm2d
-from modelscope_ext.layers.fsmn import ORDER, ComplexFsmn
+from modelscope_ext.models.frcrn.complex_conv import ComplexBatchNorm2d
+from modelscope_ext.models.frcrn.fsmn import ORDER, ComplexFsmn
 
 __all__ = ["TILE", "Conv", "First", "Last", "Memory", "PlainConv"]
 

@@ -10,10 +10,10 @@ from torch.nn import functional
 
 from modelscope_ext.stft import analysis, overlap_add, synthesis
 
-__all__ = ["Framewise"]
+__all__ = ["StreamingModel"]
 
 
-class Framewise(nn.Module):
+class StreamingModel(nn.Module):
     """A network that masks the spectra of windows with 50 % overlap, one after the other.
 
     A subclass has a `window` (W,), `mask(spec, state) -> (mask, state)` and `initial_state(batch)`, a named tuple with

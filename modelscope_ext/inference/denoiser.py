@@ -17,10 +17,10 @@ from modelscope_ext.audio import (
     read_blocks,
     write_audio,
 )
-from modelscope_ext.digest import recording_means
-from modelscope_ext.engines import Engine
-from modelscope_ext.streaming import DenoiseStream, as_float
-from modelscope_ext.utterances import Utterances, reference_gain
+from modelscope_ext.inference.backend import Backend
+from modelscope_ext.inference.chunking import ChunkedInference, reference_gain
+from modelscope_ext.inference.recording import recording_means
+from modelscope_ext.inference.stream import DenoiseStream, as_float
 
 if TYPE_CHECKING:  # torch is imported when it is needed: not for ONNX files
     from torch import nn
@@ -162,7 +162,7 @@ class Denoiser:
                 return _resampled(blocks(), sample_rate, channels, self.engine.sample_rate)
 
             gain = reference_gain(heard) if engine.reference_level else np.ones((1, 1))
-            engine = Utterances(engine, gain, recording_means(engine, gain, heard), batch=engine.batch)
+            engine = ChunkedInference(engine, gain, recording_means(engine, gain, heard), batch=engine.batch)
         return DenoiseStream(engine, int(sample_rate), channels, self.noisy_share, lead_in_s)
 
 
@@ -181,22 +181,22 @@ def _resampled(blocks: Iterable[np.ndarray], rate: int, channels: int, to: int) 
         yield resampler.flush().T
 
 
-def _engine(model: "str | Path | nn.Module | None", device: str | None) -> Engine:
+def _engine(model: "str | Path | nn.Module | None", device: str | None) -> Backend:
     if isinstance(model, (str, Path)) and Path(model).suffix.lower() == ".onnx":
-        from modelscope_ext.engines.onnx import OnnxEngine
+        from modelscope_ext.inference.onnx_backend import OnnxBackend
 
-        return OnnxEngine(model, device)
+        return OnnxBackend(model, device)
     if device == "openvino":
         raise ValueError(
             "OpenVINO runs ONNX files of whole utterances: write one by `modelscope-ext export --utterance`, "
             "and give it as the model"
         )
     from modelscope_ext.checkpoint import load_model
-    from modelscope_ext.engines.pytorch import TorchEngine
     from modelscope_ext.hub import model_folder
+    from modelscope_ext.inference.torch_backend import TorchBackend
     from modelscope_ext.models import to_device
     from modelscope_ext.pretrained import DEFAULT
 
     if model is None or isinstance(model, (str, Path)):
         model = load_model(model_folder(model if model is not None else DEFAULT))
-    return TorchEngine(to_device(model, device) if device else model)
+    return TorchBackend(to_device(model, device) if device else model)

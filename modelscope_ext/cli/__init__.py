@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from modelscope_ext.cli.stream import add_command as add_stream
 from modelscope_ext.data.prepare import add_command as add_prepare_data
 from modelscope_ext.demo import add_command as add_demo
 from modelscope_ext.doctor import add_command as add_doctor
 from modelscope_ext.evaluation import add_command as add_evaluate
 from modelscope_ext.export import add_command as add_export
 from modelscope_ext.info import add_command as add_info
-from modelscope_ext.live import add_command as add_stream
 from modelscope_ext.report import add_command as add_report
 
 __all__ = ["add_denoise", "execute", "main"]
@@ -198,7 +198,7 @@ def _denoise(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from modelscope_ext.audio import AudioError, open_audio, remove_left_behind
-    from modelscope_ext.enhance import Denoiser
+    from modelscope_ext.inference.denoiser import Denoiser
 
     for folder in {target.parent for _, target in jobs}:
         remove_left_behind(folder)
@@ -218,10 +218,10 @@ def _denoise(args: argparse.Namespace) -> int:
             try:
                 denoiser.file(source, target, bar.update)
                 if args.spectrogram:
-                    from modelscope_ext.files import whole
-                    from modelscope_ext.pictures import draw_spectrograms
+                    from modelscope_ext.atomic import atomic_write
+                    from modelscope_ext.plots import draw_spectrograms
 
-                    with whole(args.spectrogram) as half:
+                    with atomic_write(args.spectrogram) as half:
                         draw_spectrograms(source, target, half)
             except AudioError as error:
                 failed += 1
@@ -235,7 +235,7 @@ def _denoise(args: argparse.Namespace) -> int:
 
 
 def _strength(args: argparse.Namespace) -> dict[str, Any]:
-    from modelscope_ext.enhance import ASR_SAFE_WET
+    from modelscope_ext.inference.denoiser import ASR_SAFE_WET
 
     wet, limit = (ASR_SAFE_WET, math.inf) if args.asr_safe else (args.wet, args.attenuation_limit)
     return {"wet": 1.0 if wet is None else wet, "attenuation_limit_db": limit}
@@ -250,7 +250,7 @@ def _denoise_on_ray(args: argparse.Namespace) -> int:
         raise ValueError(f"--workers must be at least 1, got {args.workers}")
     from tqdm import tqdm
 
-    from modelscope_ext.cluster import Batch
+    from modelscope_ext.batch.ray import Batch
 
     batch = Batch(args.inputs, args.output, args.model, args.device, **_strength(args))
     if batch.left_out:

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from modelscope_ext.layers.causal_conv import CausalConv2d, CausalConvTranspose2d
-from modelscope_ext.layers.grouped_rnn import GroupedRNN
-from modelscope_ext.models.framewise import Framewise
+from modelscope_ext.models.cruse.causal_conv import CausalConv2d, CausalConvTranspose2d
+from modelscope_ext.models.grouped_rnn import GroupedRNN
+from modelscope_ext.models.streaming import StreamingModel
 from modelscope_ext.stft import sqrt_hann
 
 __all__ = ["PUBLISHED", "Cruse", "CruseConfig", "CruseState", "published_macs"]
@@ -204,7 +204,7 @@ def _make_skip(kind: str, channels: int) -> nn.Module | None:
     return conv
 
 
-class Cruse(Framewise):
+class Cruse(StreamingModel):
     """A CRUSE network from audio to audio.
 
     Args:

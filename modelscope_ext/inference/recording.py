@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from modelscope_ext.engines import Engine
+from modelscope_ext.inference.backend import Backend
 
 __all__ = ["RecordingMeans", "recording_means"]
 
@@ -49,7 +49,7 @@ class RecordingMeans(NamedTuple):
 
 
 def recording_means(
-    engine: Engine, gain: np.ndarray, pieces: Callable[[], Iterable[np.ndarray]]
+    engine: Backend, gain: np.ndarray, pieces: Callable[[], Iterable[np.ndarray]]
 ) -> RecordingMeans | None:
     """The means of a recording that is too long to be heard in one piece, from seconds all over it.
 
@@ -63,7 +63,7 @@ def recording_means(
         pieces: gives the recording as (B, n) pieces, as often as it is asked.
 
     Returns:
-        None where `Utterances` needs none: the engine averages nothing, or there will be one chunk only.
+        None where `ChunkedInference` needs none: the engine averages nothing, or there will be one chunk only.
     """
     if not engine.averages:
         return None

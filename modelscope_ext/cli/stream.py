@@ -91,7 +91,7 @@ def _run(args: argparse.Namespace) -> int:
 
     import numpy as np
 
-    from modelscope_ext.enhance import Denoiser
+    from modelscope_ext.inference.denoiser import Denoiser
 
     dtype = np.dtype(FORMATS[args.format])
     denoiser = Denoiser(args.model, args.device, wet=args.wet, attenuation_limit_db=args.attenuation_limit)

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FORMAT", "OnnxEngine"]
+__all__ = ["FORMAT", "OnnxBackend"]
 
 #: Stands in the metadata of our files; the number changes with the meaning of inputs, outputs or metadata.
 FORMAT = "modelscope_ext 1"
 
 
-class OnnxEngine:
-    """An `Engine` for an ONNX file: whole utterances, or one step with its state.
+class OnnxBackend:
+    """A `Backend` for an ONNX file: whole utterances, or one step with its state.
 
     Args:
         path: the file; `modelscope_ext.export` says what is in it.
@@ -66,10 +66,10 @@ class OnnxEngine:
 
     def __reduce__(self) -> tuple:
         """For other processes: sessions of onnxruntime cannot be pickled."""
-        return OnnxEngine, (self.path, self.device)
+        return OnnxBackend, (self.path, self.device)
 
     def feed(self, audio: np.ndarray, state: "_Steps | None" = None) -> tuple[np.ndarray, "_Steps"]:
-        """See `Engine`."""
+        """See `Backend`."""
         state = state or _Steps(self.session, len(audio))
         audio = np.concatenate((state.waiting, audio), 1) if state.waiting.shape[1] else audio
         whole = audio.shape[1] // self.hop * self.hop
@@ -80,20 +80,20 @@ class OnnxEngine:
         return out, state
 
     def finish(self, state: "_Steps") -> np.ndarray:
-        """See `Engine`."""
+        """See `Backend`."""
         return self.feed(np.zeros((len(state.waiting), self.latency), np.float32), state)[0]
 
     def enhance(self, audio: np.ndarray) -> np.ndarray:
-        """See `Engine`."""
+        """See `Backend`."""
         return self.enhance_part(audio, None, [])[0]
 
     def enhance_part(self, audio: np.ndarray, means: np.ndarray | None, scratch: list) -> tuple[np.ndarray, None]:
-        """See `Engine`."""
+        """See `Backend`."""
         given = {} if means is None else {"means": means}
         return self.session.run(["enhanced"], {"audio": np.ascontiguousarray(audio), **given})[0], None
 
     def means(self, audio: np.ndarray, parts: int = 1, quick: bool = False) -> np.ndarray:
-        """See `Engine`."""
+        """See `Backend`."""
         own = self.session.run(["own_means"], {"audio": np.ascontiguousarray(audio)})[0]
         return np.broadcast_to(own, (parts, *own.shape))
 

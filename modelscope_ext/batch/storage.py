@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelscope_ext.atomic import atomic_write
 from modelscope_ext.audio import SUFFIXES, audio_files
-from modelscope_ext.files import whole
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -107,7 +107,7 @@ class Manifest:
         parts = self._parts()
         with tempfile.TemporaryDirectory(prefix="modelscope-ext-") as folder:
             near = Path(self.path) if is_local(self.fs) else Path(folder, MANIFEST)
-            with whole(near) as half, half.open("w", encoding="utf-8") as file:
+            with atomic_write(near) as half, half.open("w", encoding="utf-8") as file:
                 file.writelines(f"{json.dumps(self.rows[path])}\n" for path in sorted(self.rows))
             if not is_local(self.fs):
                 put_whole(self.fs, near, self.path)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modelscope_ext.layers.complex_conv import ComplexBatchNorm2d, ComplexConv2d, ComplexConvTranspose2d
-from modelscope_ext.layers.complex_se import ComplexSqueezeExcitation
-from modelscope_ext.layers.fsmn import ComplexFsmn
-from modelscope_ext.models.framewise import Framewise
-from modelscope_ext.models.frcrn_inference import Buffers, FastUNet, has_amx
+from modelscope_ext.models.frcrn.complex_conv import ComplexBatchNorm2d, ComplexConv2d, ComplexConvTranspose2d
+from modelscope_ext.models.frcrn.cpu import Buffers, FastUNet, has_amx
+from modelscope_ext.models.frcrn.fsmn import ComplexFsmn
+from modelscope_ext.models.frcrn.squeeze import ComplexSqueezeExcitation
+from modelscope_ext.models.streaming import StreamingModel
 from modelscope_ext.stft import analysis, overlap_add, sqrt_hann, stft, synthesis
 
 __all__ = ["CausalFrcrn", "Frcrn", "FrcrnConfig", "FrcrnState", "UNet", "UNetState", "dft_matrices"]
@@ -363,7 +363,7 @@ class FrcrnState(NamedTuple):
     count: Tensor  # (1,) frames so far
 
 
-class CausalFrcrn(Framewise, Frcrn):
+class CausalFrcrn(StreamingModel, Frcrn):
     """An FRCRN whose output waits for no later input than that of its own window of 40 ms.
 
     The released weights fit, but were trained to hear later frames, too: they need fine-tuning.

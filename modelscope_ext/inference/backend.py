@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["Engine"]
+__all__ = ["Backend"]
 
 
-class Engine(Protocol):
+class Backend(Protocol):
     """A network; audio is (B, n) float32 at `sample_rate`, B streams side by side.
 
     A causal one is fed: `feed(audio, None)`, then `feed(more, state)`, at the end `finish(state)`. A state serves one

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from modelscope_ext.audio import AudioError, StreamResampler, why_unusable
-from modelscope_ext.engines import Engine
-from modelscope_ext.utterances import Utterances
+from modelscope_ext.inference.backend import Backend
+from modelscope_ext.inference.chunking import ChunkedInference
 
 __all__ = ["DenoiseStream", "as_float", "from_float"]
 
@@ -56,7 +56,7 @@ class DenoiseStream:
     """One running stream; made by `Denoiser.stream`.
 
     Args:
-        engine: a causal `Engine`, or `Utterances`.
+        engine: a causal `Backend`, or `ChunkedInference`.
         sample_rate: of the chunks, Hz.
         channels: of the chunks; each is denoised on its own.
         noisy_share: how much of the input stays in the output, 0 … 1.
@@ -72,7 +72,7 @@ class DenoiseStream:
 
     def __init__(
         self,
-        engine: Engine | Utterances,
+        engine: Backend | ChunkedInference,
         sample_rate: int,
         channels: int = 1,
         noisy_share: float = 0.0,

@@ -20,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor, nn
 
-from modelscope_ext.layers.complex_se import ComplexSqueezeExcitation, part_means, running_means
-from modelscope_ext.models.frcrn_fast_layers import TILE, Conv, First, Last, Memory, PlainConv
+from modelscope_ext.models.frcrn.cpu_layers import TILE, Conv, First, Last, Memory, PlainConv
+from modelscope_ext.models.frcrn.squeeze import ComplexSqueezeExcitation, part_means, running_means
 
 __all__ = ["Buffers", "FastUNet", "has_amx"]
 
@@ -33,7 +33,7 @@ Reader = Callable[[int, int, Tensor], object]
 
 #: Rows (frames times frequencies) of a block: about as many as the cache holds.
 BLOCK_ROWS = 5000
-#: Utterances at the same time: more would take more memory, and two cores are what most users have to spare.
+#: ChunkedInference at the same time: more would take more memory, and two cores are what most users have to spare.
 SIDE_BY_SIDE = 2
 
 

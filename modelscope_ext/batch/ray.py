@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from modelscope_ext.audio import AudioError, remove_left_behind
-from modelscope_ext.storage import (
+from modelscope_ext.batch.storage import (
     HINT,
     Manifest,
     audio_below,
@@ -75,7 +75,7 @@ class Batch:
         wet: float = 1.0,
         attenuation_limit_db: float | None = None,
     ) -> None:
-        from modelscope_ext.enhance import Denoiser
+        from modelscope_ext.inference.denoiser import Denoiser
 
         if device not in (None, "cpu", "cuda"):
             raise ValueError(f"Ray gives each worker its GPU: the device is cpu or cuda, got {device}")
@@ -212,7 +212,7 @@ class Worker:
         settings: dict,
         deaths: Any = None,
     ) -> None:
-        from modelscope_ext.enhance import Denoiser
+        from modelscope_ext.inference.denoiser import Denoiser
 
         if _fingerprint(model) != expected:
             what = model or "the model in the package"

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from modelscope_ext.digest import RecordingMeans
-from modelscope_ext.engines import Engine
+from modelscope_ext.inference.backend import Backend
+from modelscope_ext.inference.recording import RecordingMeans
 
-__all__ = ["REFERENCE_RMS", "Utterances", "UtterancesState", "reference_gain"]
+__all__ = ["REFERENCE_RMS", "ChunkedInference", "ChunkedState", "reference_gain"]
 
 #: -25 dBFS, the level that FRCRN was trained at.
 REFERENCE_RMS = 10 ** (-25 / 20)
@@ -41,7 +41,7 @@ def reference_gain(audio: np.ndarray | Callable[[], Iterable[np.ndarray]]) -> np
     return np.divide(REFERENCE_RMS, level, out=np.ones_like(level), where=level > 0).clip(max=1e30)  # fits a float32
 
 
-class UtterancesState(NamedTuple):
+class ChunkedState(NamedTuple):
     """What is between two calls."""
 
     audio: np.ndarray  # (B, n) from the beginning of the next chunk on
@@ -49,7 +49,7 @@ class UtterancesState(NamedTuple):
     means: RecordingMeans | None  # what is known of the recording
 
 
-class Utterances:
+class ChunkedInference:
     """An engine for whole utterances that is fed piece by piece.
 
     Args:
@@ -73,7 +73,7 @@ class Utterances:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Backend,
         gain: np.ndarray | float = 1.0,
         means: RecordingMeans | None = None,
         chunk_s: float | None = None,
@@ -101,19 +101,19 @@ class Utterances:
         """Samples of later input that an output sample may depend on, besides what `gain` and `means` were taken of."""
         return 3 * self.chunk // 2
 
-    def feed(self, audio: np.ndarray, state: UtterancesState | None = None) -> tuple[np.ndarray, UtterancesState]:
+    def feed(self, audio: np.ndarray, state: ChunkedState | None = None) -> tuple[np.ndarray, ChunkedState]:
         """Takes (B, n) samples, any n; returns the (B, m) that are finished."""
-        state = state or UtterancesState(audio[:, :0], None, self.means)
+        state = state or ChunkedState(audio[:, :0], None, self.means)
         return self._whole_chunks(state._replace(audio=np.concatenate((state.audio, audio), 1)), self.batch)
 
-    def finish(self, state: UtterancesState) -> np.ndarray:
+    def finish(self, state: ChunkedState) -> np.ndarray:
         """The (B, m) samples that are left when the input has ended."""
         done, (waiting, fade, means) = self._whole_chunks(state, 1)
         self.scratch.clear()  # the last one may need more
         last = self._faded(self._denoise(waiting[None], means)[0][0], fade) if waiting.shape[1] else waiting
         return np.concatenate((done, last), 1)
 
-    def _whole_chunks(self, state: UtterancesState, fewest: int) -> tuple[np.ndarray, UtterancesState]:
+    def _whole_chunks(self, state: ChunkedState, fewest: int) -> tuple[np.ndarray, ChunkedState]:
         """Denoises chunks, up to `batch` at once, as long as `fewest` are there, and a last one is left."""
         waiting, fade, means = state
         done = [waiting[:, :0]]
@@ -131,7 +131,7 @@ class Utterances:
                 if means and own is not None:
                     means = means.after(own[i], step)
             waiting = waiting[:, count * step :]
-        return np.concatenate(done, 1), UtterancesState(waiting, fade, means)
+        return np.concatenate(done, 1), ChunkedState(waiting, fade, means)
 
     def _quiet_step(self, waiting: np.ndarray, count: int) -> int:
         """The step from chunk to chunk with which the loudest of the next `count` fades is at its lowest."""

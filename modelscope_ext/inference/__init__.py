@@ -1,0 +1,1 @@
+"""Inference: back ends, recordings, streams, and the `Denoiser`."""

@@ -1,0 +1,1 @@
+"""CRUSE: convolutional recurrent U-nets for real-time speech enhancement."""

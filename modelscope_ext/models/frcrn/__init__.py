@@ -1,0 +1,1 @@
+"""FRCRN: a frequency-recurrent convolutional recurrent network, as released, and its fast CPU code."""
