@@ -34,7 +34,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from modelscope_ext import Denoiser
-from modelscope_ext.audio import MOST_CHANNELS, AudioError, resample
+from modelscope_ext.audio import AudioError, resample
+from modelscope_ext.audio.files import MOST_CHANNELS
 from modelscope_ext.checkpoint import CRUSE_TYPE, save_model
 from modelscope_ext.cli import main
 from modelscope_ext.export import export_onnx
