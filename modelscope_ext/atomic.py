@@ -1,32 +1,83 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all: the only rule for temporary files."""
 
+import functools
+import hashlib
 import os
+import platform
+import re
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic_write"]
+__all__ = ["atomic_write", "remove_stale_temp_files", "temp_name"]
+
+#: Bytes of the final name in a temporary one. Names have up to 255 bytes and 143 on encrypted disks.
+KEPT_BYTES = 100
+_TEMP = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.half", re.DOTALL)
+
+
+def temp_name(name: str) -> str:
+    """Return a hidden name for the unfinished file `name`, unique to this host, process and call."""
+    start = os.fsencode(name)[:KEPT_BYTES].decode(errors="ignore")
+    return f".{start}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.half"
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A path beside `path` to write to. It takes the name of `path` when the block ends, and goes if the block fails.
+    """Yield a temporary path beside `path`, and rename it to `path` when the block succeeds.
 
-    Folders are made. What a killed process left behind is overwritten; what was called `path` stays until then.
+    Missing folders are made. If the block fails, the temporary file is removed and `path` keeps its earlier content.
+    Several threads, processes or hosts may write the same path: the last one to finish wins.
 
     Raises:
-        OSError: it cannot be written; the message names `path` and says why.
+        OSError: the file cannot be written. The message names `path` and the reason.
     """
     path = Path(path)
-    half = path.with_name(f".{path.name}.half")
+    temp = path.with_name(temp_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield half
-        with half.open("rb+") as file:
-            os.fsync(file.fileno())  # or, after a power cut, the name might be there without the content
-        half.replace(path)
+        yield temp
+        with temp.open("rb+") as file:
+            os.fsync(file.fileno())  # after a power cut the name might exist without the content
+        temp.replace(path)
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        with suppress(OSError):  # on a read-only disk there is nothing to remove
-            half.unlink()
+        with suppress(OSError):  # it was renamed, or the disk is read-only
+            temp.unlink()
+
+
+def remove_stale_temp_files(folder: Path) -> None:
+    """Remove temporary files of dead processes of this host from a folder.
+
+    Other hosts may share the folder. Their processes are not visible here, so their files stay.
+    """
+    for path in folder.glob(".*.half"):
+        match = _TEMP.fullmatch(path.name)
+        if match and match["host"] == _host():
+            with suppress(OSError):
+                if _is_dead(int(match["process"]), path):
+                    path.unlink()
+
+
+@functools.cache
+def _host() -> str:
+    """Return a tag for what process ids belong to: this computer, and this container on it."""
+    namespace = ""
+    with suppress(OSError):  # Linux only
+        namespace = os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
+
+
+def _is_dead(process: int, path: Path) -> bool:
+    if os.name == "nt":  # os.kill would send Ctrl-C; a file that nobody wrote to for an hour is left over
+        return time.time() - path.stat().st_mtime > 3600
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # another user's
+        pass
+    return False

@@ -443,7 +443,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path, dns, cor
     assert run(code, tmp_path).returncode == -signal.SIGKILL
     half = tmp_path / "out" / ".train.half"
     assert [path.name for path in half.glob("*.parquet")] == ["train-00000-of-00003.parquet"]
-    assert any(half.glob("*.part"))
+    assert any(half.glob(".*.half"))
     assert not (tmp_path / "out" / "README.md").exists()
     before = (half / "train-00000-of-00003.parquet").stat()
 

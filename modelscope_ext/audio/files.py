@@ -5,11 +5,8 @@ Axes: (N,) or (N, channels), float32 in -1 … 1 unless said otherwise; rates in
 
 import math
 import os
-import re
 import shutil
 import stat
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +15,8 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 import soxr
+
+from modelscope_ext.atomic import atomic_write
 
 __all__ = [
     "SUFFIXES",
@@ -30,7 +29,6 @@ __all__ = [
     "output_format",
     "read_blocks",
     "read_mono",
-    "remove_left_behind",
     "resample",
     "why_unusable",
     "write_audio",
@@ -205,48 +203,42 @@ def resample(audio: np.ndarray, source_rate: float, target_rate: float) -> np.nd
 def write_audio(
     path: str | Path, sample_rate: int, channels: int, format: str, subtype: str | None
 ) -> Iterator[soundfile.SoundFile]:
-    """A `SoundFile` to write to; `path` appears when the block ends, whole, or not at all.
+    """Yield a `SoundFile` to write to; `path` appears when the block succeeds, whole, or not at all.
 
     Raises:
         AudioError: the folder cannot be written to, the disk is full, or the format does not take this audio.
     """
     path = Path(path)
     _system_name(path)
-    start = os.fsencode(path.name)[:200].decode(errors="ignore")  # names have up to 255 bytes
-    half = path.with_name(f".{start}.{os.getpid()}-{threading.get_ident()}.half")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half.touch()  # the system says why it refuses; libsndfile does not
-        with soundfile.SoundFile(_system_name(half), "w", sample_rate, channels, subtype, format=format) as file:
-            yield file
-            file.flush()
-        # libsndfile says nothing when the disk fills up while it writes a header or its last block.
-        with soundfile.SoundFile(_system_name(half)) as written:
-            if written.frames < file.frames:
-                raise AudioError(f"{path}: not written completely; is the disk full?")
-            if written.frames > file.frames:  # some old formats count in blocks
-                raise AudioError(f"{path}: {format} with {file.subtype} has no way to say {file.frames} samples")
-        half.replace(path)
-    except soundfile.LibsndfileError as error:
-        full = path.parent.is_dir() and shutil.disk_usage(path.parent).free < 2**16
-        reason = "no space left on the disk" if full else _reason(error)
-        if error.code == SYSTEM_ERROR and not full:
-            reason = "the system refuses; is there a quota, or a limit on the size of files?"
-        raise AudioError(f"{path}: cannot be written ({reason})") from error
+        with atomic_write(path) as temp:
+            temp.touch()  # the system says why it refuses; libsndfile does not
+            try:
+                with soundfile.SoundFile(
+                    _system_name(temp), "w", sample_rate, channels, subtype, format=format
+                ) as file:
+                    yield file
+                    file.flush()
+                # libsndfile reports no error when the disk fills up while it writes a header or the last block.
+                with soundfile.SoundFile(_system_name(temp)) as written:
+                    if written.frames < file.frames:
+                        raise AudioError(f"{path}: not written completely; is the disk full?")
+                    if written.frames > file.frames:  # some old formats count in blocks
+                        raise AudioError(
+                            f"{path}: {format} with {file.subtype} has no way to say {file.frames} samples"
+                        )
+            except soundfile.LibsndfileError as error:
+                raise AudioError(f"{path}: cannot be written ({_write_reason(error, path.parent)})") from error
     except OSError as error:
-        raise AudioError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        with suppress(OSError):  # on a read-only disk there is nothing to remove
-            half.unlink()
+        raise AudioError(str(error)) from error
 
 
-def remove_left_behind(folder: Path) -> None:
-    """Removes what `write_audio` of killed processes left in a folder; what is younger than an hour may be in use."""
-    for half in folder.glob(".*.half"):
-        if re.fullmatch(r"\..+\.\d+-\d+\.half", half.name):
-            with suppress(OSError):
-                if time.time() - half.stat().st_mtime > 3600:
-                    half.unlink()
+def _write_reason(error: soundfile.LibsndfileError, folder: Path) -> str:
+    if folder.is_dir() and shutil.disk_usage(folder).free < 2**16:
+        return "no space left on the disk"
+    if error.code == SYSTEM_ERROR:
+        return "the system refuses; is there a quota, or a limit on the size of files?"
+    return _reason(error)
 
 
 def output_format(source: soundfile.SoundFile, path: str | Path) -> tuple[str, str | None]:

@@ -24,7 +24,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modelscope_ext.audio import AudioError, remove_left_behind
+from modelscope_ext.atomic import remove_stale_temp_files
+from modelscope_ext.audio import AudioError
 from modelscope_ext.batch.storage import (
     HINT,
     Manifest,
@@ -94,7 +95,7 @@ class Batch:
         jobs = self._plan(inputs)
         if is_local(self.output_fs):
             for folder in {posixpath.dirname(f"{self.output}/{job['path']}") for job in jobs}:
-                remove_left_behind(Path(folder))
+                remove_stale_temp_files(Path(folder))
         self.manifest = Manifest(self.output_fs, self.output)
         there = listed(self.output_fs, self.output)
         self.jobs = [job for job in jobs if not self._done(job, there.get(f"{self.output}/{job['path']}"))]

@@ -8,10 +8,11 @@ import json
 import posixpath
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelscope_ext.atomic import atomic_write
+from modelscope_ext.atomic import atomic_write, temp_name
 from modelscope_ext.audio import SUFFIXES, audio_files
 
 if TYPE_CHECKING:
@@ -186,9 +187,14 @@ def put_whole(fs: "AbstractFileSystem", near: Path, path: str) -> None:
     if _protocols(fs) & OBJECT_STORES:
         fs.put_file(str(near), path)
         return
-    half = f"{posixpath.dirname(path)}/.{posixpath.basename(path)}.half"
-    fs.put_file(str(near), half)
-    fs.mv(half, path)
+    temp = f"{posixpath.dirname(path)}/{temp_name(posixpath.basename(path))}"
+    try:
+        fs.put_file(str(near), temp)
+        fs.mv(temp, path)
+    except BaseException:
+        with suppress(Exception):  # it may not be there
+            fs.rm_file(temp)
+        raise
 
 
 def sha256(file: Any) -> str:

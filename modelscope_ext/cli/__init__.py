@@ -197,11 +197,12 @@ def _denoise(args: argparse.Namespace) -> int:
 
     from tqdm import tqdm
 
-    from modelscope_ext.audio import AudioError, open_audio, remove_left_behind
+    from modelscope_ext.atomic import remove_stale_temp_files
+    from modelscope_ext.audio import AudioError, open_audio
     from modelscope_ext.inference.denoiser import Denoiser
 
     for folder in {target.parent for _, target in jobs}:
-        remove_left_behind(folder)
+        remove_stale_temp_files(folder)
     denoiser = Denoiser(args.model, args.device, **_strength(args))
     seconds, readable, failed = 0.0, [], 0
     for source, target in jobs:

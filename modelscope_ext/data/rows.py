@@ -1,6 +1,5 @@
 """Rows of a data set, and the Parquet files that hold them."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow
 from pyarrow.parquet import ParquetWriter
+
+from modelscope_ext.atomic import atomic_write
 
 __all__ = ["SAMPLE_RATE", "Row", "on_grid", "write_rows"]
 
@@ -39,22 +40,14 @@ def write_rows(path: Path, groups: Iterable[list[Row]]) -> None:
         "use_dictionary": False,
         "use_byte_stream_split": [f"{name}.array.list.element" for name in ("noisy", "clean")],
     }
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            with ParquetWriter(file, schema, **layout) as parquet:
-                for rows in groups:
-                    columns = [
-                        _clips([row.noisy for row in rows], [row.names[0] for row in rows], clip),
-                        _clips([row.clean for row in rows], [row.names[1] for row in rows], clip),
-                        pyarrow.array([len(row.noisy) / SAMPLE_RATE for row in rows]),
-                    ]
-                    parquet.write_table(pyarrow.table(columns, schema=schema))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_write(path) as temp, temp.open("wb") as file, ParquetWriter(file, schema, **layout) as parquet:
+        for rows in groups:
+            columns = [
+                _clips([row.noisy for row in rows], [row.names[0] for row in rows], clip),
+                _clips([row.clean for row in rows], [row.names[1] for row in rows], clip),
+                pyarrow.array([len(row.noisy) / SAMPLE_RATE for row in rows]),
+            ]
+            parquet.write_table(pyarrow.table(columns, schema=schema))
 
 
 def _clips(audio: list[np.ndarray], names: list[str], type: pyarrow.StructType) -> pyarrow.StructArray:

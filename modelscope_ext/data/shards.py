@@ -10,13 +10,13 @@ import functools
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from modelscope_ext.atomic import atomic_write, remove_stale_temp_files
 from modelscope_ext.data.rows import SAMPLE_RATE, Row, write_rows
 
 __all__ = ["SPLITS", "THREADS", "DataError", "Plan", "Progress", "Source", "Summary", "file_facts", "write"]
@@ -170,14 +170,16 @@ def _write(
     try:
         if not done.exists():
             half.mkdir(parents=True, exist_ok=True)
-            _write_whole(half / "plan.json", json.dumps({"key": key, **asdict(plan)}))
-            for left in half.glob("*.part"):  # of a run that was killed
-                left.unlink()
+            with atomic_write(half / "plan.json") as temp:
+                temp.write_text(json.dumps({"key": key, **asdict(plan)}))
+            remove_stale_temp_files(half)
             written = _write_shards(shards, half, split, source, progress)
             half.replace(done)
-        _write_whole(out / "README.md", _readme(out))
+        with atomic_write(out / "README.md") as temp:
+            temp.write_text(_readme(out))
     except OSError as error:
-        raise OSError(f"{done}: cannot be written ({error.strerror or error}); started again, it goes on") from error
+        reason = getattr(error.__cause__, "strerror", None) or error.strerror or error
+        raise OSError(f"{done}: cannot be written ({reason}); started again, it goes on") from error
     seconds = [samples / SAMPLE_RATE for _, samples in plan.rows]
     numbers = (len(seconds), sum(seconds) / 3600, min(seconds), max(seconds), len(shards), written)
     return Summary(done, *numbers, plan.rates, plan.skipped)
@@ -230,15 +232,6 @@ def _read_row(reader: Callable[[int], Row], planned: tuple[int, int]) -> Row:
     if not len(row.noisy) == len(row.clean) == planned[1]:
         raise ValueError(f"{row.names[0]}: changed while the data set was written; start again")
     return row
-
-
-def _write_whole(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _readme(out: Path) -> str:
