@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Finding", "add_command", "examine"]
+__all__ = ["Finding", "examine"]
 
 NAME = "modelscope-ext"
 TESTED_PYTHON = (3, 12)
@@ -69,20 +69,6 @@ class Finding:
     level: str
     what: str
     fix: str = ""
-
-
-def add_command(commands: Any) -> argparse.ArgumentParser:
-    """Adds `doctor` to the sub-commands of a parser."""
-    parser = commands.add_parser(
-        "doctor",
-        help="check the installation and a model, and say what mends them",
-        description="Checks Python, packages, audio, the model, the cache and the GPU: what is fine, what will fail, "
-        "and the command that mends it. Nothing is downloaded. The exit code is 1 if there is a problem.",
-    )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="check this folder, id or .onnx file too")
-    parser.add_argument("--json", action="store_true", help="the same, to be read by programs")
-    parser.set_defaults(run=_run)
-    return parser
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -1,9 +1,7 @@
 """The command `info`: what a model is, what it costs, how good it is and where it comes from."""
 
-import argparse
 import copy
 import hashlib
-import json
 import math
 import re
 import textwrap
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # the command line starts without it
     from torch import nn
 
-__all__ = ["add_command", "card_licence", "card_tables", "describe", "macs_per_second"]
+__all__ = ["card_licence", "card_tables", "describe", "macs_per_second"]
 
 WIDTH = 80
 UNKNOWN = "not known of an ONNX file"
@@ -22,20 +20,6 @@ PAPERS = {
     "FRCRN": "Zhao et al., FRCRN: Boosting feature representation using frequency recurrence for monaural speech "
     "enhancement, ICASSP 2022",
 }
-
-
-def add_command(commands: Any) -> argparse.ArgumentParser:
-    """Adds `info` to the sub-commands of a parser."""
-    parser = commands.add_parser(
-        "info",
-        help="what a model is, costs and is worth",
-        description="Architecture, parameters, operations, latency, licence and sources of a model, and the tables of "
-        "its card.",
-    )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="folder, id or .onnx file [in this package]")
-    parser.add_argument("--json", action="store_true", help="the same, to be read by programs")
-    parser.set_defaults(run=_run)
-    return parser
 
 
 def describe(model: str | Path | None = None) -> dict[str, Any]:
@@ -174,12 +158,6 @@ def _is_cruse(net: "nn.Module") -> bool:
 
 def _weights(path: Path) -> dict[str, Any]:
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-
-
-def _run(args: argparse.Namespace) -> int:
-    found = describe(args.model)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if args.json else _as_text(found))
-    return 0
 
 
 def _as_text(found: dict[str, Any]) -> str:

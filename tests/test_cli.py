@@ -13,8 +13,7 @@ import pytest
 import soundfile
 from conftest import EXAMPLES, ROOT
 
-from modelscope_ext import cli
-from modelscope_ext.cli import main
+from modelscope_ext.cli import COMMANDS, main
 from modelscope_ext.inference.denoiser import ASR_SAFE_WET, Denoiser
 
 NOISY = EXAMPLES / "noisy.wav"
@@ -155,12 +154,9 @@ def test_python_m_and_exit_codes():
 
 # Terminals and pipes
 
-COMMANDS = re.findall(r"^    ([a-z-]+)", cli._parser().format_help().partition("COMMAND\n")[2], re.M)
-
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_fits_80_columns(command, monkeypatch, capsys):
-    assert {"denoise", "stream", "train"} <= set(COMMANDS)
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as caught:
         main([*command.split(), "--help"])

@@ -257,7 +257,7 @@ def test_work_is_cut_for_all_workers():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["in", "-o", "out", "--engine", "ray", "--skip-existing"], "leaves out what is done by itself"),
+        (["in", "-o", "out", "--engine", "ray", "--skip-existing"], "always skips finished files"),
         (["in/a.wav", "-o", "out", "--engine", "ray", "--spectrogram", "p.png"], "leave out --spectrogram"),
         (["in", "-o", "in/a.wav", "--engine", "ray"], "is a file; with Ray the output is a folder"),
         (["in", "-o", "in", "--engine", "ray"], "is the output folder"),

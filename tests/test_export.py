@@ -402,7 +402,7 @@ def test_the_command(tmp_path, capsys):
     assert main([*command, str(tmp_path / "whole.onnx"), "--utterance"]) == 0
     assert not Denoiser(tmp_path / "whole.onnx").engine.causal
     assert main([*command, str(tmp_path / "net.bin")]) == 1
-    assert capsys.readouterr().err.endswith("net.bin: an ONNX file is called something.onnx\n")
+    assert capsys.readouterr().err.endswith("net.bin: the name of an ONNX file ends in .onnx\n")
 
 
 EXPORTER = """

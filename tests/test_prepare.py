@@ -1,6 +1,5 @@
 """Segments and data set folders, against `datasets` and ModelScope's own functions."""
 
-import argparse
 import inspect
 import json
 import os
@@ -18,6 +17,7 @@ import torch
 from conftest import RATE, ROOT
 
 from modelscope_ext.audio import AudioError, read_mono
+from modelscope_ext.cli import main
 from modelscope_ext.data import prepare
 from modelscope_ext.data import shards as writing
 from modelscope_ext.data.corpus import load_corpus
@@ -585,11 +585,7 @@ def test_a_folder_that_is_no_data_set_is_described(tmp_path):
 
 
 def command(*arguments):
-    parser, common = argparse.ArgumentParser(), argparse.ArgumentParser(add_help=False)
-    common.add_argument("-q", "--quiet", action="store_true")
-    prepare.add_command(parser.add_subparsers(required=True), common)
-    args = parser.parse_args(["prepare-data", "-q", *map(str, arguments)])
-    return args.run(args)
+    return main(["prepare-data", "-q", *map(str, arguments)])
 
 
 def test_the_command_writes_both_splits(tmp_path, dns, corpora, load, capsys):
@@ -627,13 +623,6 @@ def test_a_command_that_is_not_understood(arguments, capsys):
         command(*arguments, "-o", "out")
     assert caught.value.code == 2
     assert "--" in capsys.readouterr().err
-
-
-def test_the_command_line_need_not_wait_for_it(tmp_path):
-    heavy = "{'numpy', 'scipy', 'torch', 'soundfile', 'pyarrow', 'datasets'}"
-    code = f"import sys, modelscope_ext.data.prepare; assert not {heavy} & sys.modules.keys(), sys.modules.keys()"
-    done = run(code, tmp_path)
-    assert done.returncode == 0, done.stderr
 
 
 def test_the_card_of_a_folder_names_what_is_there(tmp_path, dns):

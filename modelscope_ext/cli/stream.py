@@ -1,7 +1,6 @@
 """The command `stream`: raw PCM from standard input to standard output, or from a microphone to a loudspeaker.
 
-Bytes hold interleaved samples, little-endian. The command line imports this when it starts; what takes time to import
-is imported where it is used.
+Samples are interleaved and little-endian.
 """
 
 import argparse
@@ -9,100 +8,72 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import ModuleType
 from typing import Any
 
-__all__ = ["FORMATS", "add_command"]
+import numpy as np
+
+from modelscope_ext.audio import check_layout
+from modelscope_ext.cli.common import add_device, add_model, add_quiet, add_strength
+from modelscope_ext.inference.denoiser import Denoiser
+from modelscope_ext.inference.stream import DenoiseStream
+
+__all__ = ["FORMATS", "add_arguments", "run"]
 
 logger = logging.getLogger(__name__)
 
-#: The names that ffmpeg has for them → those of numpy.
+#: ffmpeg's name of a sample format → numpy's.
 FORMATS = {"u8": "u1", "s16le": "<i2", "s32le": "<i4", "f32le": "<f4"}
-#: What files begin with that are no raw PCM.
+#: First bytes of files that are not raw PCM.
 HEADERS = {b"RIFF": "a wav file", b"fLaC": "a flac file", b"OggS": "an ogg file", b"ID3": "an mp3 file"}
-#: Seconds of audio after which a machine that is too slow is told so.
+#: Seconds of audio after which a machine that is too slow is reported.
 PATIENCE_S = 5.0
-#: Seconds of a block, those of all channels together.
+#: Longest block in seconds, summed over channels.
 LONGEST_BLOCK_S = 10.0
-#: Blocks of silence before a stream begins.
-REHEARSED = 8
+#: Blocks of silence that are processed before a stream begins. The first calls take much longer than later ones.
+WARMUP_BLOCKS = 8
+EXAMPLE = "arecord -t raw -f S16_LE -r 16000 | modelscope-ext stream | aplay -t raw -f S16_LE -r 16000"
 
 
-def add_command(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    """Adds `stream` to the sub-commands of a parser; `parents` bring `--quiet` and `--device`."""
-    parser = commands.add_parser(
-        "stream",
-        parents=parents,
-        help="denoise live: raw PCM from stdin to stdout, or sound devices",
-        description="Denoises raw PCM from standard input to standard output as it comes: arecord -t raw -f S16_LE "
-        "-r 16000 | modelscope-ext stream | aplay -t raw -f S16_LE -r 16000. What comes out lines up with what went "
-        "in, and is as long. Latency and real-time factor are told on standard error.",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `stream`."""
+    parser.description = (
+        f"Denoises raw PCM from standard input to standard output as it arrives: {EXAMPLE}. The output is aligned with "
+        "the input and as long. Latency and real-time factor are printed on standard error."
     )
     add = parser.add_argument
     add("--rate", type=int, default=16000, metavar="HZ", help="samples per second [16000]")
-    add("--channels", type=int, default=1, metavar="N", help="each is denoised on its own [1]")
-    add("--format", choices=tuple(FORMATS), default="s16le", help="of the samples, as ffmpeg names them [s16le]")
-    add("--block-ms", type=float, default=20.0, metavar="MS", help="taken and given at a time [20]")
-    add("--model", metavar="M", help="a causal model: folder or id [the one in this package]")
-    add("--wet", type=float, default=1.0, metavar="W", help="1 all denoised … 0 all as it was [1]")
-    add("--attenuation-limit", type=float, metavar="DB", help="lower noise by at most DB; inf for no limit")
-    where = parser.add_argument_group(
-        "sound devices", "these need sounddevice (pip install 'modelscope-ext[live]'); Ctrl-C ends"
+    add("--channels", type=int, default=1, metavar="N", help="channels, each denoised on its own [1]")
+    add("--format", choices=tuple(FORMATS), default="s16le", help="sample format, as ffmpeg names it [s16le]")
+    add("--block-ms", type=float, default=20.0, metavar="MS", help="length of a block [20]")
+    add_model(parser, "a causal model: folder or id")
+    add_device(parser)
+    add_strength(parser)
+    add_quiet(parser)
+    devices = parser.add_argument_group(
+        "sound devices", "These need sounddevice (pip install 'modelscope-ext[live]'). Ctrl-C ends the stream."
     )
     for name, end in (("input", "standard input"), ("output", "standard output")):
-        where.add_argument(
+        devices.add_argument(
             f"--{name}",
             nargs="?",
             const="",
             metavar="DEV",
-            help=f"number or part of the name of a device instead of {end}; without DEV the system's default; "
+            help=f"device to use instead of {end}: its number or part of its name; without DEV the system's default; "
             "python -m sounddevice lists them",
         )
-    parser.set_defaults(run=_run)
-    return parser
 
 
-def _run(args: argparse.Namespace) -> int:
-    from modelscope_ext.audio import check_layout
-
-    if args.channels < 1:
-        raise ValueError(f"--channels must be at least 1, got {args.channels}")
-    check_layout(args.rate, args.channels)
-    if not args.block_ms * args.channels <= 1000 * LONGEST_BLOCK_S:
-        raise ValueError(f"--block-ms {args.block_ms:g} is too long: at most {LONGEST_BLOCK_S:g} s of all channels")
-    block = round(args.block_ms * args.rate / 1000)
-    if block < 1:
-        raise ValueError(f"--block-ms {args.block_ms:g} is less than a sample at {args.rate} Hz")
-    sounds = _sounddevice() if (args.input, args.output) != (None, None) else None
-    if args.input is None and (not sys.stdin or sys.stdin.isatty()):
-        raise ValueError(
-            f"standard input is {'a terminal' if sys.stdin else 'closed'}; pipe raw PCM into it, as in: arecord -t raw "
-            "-f S16_LE -r 16000 | modelscope-ext stream | aplay -t raw -f S16_LE -r 16000; or take a microphone with "
-            "--input"
-        )
-    if args.output is None and not sys.stdout:
-        raise ValueError("standard output is closed; pipe it on or take --output DEV")
-    if args.output is None and sys.stdout.isatty():
-        raise ValueError(
-            "standard output is a terminal, and raw PCM is not for reading; pipe it on or take --output DEV"
-        )
-
-    import numpy as np
-
-    from modelscope_ext.inference.denoiser import Denoiser
-
+def run(args: argparse.Namespace) -> None:
+    """Denoise until the input ends."""
+    block = _check(args)
+    sounds = _import_sounddevice() if (args.input, args.output) != (None, None) else None
+    _check_pipes(args)
     dtype = np.dtype(FORMATS[args.format])
-    denoiser = Denoiser(args.model, args.device, wet=args.wet, attenuation_limit_db=args.attenuation_limit)
-    torch = sys.modules.get("torch")  # ONNX files do without
-    if torch and "OMP_NUM_THREADS" not in os.environ:  # frames are small: beside a busy core two threads are slower
-        torch.set_num_threads(1)
     shape = (-1, args.channels) if args.channels > 1 else (-1,)
-    rehearsal = denoiser.stream(args.rate, args.channels)
-    for _ in range(REHEARSED):  # the first calls take many times as long as the others
-        rehearsal.feed(np.zeros((block, *shape[1:]), dtype))
-    stream = denoiser.stream(args.rate, args.channels)
+    stream = _open_stream(args, np.zeros((block, *shape[1:]), dtype))
     clock = _Clock(args.rate)
 
     def process(data: bytes) -> bytes:
@@ -111,13 +82,12 @@ def _run(args: argparse.Namespace) -> int:
             clock.samples += len(samples)
             return stream.feed(samples).tobytes()
 
-    plural = "s" if args.channels > 1 else ""
     with ExitStack() as stack:
-        read, write = _ends(args, block, dtype, sounds, stack)
+        read, write = _open_ends(args, block, dtype, sounds, stack)
+        latency, devices = stream.latency_ms + args.block_ms, ", without the devices'" if sounds else ""
         logger.info(
-            "%d Hz, %d channel%s, %s: latency %.0f ms, of which %g ms for the block%s",
-            *(args.rate, args.channels, plural, args.format, stream.latency_ms + args.block_ms, args.block_ms),
-            ", without the devices'" if sounds else "",
+            f"{args.rate} Hz, {args.channels} channel{'s' * (args.channels > 1)}, {args.format}: "
+            f"latency {latency:.0f} ms, of which {args.block_ms:g} ms for the block{devices}"
         )
         try:
             try:
@@ -129,21 +99,54 @@ def _run(args: argparse.Namespace) -> int:
             raise
         finally:
             logger.info("%s", clock)
-    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    """Return the samples in a block, of each channel."""
+    if args.channels < 1:
+        raise ValueError(f"--channels must be at least 1, got {args.channels}")
+    check_layout(args.rate, args.channels)
+    if not args.block_ms * args.channels <= 1000 * LONGEST_BLOCK_S:
+        raise ValueError(f"--block-ms {args.block_ms:g} is too long: at most {LONGEST_BLOCK_S:g} s of all channels")
+    block = round(args.block_ms * args.rate / 1000)
+    if block < 1:
+        raise ValueError(f"--block-ms {args.block_ms:g} is less than a sample at {args.rate} Hz")
+    return block
+
+
+def _check_pipes(args: argparse.Namespace) -> None:
+    if args.input is None and (not sys.stdin or sys.stdin.isatty()):
+        state = "a terminal" if sys.stdin else "closed"
+        raise ValueError(f"standard input is {state}; pipe raw PCM into it, as in: {EXAMPLE}; or use --input")
+    if args.output is None and (not sys.stdout or sys.stdout.isatty()):
+        state = "a terminal, which cannot show raw PCM" if sys.stdout else "closed"
+        raise ValueError(f"standard output is {state}; pipe it to a program or use --output")
+
+
+def _open_stream(args: argparse.Namespace, silence: np.ndarray) -> DenoiseStream:
+    wet = 1.0 if args.wet is None else args.wet
+    denoiser = Denoiser(args.model, args.device, wet=wet, attenuation_limit_db=args.attenuation_limit)
+    torch = sys.modules.get("torch")  # not imported for ONNX files
+    if torch and "OMP_NUM_THREADS" not in os.environ:  # on small frames, two threads are slower next to a busy core
+        torch.set_num_threads(1)
+    rehearsal = denoiser.stream(args.rate, args.channels)
+    for _ in range(WARMUP_BLOCKS):
+        rehearsal.feed(silence)
+    return denoiser.stream(args.rate, args.channels)
 
 
 def _pump(
     read: Callable[[], bytes], process: Callable[[bytes], bytes], write: Callable[[bytes], object], size: int
 ) -> None:
-    """Blocks of whole samples of `size` bytes from one end to the other, until there are no more.
+    """Process blocks of whole samples of `size` bytes until the input ends.
 
-    Nothing is kept: when the reader is slow, `write` waits, and so does whoever writes to us.
+    Nothing is buffered: while the reader is slow, `write` blocks, and with it the program that writes to us.
     """
     first = True
     while data := read():
-        if first and (found := next((what for start, what in HEADERS.items() if data.startswith(start)), None)):
+        if first and (kind := next((kind for start, kind in HEADERS.items() if data.startswith(start)), None)):
             raise ValueError(
-                f"the input is {found}, not raw PCM: arecord -t raw, or ffmpeg -i FILE -f s16le -ar 16000 -ac 1 -"
+                f"the input is {kind}, not raw PCM: arecord -t raw, or ffmpeg -i FILE -f s16le -ar 16000 -ac 1 -"
             )
         first = False
         if rest := len(data) % size:  # only at the end
@@ -153,12 +156,12 @@ def _pump(
 
 
 class _Clock:
-    """Times the processing of a stream: `with clock:` around each block; tells once when it is too slow."""
+    """A stopwatch for the processing of blocks: `with clock:`. It warns once if the machine is too slow."""
 
     def __init__(self, rate: int) -> None:
         self.rate, self.samples = rate, 0
         self.seconds = self.slowest = 0.0
-        self.told = False
+        self.warned = False
 
     def __enter__(self) -> None:
         self.start = time.perf_counter()
@@ -166,27 +169,24 @@ class _Clock:
     def __exit__(self, *_) -> None:
         took = time.perf_counter() - self.start
         self.seconds, self.slowest = self.seconds + took, max(self.slowest, took)
-        if self.factor > 1 and self.samples > PATIENCE_S * self.rate and not self.told:
-            self.told = True
+        if self.factor > 1 and self.samples > PATIENCE_S * self.rate and not self.warned:
+            self.warned = True
             logger.warning("slower than real time: live audio will have gaps; try a larger --block-ms or another model")
 
     @property
     def factor(self) -> float:
-        """Seconds of work for a second of audio."""
+        """Seconds of processing for a second of audio."""
         return self.seconds * self.rate / max(1, self.samples)
 
     def __str__(self) -> str:
-        return (
-            f"{self.samples / self.rate:.1f} s of audio: real-time factor {self.factor:.3f}, "
-            f"slowest block {1000 * self.slowest:.1f} ms"
-        )
+        seconds, slowest = self.samples / self.rate, 1000 * self.slowest
+        return f"{seconds:.1f} s of audio: real-time factor {self.factor:.3f}, slowest block {slowest:.1f} ms"
 
 
-def _ends(
-    args: argparse.Namespace, block: int, dtype: Any, sounds: ModuleType | None, stack: ExitStack
+def _open_ends(
+    args: argparse.Namespace, block: int, dtype: np.dtype, sounds: ModuleType | None, stack: ExitStack
 ) -> tuple[Callable[[], bytes], Callable[[bytes], object]]:
-    """`read() -> bytes`, a block or, at the end, less; and `write(bytes)`."""
-    size = block * dtype.itemsize * args.channels
+    """Return `read() -> bytes`, which gives a block, or less at the end, and `write(bytes)`."""
 
     def device(kind: str, name: str) -> Any:
         number = int(name) if name.isdecimal() else name or None
@@ -194,15 +194,14 @@ def _ends(
         try:
             return stack.enter_context(getattr(sounds, f"Raw{kind.title()}Stream")(device=number, **options))
         except (sounds.PortAudioError, ValueError) as error:
-            raise ValueError(
-                f"--{kind}{name and ' '}{name}: {error}; python -m sounddevice lists the devices"
-            ) from error
+            option = f"--{kind} {name}".rstrip()
+            raise ValueError(f"{option}: {error}; python -m sounddevice lists the devices") from error
 
     microphone = None if args.input is None else device("input", args.input)
 
     def read() -> bytes:
         if microphone is None:
-            return sys.stdin.buffer.read(size)
+            return sys.stdin.buffer.read(block * dtype.itemsize * args.channels)
         data, overflowed = microphone.read(block)
         if overflowed:
             logger.warning("the microphone was not read in time; samples were lost")
@@ -218,18 +217,18 @@ def _write(data: bytes) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the rest fails again when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python's exit fails too
         raise OSError(f"standard output: {error.strerror}") from error
 
 
-def _sounddevice() -> ModuleType:
+def _import_sounddevice() -> ModuleType:
     try:
         import sounddevice
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "--input and --output need the package sounddevice: pip install 'modelscope-ext[live]'"
         ) from error
-    except OSError as error:  # the package is there, the library that it stands on is not
+    except OSError as error:  # PortAudio, which the package depends on, is missing
         raise OSError(
             f"sounddevice cannot be used ({error}); on Debian and Ubuntu: apt install libportaudio2"
         ) from error

@@ -11,13 +11,11 @@ The metadata hold name, kind (step or utterance), sample_rate, hop, delay, laten
 lead_in_s.
 """
 
-import argparse
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["INT8_TOLERANCE_DB", "OPSET", "TOLERANCE", "ExportError", "add_command", "export_onnx"]
+__all__ = ["INT8_TOLERANCE_DB", "OPSET", "TOLERANCE", "ExportError", "export_onnx"]
 
 #: Of the operators in our files: new enough for all that we use, old enough for onnxruntime 1.17.
 OPSET = 18
@@ -113,37 +111,3 @@ def _metadata(net: Any, utterance: bool) -> dict[str, object]:
         "attenuation_limit_db": net.attenuation_limit_db,
         "lead_in_s": net.lead_in_s,
     }
-
-
-def add_command(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    """Adds `export` to the sub-commands of a parser; `parents` bring `--quiet`."""
-    parser = commands.add_parser(
-        "export",
-        parents=parents,
-        help="write a model as an ONNX file",
-        description="Writes a model as an ONNX file, which `denoise --model` runs without PyTorch. It is compared with "
-        "PyTorch first, and refused where samples differ by more than 0.0001.",
-    )
-    parser.add_argument("--model", metavar="M", help="a model folder, or an id of ModelScope's hub [in this package]")
-    parser.add_argument("--format", choices=["onnx"], default="onnx", help="onnx is the only one")
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT.onnx", help="the file to write")
-    parser.add_argument(
-        "--utterance",
-        action="store_const",
-        const=True,
-        help="whole utterances in, whole utterances out; otherwise, of a causal network, one step and its state",
-    )
-    parser.add_argument(
-        "--int8",
-        action="store_true",
-        help="the matrices of a CRUSE's step in 8 bits: a smaller file, a faster step, and no difference to be heard",
-    )
-    parser.set_defaults(run=_run)
-    return parser
-
-
-def _run(args: argparse.Namespace) -> int:
-    if args.output.suffix.lower() != ".onnx":
-        raise ValueError(f"{args.output}: an ONNX file is called something.onnx")
-    export_onnx(args.model, args.output, args.utterance, args.int8)
-    return 0

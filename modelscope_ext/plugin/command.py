@@ -3,13 +3,13 @@
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from modelscope_ext.cli import add_denoise, execute
+from modelscope_ext.cli import add_command, execute
 
 __all__ = ["DenoiseCommand"]
 
 
 class DenoiseCommand:
-    """The same as `modelscope-ext denoise`; found by its entry point, group `modelscope_hub.cli_plugins`."""
+    """The same as `modelscope-ext denoise`, with the entry point group `modelscope_hub.cli_plugins`."""
 
     name = "denoise"
 
@@ -18,11 +18,11 @@ class DenoiseCommand:
 
     @staticmethod
     def register(subparsers: Any) -> ArgumentParser:
-        """Adds the command to ModelScope's parser."""
-        parser = add_denoise(subparsers)
+        """Add the command to ModelScope's parser."""
+        parser = add_command(subparsers, "denoise")
         parser.set_defaults(_command=DenoiseCommand)
         return parser
 
     def execute(self) -> None:
-        """Runs it; a failure is told on stderr and becomes the exit code."""
-        raise SystemExit(execute(self.args))
+        """Run the command and exit with its code."""
+        raise SystemExit(execute(lambda: self.args))

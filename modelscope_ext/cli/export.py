@@ -1,0 +1,40 @@
+"""The command `export`: write a model as an ONNX file."""
+
+import argparse
+from pathlib import Path
+
+from modelscope_ext.cli.common import add_model, add_quiet
+from modelscope_ext.export import export_onnx
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `export`."""
+    parser.description = (
+        "Writes a model as an ONNX file, which `denoise --model` runs without PyTorch. The file is compared with "
+        "PyTorch first. It is refused where samples differ by more than 0.0001."
+    )
+    add_model(parser)
+    parser.add_argument("--format", choices=["onnx"], default="onnx", help=argparse.SUPPRESS)
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT.onnx", help="the file to write")
+    parser.add_argument(
+        "--utterance",
+        action="store_const",
+        const=True,
+        help="export whole utterances instead of one step with its state; the default for non-causal networks",
+    )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="store the matrices of a CRUSE's step in 8 bits: a smaller file and a faster step without an audible "
+        "difference",
+    )
+    add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Export the model."""
+    if args.output.suffix.lower() != ".onnx":
+        raise ValueError(f"{args.output}: the name of an ONNX file ends in .onnx")
+    export_onnx(args.model, args.output, args.utterance, args.int8)
