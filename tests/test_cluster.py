@@ -1,4 +1,4 @@
-"""Batches on Ray: what is done, what is done again, and what killed processes leave."""
+"""Batches on Ray: first runs, reruns, and killed processes."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import fsspec
@@ -16,11 +17,13 @@ import soundfile
 from conftest import EXAMPLES, ROOT
 
 from modelscope_ext.audio import AudioError
+from modelscope_ext.batch import manifest as manifests
 from modelscope_ext.batch import ray as cluster
-from modelscope_ext.batch import storage
-from modelscope_ext.batch.ray import Batch, Deaths, Worker
-from modelscope_ext.batch.storage import Manifest
+from modelscope_ext.batch.manifest import Manifest
+from modelscope_ext.batch.plan import Job
+from modelscope_ext.batch.ray import Batch, CrashCounter, Worker, make_blocks
 from modelscope_ext.cli import main
+from modelscope_ext.pretrained import DEFAULT
 
 RATE = 16000
 
@@ -63,11 +66,11 @@ def rows(out):
 
 def here(batch):
     """`batch.run` without Ray: in this process."""
-    worker = Worker(**batch.worker, settings=batch.settings)
+    worker = Worker(**batch.worker)
     with batch.manifest:
         for job in batch.jobs:
-            batch.manifest.append(json.loads(worker(job)["row"]))
-    return [job["path"] for job in batch.jobs]
+            batch.manifest.append(json.loads(worker(asdict(job))["row"]))
+    return [job.path for job in batch.jobs]
 
 
 @pytest.mark.slow
@@ -118,22 +121,16 @@ def test_only_what_is_missing_or_has_changed_is_done_again(folder, tmp_path):
     assert again() == ["sub/b.flac"]
     assert again(wet=0.5) == ["a.wav", "sub/b.flac"]
     assert again(wet=0.5, attenuation_limit_db=200) == ["a.wav", "sub/b.flac"]
-    shutil.copytree(cluster_model(), tmp_path / "model")
+    shutil.copytree(DEFAULT, tmp_path / "model")
     assert again(wet=0.5, attenuation_limit_db=200, model=tmp_path / "model") == []
     described = tmp_path / "model" / "configuration.json"
     described.write_text(described.read_text() + " ")
     assert again(wet=0.5, attenuation_limit_db=200, model=tmp_path / "model") == ["a.wav", "sub/b.flac"]
 
 
-def cluster_model():
-    from modelscope_ext.pretrained import DEFAULT
-
-    return DEFAULT
-
-
 def test_storage_that_is_no_disk(folder, tmp_path, denoiser, monkeypatch):
     """Read, written, listed and decided by fsspec alone; the manifest comes in parts."""
-    monkeypatch.setattr(storage, "PART_S", 0)
+    monkeypatch.setattr(manifests, "PART_S", 0)
     memory = fsspec.filesystem("memory")
     memory.put(str(folder), "/talks", recursive=True)
     try:
@@ -148,7 +145,7 @@ def test_storage_that_is_no_disk(folder, tmp_path, denoiser, monkeypatch):
         memory.rm("/talks/bad.wav")
         assert Batch(["memory://talks"], "memory://done").jobs == []
         memory.put_file(str(folder / "sub" / "b.flac"), "/talks/sub/b.flac")  # at another time
-        assert [job["path"] for job in Batch(["memory://talks"], "memory://done").jobs] == ["sub/b.flac"]
+        assert [job.path for job in Batch(["memory://talks"], "memory://done").jobs] == ["sub/b.flac"]
     finally:
         memory.rm("/", recursive=True)
 
@@ -172,12 +169,12 @@ def test_a_manifest_of_a_killed_process_is_read(tmp_path):
 class Killed(Worker):
     """Killed by a file "always", and by a file "once" if it is the first to have it."""
 
-    def _denoise(self, source, target):
+    def denoise(self, source, target):
         mark = Path(source.removeprefix("file://") + ".begun")
         if "always" in source or ("once" in source and not mark.exists()):
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super()._denoise(source, target)
+        return super().denoise(source, target)
 
 
 @pytest.mark.slow
@@ -189,7 +186,7 @@ def test_the_files_of_a_killed_worker_are_done_by_another(ray, tmp_path, denoise
     for name in names:
         shutil.copy(EXAMPLES / "noisy.wav", tmp_path / "in" / name)
     batch = Batch([tmp_path / "in"], tmp_path / "out")
-    monkeypatch.setattr(cluster, "_blocks", lambda jobs, workers: [jobs[:3], jobs[3:]])
+    monkeypatch.setattr(cluster, "make_blocks", lambda jobs, workers: [jobs[:3], jobs[3:]])
     found = {row["path"]: row for row in batch.run()}
     assert sorted(found) == names
     assert {path for path, row in found.items() if row["status"] == "failed"} == {"always.wav"}
@@ -237,21 +234,22 @@ def test_a_killed_driver_leaves_what_is_done(ray, tmp_path):
 def test_a_worker_with_another_model_does_not_begin(folder, tmp_path):
     batch = Batch([folder], tmp_path / "out")
     with pytest.raises(ValueError, match=r"the model in the package: on .* another one than where the batch"):
-        Worker(**{**batch.worker, "expected": "another"}, settings=batch.settings)
+        Worker(batch.worker["options"], {**batch.settings, "model": "another"})
 
 
-def test_deaths_are_counted():
-    deaths = Deaths()
-    assert [deaths.begin("a"), deaths.begin("a"), deaths.begin("b")] == [0, 1, 0]
-    deaths.end("b")
-    assert [deaths.begin("b"), deaths.begin("a")] == [0, 2]
+def test_crashes_are_counted():
+    crashes = CrashCounter()
+    assert [crashes.begin("a"), crashes.begin("a"), crashes.begin("b")] == [0, 1, 0]
+    crashes.end("b")
+    assert [crashes.begin("b"), crashes.begin("a")] == [0, 2]
 
 
 def test_work_is_cut_for_all_workers():
-    small, large = ({"size": size} for size in (1000, 2**27))
-    assert [len(block) for block in cluster._blocks([small] * 1000, 2)] == [16] * 62 + [8]
-    assert [len(block) for block in cluster._blocks([small] * 3, 2)] == [1, 1, 1]
-    assert [len(block) for block in cluster._blocks([large] * 40, 2)] == [1] * 40
+    small, large = (Job("a.wav", "file:///a.wav", "file:///out/a.wav", size) for size in (1000, 2**27))
+    assert [len(block) for block in make_blocks([small] * 1000, 2)] == [16] * 62 + [8]
+    assert [len(block) for block in make_blocks([small] * 3, 2)] == [1, 1, 1]
+    assert [len(block) for block in make_blocks([large] * 40, 2)] == [1] * 40
+    assert make_blocks([small, large, small], 1) == [[large], [small], [small]]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +257,7 @@ def test_work_is_cut_for_all_workers():
     [
         (["in", "-o", "out", "--engine", "ray", "--skip-existing"], "always skips finished files"),
         (["in/a.wav", "-o", "out", "--engine", "ray", "--spectrogram", "p.png"], "leave out --spectrogram"),
-        (["in", "-o", "in/a.wav", "--engine", "ray"], "is a file; with Ray the output is a folder"),
+        (["in", "-o", "in/a.wav", "--engine", "ray"], "is a file, but the output must be a folder"),
         (["in", "-o", "in", "--engine", "ray"], "is the output folder"),
         (["in/a.wav", "-o", "in", "--engine", "ray"], "would overwrite its own input"),
         (["in", "in/a.wav", "-o", "out", "--engine", "ray"], "would both become"),
@@ -272,7 +270,7 @@ def test_work_is_cut_for_all_workers():
         (["s3://bucket/talks", "-o", "out"], "s3://bucket/talks: URLs need --engine ray"),
     ],
 )
-def test_what_cannot_be_done_is_told(folder, monkeypatch, capsys, arguments, message):
+def test_what_cannot_be_done_is_reported(folder, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(folder.parent)
     assert main(["denoise", "-q", *arguments]) == 1
     assert message in capsys.readouterr().err
@@ -285,14 +283,14 @@ def test_results_inside_the_input_are_no_input(folder):
     assert Batch([folder], folder / "clean").jobs == []
 
 
-def test_without_ray_it_is_told(folder, tmp_path, monkeypatch, capsys):
+def test_without_ray_the_error_says_how_to_install_it(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(["denoise", "-q", str(folder), "-o", str(tmp_path / "out"), "--engine", "ray"]) == 1
     assert "--engine ray needs Ray: pip install 'modelscope-ext[ray]'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "no port:x"])
-def test_no_cluster_is_told(folder, tmp_path, monkeypatch, address):
+def test_no_cluster_is_an_error(folder, tmp_path, monkeypatch, address):
     import ray
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
@@ -300,6 +298,6 @@ def test_no_cluster_is_told(folder, tmp_path, monkeypatch, address):
         list(Batch([folder], tmp_path / "out").run(address))
 
 
-def test_an_empty_folder_is_told(tmp_path):
+def test_an_empty_folder_is_an_error(tmp_path):
     with pytest.raises(AudioError, match="no audio files in this folder"):
         Batch([tmp_path], tmp_path / "out")

@@ -1,0 +1,102 @@
+"""Plan of a batch: which file becomes which, on a disk or on any storage that fsspec reads."""
+
+import os
+import posixpath
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from modelscope_ext.audio import SUFFIXES, AudioError
+from modelscope_ext.batch.storage import is_local, list_audio, resolve, url_of, version_tag
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+__all__ = ["Job", "plan"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A file to denoise.
+
+    Attributes:
+        path: of the result below the output folder, with slashes.
+        source, target: paths; URLs for a cluster.
+        size, stamp: bytes and version tag of the source, for a cluster; None if the storage has none.
+    """
+
+    path: str
+    source: Path | str
+    target: Path | str
+    size: int | None = None
+    stamp: str | None = None
+
+
+def plan(inputs: Iterable[Path | str], output: Path | str, *, cluster: bool = False) -> list[Job]:
+    """Return a job for every input file and every audio file in the input folders.
+
+    Args:
+        inputs: audio files and folders; paths, or URLs for a cluster.
+        output: folder that mirrors the input folders. It may be a file name for one input file.
+        cluster: plan for other machines. The output is always a folder. A missing input raises, and so does one that
+            would be overwritten; otherwise only that job fails later.
+
+    Raises:
+        AudioError: an input folder has no audio, two inputs share a result, or the output is a file.
+        ValueError: the storage of a URL is unknown or not installed.
+    """
+    places, out = [_Place(given, *resolve(given)) for given in inputs], _Place(output, *resolve(output))
+    named = not cluster and len(places) == 1 and posixpath.splitext(out.path)[1].lower() in SUFFIXES
+    if named and not any(place.fs.isdir(place.path) for place in (*places, out)):
+        return [Job(posixpath.basename(out.path), Path(places[0].given), Path(output))]
+    if out.fs.exists(out.path) and not out.fs.isdir(out.path):
+        raise AudioError(f"{output}: is a file, but the output must be a folder")
+    jobs: dict[str, Job] = {}
+    for place in places:
+        for file, info in _files(place, out, cluster).items():
+            path = file[len(place.path) :].lstrip("/") or posixpath.basename(file)
+            source, target = (p.name(f, cluster) for p, f in ((place, file), (out, f"{out.path}/{path}")))
+            if path in jobs:
+                raise AudioError(f"{source} and {jobs[path].source} would both become {target}")
+            if cluster and source == target:
+                raise AudioError(f"{target}: would overwrite its own input")
+            jobs[path] = Job(path, source, target, info.get("size"), version_tag(info))
+    return list(jobs.values())
+
+
+class _Place(NamedTuple):
+    """An input or the output."""
+
+    given: Path | str
+    fs: "AbstractFileSystem"
+    path: str
+
+    def name(self, file: str, as_url: bool) -> Path | str:
+        """Return the name of a file in the place, or of the place itself, as a URL or in terms of the given path."""
+        return url_of(self.fs, file) if as_url else Path(self.given, file[len(self.path) :].lstrip("/"))
+
+    def real(self, file: str) -> str:
+        """Return the only name of a file."""
+        return Path(os.path.realpath(file)).as_posix() if is_local(self.fs) else url_of(self.fs, file)
+
+
+def _files(place: _Place, out: _Place, cluster: bool) -> dict[str, dict]:
+    """Return file info by path for an input: the file itself, or the audio in the folder but outside the output."""
+    fs, root = place.fs, place.path
+    if fs.isdir(root):
+        files = list_audio(fs, root)
+        results, folder = out.real(out.path), place.real(root)
+        if cluster and results == folder:
+            raise AudioError(f"{place.given}: is the output folder")
+        if results.startswith(folder.rstrip("/") + "/"):
+            files = {file: info for file, info in files.items() if not place.real(file).startswith(results + "/")}
+        if not files:
+            raise AudioError(f"{place.given}: no audio files in this folder")
+    elif cluster and not fs.exists(root):
+        raise AudioError(f"{place.given}: no such file")
+    else:
+        files = {root: {}}
+    if cluster:  # some listings have no sizes
+        files = {file: info if info.get("size") is not None else fs.info(file) for file, info in files.items()}
+    return files
