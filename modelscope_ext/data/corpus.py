@@ -1,4 +1,4 @@
-"""Folders of audio, decoded once into one file that all data workers share.
+"""Folders of audio, decoded once into one file that all data workers share, and random draws from them.
 
 Clips are 16-bit mono at one rate, end to end in `<name>.pcm`, with `<name>.json` beside it.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from modelscope_ext.atomic import atomic_write
 from modelscope_ext.audio import AudioError, audio_files, read_mono
 
-__all__ = ["Corpus", "load_corpus"]
+__all__ = ["Chooser", "Corpus", "load_corpus"]
 
 logger = logging.getLogger(__name__)
 SHORTEST_S = 0.1
@@ -40,17 +40,17 @@ class Corpus:
         return len(self.names)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Clip `index`, (N,) float32."""
+        """Return clip `index`, (N,) float32."""
         return self.pcm[self.starts[index] : self.starts[index + 1]].astype(np.float32) / 32768
 
     @property
     def lengths(self) -> np.ndarray:
-        """Samples of each clip."""
+        """Return the samples of each clip, (clips,)."""
         return np.diff(self.starts)
 
     @property
     def seconds(self) -> float:
-        """Of all clips together."""
+        """Return the duration of all clips together."""
         return float(self.starts[-1]) / self.sample_rate
 
 
@@ -60,7 +60,7 @@ def load_corpus(
     sample_rate: int = 16000,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Corpus:
-    """The corpus of a folder, decoded into `cache` unless it is there and no file changed since.
+    """Load the corpus of a folder; decode it into `cache` first if it is not there or a file has changed.
 
     Args:
         folder: searched for audio files of any rate, channels averaged.
@@ -107,7 +107,7 @@ def _decode(folder: Path, files: list[Path], index: Path, sample_rate: int, prog
 
 
 def _clip(path: Path, sample_rate: int) -> np.ndarray | str:
-    """The clip as int16, or why it is left out."""
+    """Return the clip as int16, or why it is left out."""
     try:
         audio = read_mono(path, sample_rate)
     except AudioError as error:
@@ -117,3 +117,31 @@ def _clip(path: Path, sample_rate: int) -> np.ndarray | str:
     if not audio.any():
         return "silent"
     return np.rint(audio.clip(-1, 32767 / 32768) * 32768).astype(np.int16)
+
+
+class Chooser:
+    """A random choice of clips by length and weight.
+
+    corpora: each with its weight, or with weights of its clips, (clips,).
+    """
+
+    def __init__(self, corpora: list[tuple[Corpus, float | np.ndarray]]) -> None:
+        self.corpora = [corpus for corpus, _ in corpora]
+        clips = [corpus.lengths * np.asarray(weight, float) for corpus, weight in corpora]
+        share = np.array([each.sum() for each in clips])
+        self.share = np.cumsum(share / share.sum())
+        self.clips = [np.cumsum(each / max(each.sum(), 1e-9)) for each in clips]
+
+    def corpus(self, rng: np.random.Generator) -> int:
+        """Return the position of a random corpus."""
+        return min(int(np.searchsorted(self.share, rng.random())), len(self.corpora) - 1)
+
+    def segment(self, rng: np.random.Generator, corpus: int, length: int) -> np.ndarray:
+        """Return a random clip of the corpus, or a random part of it when it is longer than `length` samples."""
+        chosen = self.corpora[corpus]
+        index = min(int(np.searchsorted(self.clips[corpus], rng.random())), len(chosen) - 1)
+        start, end = chosen.starts[index], chosen.starts[index + 1]
+        if end - start > length:
+            start = int(rng.integers(start, end - length + 1))
+            end = start + length
+        return chosen.pcm[start:end].astype(np.float32) / 32768

@@ -4,67 +4,37 @@ Braun & Tashev, arXiv 2008.06412, and Braun et al., ICASSP 2021, figure 4. Signa
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
-from scipy.signal import butter, fftconvolve, lfilter, sosfilt
+from scipy.signal import fftconvolve
 from torch.utils.data import Dataset
 
 from modelscope_ext.audio import resample
-from modelscope_ext.data.corpus import Corpus
+from modelscope_ext.data import degrade
+from modelscope_ext.data.corpus import Chooser, Corpus
+from modelscope_ext.data.mix_config import MixConfig
+from modelscope_ext.data.noises import click_train, coloured, rumble
 from modelscope_ext.data.rooms import shape_decay
 
 __all__ = ["MixConfig", "Mixer", "active_rms", "mix_at_snr", "validation_pairs"]
 
-
-@dataclass(frozen=True)
-class MixConfig:
-    """Distributions of the mixtures. Pairs are (mean, standard deviation) or (lowest, highest); shares are 0 … 1.
-
-    snr_db and level_dbfs are normal distributions as in the paper, cut off at their ranges.
-    """
-
-    seconds: float = 4.0
-    snr_db: tuple[float, float] = (5.0, 10.0)
-    snr_range_db: tuple[float, float] = (-15.0, 40.0)
-    level_dbfs: tuple[float, float] = (-28.0, 10.0)
-    level_range_dbfs: tuple[float, float] = (-60.0, -3.0)
-    dry_share: float = 0.2  # speech that no room is added to
-    target_t60: float = 0.3  # seconds; the target's reverberation decays at least so fast
-    pause_share: float = 0.5  # clips that are followed by a pause when short ones are put together
-    pause_s: tuple[float, float] = (0.1, 1.0)
-    speed_share: float = 0.5  # speech played faster or slower, pitch with it
-    speed_range: tuple[float, float] = (0.85, 1.15)
-    spectral_share: float = 1.0  # random second-order filters on speech and noise
-    speech_high_pass_hz: float = 0.0  # what recordings of speech have below this is rumble; 0 leaves it
-    rumble_share: float = 0.0  # low-frequency noise added, of wind, traffic, hands and machines …
-    rumble_hz: tuple[float, float] = (25.0, 150.0)  # … below a corner drawn from here, evenly in octaves …
-    rumble_snr_db: tuple[float, float] = (-10.0, 20.0)  # … so far below the speech
-    noise_speed_share: float = 0.0  # noise played faster or slower, pitch with it …
-    noise_speed_range: tuple[float, float] = (0.6, 1.6)  # … drawn evenly in octaves
-    second_noise_share: float = 0.0  # noise that another one is added to …
-    second_noise_db: tuple[float, float] = (-15.0, 0.0)  # … so much louder
-    babble_share: float = 0.08  # noise made of several speakers
-    babble_voices: tuple[int, int] = (3, 8)
-    babble_room_share: float = 0.0  # babble that is heard in a room
-    coloured_share: float = 0.05  # noise with a spectrum of 1 / f^a, a = 0 … 2
-    clean_share: float = 0.03  # no noise at all
-    silent_share: float = 0.02  # no speech at all: the target is silence
-    gap_share: float = 0.0  # zeros for a while, at the beginning or later, as where a microphone was muted …
-    gap_s: tuple[float, float] = (0.02, 1.0)  # … so long
+NOISE_KINDS = ("music", "impact")
 
 
 def active_rms(audio: np.ndarray, frame: int = 320, range_db: float = 40.0) -> float:
-    """Root mean square over the frames that are at most `range_db` below the loudest."""
+    """Return the root mean square over the frames that are at most `range_db` below the loudest."""
     if len(audio) < frame:
         return float(np.sqrt(np.mean(np.square(audio)))) if len(audio) else 0.0
     power = np.square(audio[: len(audio) // frame * frame].reshape(-1, frame)).mean(1)
     return float(np.sqrt(power[power >= power.max() * 10 ** (-range_db / 10)].mean()))
 
 
-def mix_at_snr(speech: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """The noise scaled so that active speech is `snr_db` above active noise; silence on either side changes nothing."""
-    speech_rms, noise_rms = active_rms(speech), active_rms(noise)
+def mix_at_snr(speech: np.ndarray, noise: np.ndarray, snr_db: float, noise_range_db: float = 40.0) -> np.ndarray:
+    """Return the noise scaled so that active speech is `snr_db` above active noise; silence scales nothing.
+
+    Noise is active in the frames that are at most `noise_range_db` below its loudest.
+    """
+    speech_rms, noise_rms = active_rms(speech), active_rms(noise, range_db=noise_range_db)
     if not speech_rms or not noise_rms:
         return noise
     return noise * np.float32(speech_rms / noise_rms * 10 ** (-snr_db / 20))
@@ -73,26 +43,39 @@ def mix_at_snr(speech: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarr
 class Mixer(Dataset):
     """An endless data set of (noisy, target) pairs, each (N,) float32.
 
+    Speech and noise meet in a room; then come level, offset, clipping, band and codec, in a device's order.
+
     Args:
-        speech, noise: corpora with their weights; a clip's chance is its length times its corpus' weight.
-        rooms: impulse responses that begin at the direct sound; an empty list leaves all speech dry.
+        speech, noise: corpora with their weights, or with weights of their clips, (clips,); a clip's chance is its
+            length times its weight.
+        rooms: rooms of several impulse responses each, or responses, each of a room of its own, that begin at the
+            direct sound; an empty list leaves all speech dry.
         config: the distributions.
         seed: sample `i` depends on nothing but the seed, `i` and the data, so any number of workers gives the same.
         band_limits: for a speech corpus (by position) the frequency in Hz above which it has nothing; the noise that
             is mixed with it is cut off there too, or the net would learn that highs are noise.
+        noise_kinds: for a noise corpus (by position) "music" or "impact"; only `music_share` and `impact_share` draw
+            from these.
+
+    Raises:
+        ValueError: a kind is unknown, its share has no corpus, or the shares of noises exceed one.
     """
 
     def __init__(
         self,
-        speech: list[tuple[Corpus, float]],
-        noise: list[tuple[Corpus, float]],
-        rooms: list[np.ndarray],
+        speech: list[tuple[Corpus, float | np.ndarray]],
+        noise: list[tuple[Corpus, float | np.ndarray]],
+        rooms: list[np.ndarray] | list[list[np.ndarray]],
         config: MixConfig,
         seed: int,
         band_limits: dict[int, float] | None = None,
+        noise_kinds: dict[int, str] | None = None,
     ) -> None:
-        self.speech, self.noise = _Chooser(speech), _Chooser(noise)
-        self.rooms, self.config, self.seed = rooms, config, seed
+        self.speech, self.config, self.seed = Chooser(speech), config, seed
+        self.noise, self.special = _by_kind(noise, noise_kinds or {}, config)
+        grouped = [room if isinstance(room, list) else [room] for room in rooms]
+        self.responses = [response for room in grouped for response in room]
+        self.room = np.repeat(np.arange(len(grouped)), [len(room) for room in grouped])
         self.band_limits = band_limits or {}
         self.sample_rate = speech[0][0].sample_rate
         self.length = round(config.seconds * self.sample_rate)
@@ -106,37 +89,28 @@ class Mixer(Dataset):
 
         speech, corpus = self._speech(rng)
         if rng.random() < config.spectral_share:
-            speech = _spectral_augmentation(rng, speech)
+            speech = degrade.spectral_augmentation(rng, speech)
         if config.speech_high_pass_hz:
-            speech = _high_pass(speech, config.speech_high_pass_hz, self.sample_rate)
-        target = speech
-        if self.rooms and rng.random() >= config.dry_share:
-            room = self.rooms[rng.integers(len(self.rooms))]
+            speech = degrade.high_pass(speech, config.speech_high_pass_hz, self.sample_rate)
+        target, position = speech, None
+        if self.responses and rng.random() >= config.dry_share:
+            position = int(rng.integers(len(self.responses)))
+            room = self.responses[position]
             shaped = shape_decay(room, config.target_t60, self.sample_rate)
             speech, target = (self._in_room(speech, response) for response in (room, shaped))
-        noise = self._noise(rng)
-        if rng.random() < config.spectral_share:
-            noise = _spectral_augmentation(rng, noise)
-        if corpus in self.band_limits:
-            noise = _low_pass(noise, self.band_limits[corpus], self.sample_rate)
-
-        noise = mix_at_snr(speech, noise, _normal(rng, config.snr_db, config.snr_range_db))
-        if config.rumble_share and rng.random() < config.rumble_share:
-            rumble = _rumble(rng, self.length, config.rumble_hz, self.sample_rate)
-            noise = noise + mix_at_snr(speech, rumble, rng.uniform(*config.rumble_snr_db))
+        noise = self._scaled_noise(rng, speech, corpus, position)
         if silent:
             speech, target = np.zeros_like(speech), np.zeros_like(target)
         noisy = speech if clean else speech + noise
-        if config.gap_share and rng.random() < config.gap_share:
+        if _happens(rng, config.gap_share):
             gap = self._gap(rng)
             noisy, target = noisy * gap, target * gap
-        level = 10 ** (_normal(rng, config.level_dbfs, config.level_range_dbfs) / 20)
-        gain = level / max(np.sqrt(np.mean(np.square(noisy))), 1e-9)
-        gain = np.float32(min(gain, 0.99 / max(np.abs(noisy).max(), np.abs(target).max(), 1e-9)))
-        return noisy * gain, target * gain
+        gain = self._level(rng) / max(np.sqrt(np.mean(np.square(noisy))), 1e-9)
+        gain = np.float32(min(gain, _headroom(noisy, target)))
+        return self._device(rng, noisy * gain, target * gain)
 
     def _speech(self, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-        """Speech of one corpus, short clips one after the other, each at the same level; and the corpus' position."""
+        """Return speech of one corpus, short clips in turn, each at the same level; and the corpus' position."""
         config = self.config
         corpus = self.speech.corpus(rng)
         speed = rng.uniform(*config.speed_range) if rng.random() < config.speed_share else 1.0
@@ -152,64 +126,155 @@ class Mixer(Dataset):
         return out, corpus
 
     def _gap(self, rng: np.random.Generator) -> np.ndarray:
-        """(N,) ones, with zeros in one place: half the time at the beginning."""
+        """Return (N,) ones, with zeros in one place: half the time at the beginning."""
         length = min(int(rng.uniform(*self.config.gap_s) * self.sample_rate), self.length)
         start = rng.integers(self.length - length + 1) if rng.random() < 0.5 else 0
         gap = np.ones(self.length, np.float32)
         gap[start : start + length] = 0
         return gap
 
+    def _level(self, rng: np.random.Generator) -> float:
+        config = self.config
+        if config.level_uniform:
+            return 10 ** (rng.uniform(*config.level_range_dbfs) / 20)
+        return 10 ** (_normal(rng, config.level_dbfs, config.level_range_dbfs) / 20)
+
+    def _device(self, rng: np.random.Generator, noisy: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the pair as a device records it: offset, clipping, then band and codec."""
+        config, recorded = self.config, noisy
+        if _happens(rng, config.dc_share):
+            noisy = noisy + degrade.dc_offset(rng, config.dc_range)
+        if _happens(rng, config.clip_share):
+            noisy = degrade.clip_peaks(noisy, rng.uniform(*config.clip_db))
+        if _happens(rng, config.telephone_share):
+            noisy, target = degrade.telephone(rng, noisy, target, self.sample_rate)
+        else:
+            if _happens(rng, config.low_pass_share):
+                cutoff, order = rng.uniform(*config.low_pass_hz), int(rng.integers(2, 17))
+                noisy, target = (degrade.low_pass(each, cutoff, self.sample_rate, order) for each in (noisy, target))
+            if _happens(rng, config.codec_share):
+                noisy = degrade.code(rng, noisy, self.sample_rate, config.mp3_kbps, config.opus_kbps)
+        if noisy is recorded:
+            return noisy, target
+        gain = np.float32(min(1.0, _headroom(noisy, target)))
+        return noisy * gain, target * gain
+
     def _in_room(self, audio: np.ndarray, response: np.ndarray) -> np.ndarray:
         return fftconvolve(audio, response)[: self.length].astype(np.float32)
 
-    def _noise(self, rng: np.random.Generator) -> np.ndarray:
+    def _scaled_noise(
+        self, rng: np.random.Generator, speech: np.ndarray, corpus: int, position: int | None
+    ) -> np.ndarray:
+        """Return all noise at its level below the speech, which is at a position in a room (None: dry)."""
         config = self.config
-        kind = rng.random()
-        if kind < config.babble_share:
-            voices = rng.integers(config.babble_voices[0], config.babble_voices[1] + 1)
-            babble = sum(self._speech(rng)[0] * np.float32(rng.uniform(0.5, 1)) for _ in range(voices))
-            if self.rooms and config.babble_room_share and rng.random() < config.babble_room_share:
-                babble = self._in_room(babble, self.rooms[rng.integers(len(self.rooms))])
-            return babble
-        if kind < config.babble_share + config.coloured_share:
-            return _coloured(rng, self.length)
-        noise = self._recorded_noise(rng)
-        if config.second_noise_share and rng.random() < config.second_noise_share:
-            noise = noise + mix_at_snr(noise, self._recorded_noise(rng), -rng.uniform(*config.second_noise_db))
+        noise, impacts = self._noise(rng, position)
+        if rng.random() < config.spectral_share:
+            noise = degrade.spectral_augmentation(rng, noise)
+        if corpus in self.band_limits:
+            noise = degrade.low_pass(noise, self.band_limits[corpus], self.sample_rate)
+        if impacts:  # their frames within 20 dB: neither pauses nor a recording's background count
+            noise = mix_at_snr(speech, noise, rng.uniform(*config.impact_snr_db), noise_range_db=20)
+        else:
+            noise = mix_at_snr(speech, noise, _normal(rng, config.snr_db, config.snr_range_db))
+        if _happens(rng, config.rumble_share):
+            low = rumble(rng, self.length, config.rumble_hz, self.sample_rate)
+            noise = noise + mix_at_snr(speech, low, rng.uniform(*config.rumble_snr_db))
         return noise
 
-    def _recorded_noise(self, rng: np.random.Generator) -> np.ndarray:
+    def _noise(self, rng: np.random.Generator, position: int | None) -> tuple[np.ndarray, bool]:
+        """Return noise of a random kind, and if it is a train of impacts."""
+        config = self.config
+        kind = rng.random() - config.babble_share
+        if kind < 0:
+            return self._babble(rng, position), False
+        if (kind := kind - config.coloured_share) < 0:
+            return coloured(rng, self.length, config.coloured_exponent), False
+        if (kind := kind - config.music_share) < 0:
+            return self._placed_noise(rng, position, "music"), False
+        if kind - config.impact_share < 0:
+            return self._placed_noise(rng, position, "impact"), True
+        noise = self._placed_noise(rng, position)
+        if _happens(rng, config.second_noise_share):
+            second = self._placed_noise(rng, position)
+            noise = noise + mix_at_snr(noise, second, -rng.uniform(*config.second_noise_db))
+        return noise, False
+
+    def _babble(self, rng: np.random.Generator, position: int | None) -> np.ndarray:
+        config = self.config
+        voices = rng.integers(config.babble_voices[0], config.babble_voices[1] + 1)
+        babble = sum(self._speech(rng)[0] * np.float32(rng.uniform(0.5, 1)) for _ in range(voices))
+        if self.responses and _happens(rng, config.babble_room_share):
+            babble = self._in_room(babble, self._response_for_noise(rng, position))
+        return babble
+
+    def _response_for_noise(self, rng: np.random.Generator, position: int | None) -> np.ndarray:
+        """Return a response in the speech's room at another position, or in another room, or any as a last resort."""
+        candidates: np.ndarray = np.empty(0)
+        if position is not None and self.config.same_room_share:
+            near = self.room == self.room[position]
+            if rng.random() < self.config.same_room_share:
+                near[position] = False
+                candidates = np.flatnonzero(near)
+            if not len(candidates):
+                candidates = np.flatnonzero(self.room != self.room[position])
+        if len(candidates):
+            return self.responses[candidates[rng.integers(len(candidates))]]
+        return self.responses[rng.integers(len(self.responses))]
+
+    def _placed_noise(self, rng: np.random.Generator, position: int | None, kind: str | None = None) -> np.ndarray:
+        """Return recorded noise, music or impacts, at times in a room, where they began before the mixture."""
+        config = self.config
+        response = np.ones(1, np.float32)
+        if self.responses and _happens(rng, config.noise_room_share):
+            response = self._response_for_noise(rng, position)
+        before = min(len(response) - 1, self.sample_rate)  # of later reverberation there is little
+        length = self.length + before
+        corpora = self.special.get(kind, self.noise)
+        if kind == "impact" and (kind not in self.special or rng.random() < config.synthetic_impact_share):
+            noise = click_train(rng, length, self.sample_rate)
+        else:
+            noise = self._recorded_noise(rng, corpora, length)
+        if not before:
+            return noise
+        return fftconvolve(noise, response[:length])[before:length].astype(np.float32)
+
+    def _recorded_noise(self, rng: np.random.Generator, corpora: Chooser, length: int) -> np.ndarray:
         config, speed = self.config, 1.0
-        if config.noise_speed_share and rng.random() < config.noise_speed_share:
+        if _happens(rng, config.noise_speed_share):
             speed = round(float(np.exp(rng.uniform(*np.log(config.noise_speed_range)))), 3)
-        parts, missing = [], math.ceil(self.length * speed)
+        parts, missing = [], math.ceil(length * speed)
         while missing > 0:
-            parts.append(self.noise.segment(rng, self.noise.corpus(rng), missing))
+            parts.append(corpora.segment(rng, corpora.corpus(rng), missing))
             missing -= len(parts[-1])
-        return _faster(np.concatenate(parts), speed)[: self.length]
+        return _faster(np.concatenate(parts), speed)[:length]
 
 
-class _Chooser:
-    """Draws clips by length and weight."""
+def _by_kind(noise: list, kinds: dict[int, str], config: MixConfig) -> tuple[Chooser, dict[str, Chooser]]:
+    """Return the choosers of the noise without a kind, and of each kind."""
+    if unknown := sorted(set(kinds.values()) - set(NOISE_KINDS)):
+        raise ValueError(f"unknown kind of noise {unknown[0]!r}; known are {', '.join(NOISE_KINDS)}")
+    special = config.music_share + config.impact_share
+    if special and config.babble_share + config.coloured_share + special > 1 + 1e-9:
+        raise ValueError("babble_share, coloured_share, music_share and impact_share exceed 1 together")
+    sorted_out: dict[str | None, list] = {}
+    for i, each in enumerate(noise):
+        sorted_out.setdefault(kinds.get(i), []).append(each)
+    if None not in sorted_out:
+        raise ValueError("all noise corpora are music or impacts; one without a kind is needed")
+    if config.music_share and "music" not in sorted_out:
+        raise ValueError('music_share needs a noise corpus of kind "music"')
+    choosers = {kind: Chooser(corpora) for kind, corpora in sorted_out.items()}
+    return choosers.pop(None), choosers
 
-    def __init__(self, corpora: list[tuple[Corpus, float]]) -> None:
-        self.corpora = [corpus for corpus, _ in corpora]
-        share = np.array([corpus.seconds * weight for corpus, weight in corpora])
-        self.share = np.cumsum(share / share.sum())
-        self.clips = [np.cumsum(corpus.lengths / corpus.starts[-1]) for corpus in self.corpora]
 
-    def corpus(self, rng: np.random.Generator) -> int:
-        return min(int(np.searchsorted(self.share, rng.random())), len(self.corpora) - 1)
+def _happens(rng: np.random.Generator, share: float) -> bool:
+    """Return true in `share` of all calls; a share of zero draws nothing."""
+    return share > 0 and rng.random() < share
 
-    def segment(self, rng: np.random.Generator, corpus: int, length: int) -> np.ndarray:
-        """A random clip of the corpus, or a random part of it when it is longer than `length` samples."""
-        chosen = self.corpora[corpus]
-        index = min(int(np.searchsorted(self.clips[corpus], rng.random())), len(chosen) - 1)
-        start, end = chosen.starts[index], chosen.starts[index + 1]
-        if end - start > length:
-            start = int(rng.integers(start, end - length + 1))
-            end = start + length
-        return chosen.pcm[start:end].astype(np.float32) / 32768
+
+def _headroom(noisy: np.ndarray, target: np.ndarray) -> float:
+    """Return the gain that takes the higher peak to 0.99."""
+    return 0.99 / max(np.abs(noisy).max(), np.abs(target).max(), 1e-9)
 
 
 def _normal(rng: np.random.Generator, mean_std: tuple[float, float], limits: tuple[float, float]) -> float:
@@ -220,41 +285,10 @@ def _faster(audio: np.ndarray, speed: float) -> np.ndarray:
     return audio if speed == 1 else resample(audio, round(speed * 1000), 1000)
 
 
-def _spectral_augmentation(rng: np.random.Generator, audio: np.ndarray) -> np.ndarray:
-    """H(z) = (1 + r1 z^-1 + r2 z^-2) / (1 + r3 z^-1 + r4 z^-2), r uniform in -3/8 … 3/8 (arXiv 2008.06412)."""
-    r = rng.uniform(-3 / 8, 3 / 8, 4)
-    return lfilter([1, r[0], r[1]], [1, r[2], r[3]], audio).astype(np.float32)
-
-
-def _low_pass(audio: np.ndarray, cutoff_hz: float, sample_rate: int) -> np.ndarray:
-    return sosfilt(butter(12, cutoff_hz, fs=sample_rate, output="sos"), audio).astype(np.float32)
-
-
-def _high_pass(audio: np.ndarray, cutoff_hz: float, sample_rate: int) -> np.ndarray:
-    return sosfilt(butter(4, cutoff_hz, "highpass", fs=sample_rate, output="sos"), audio).astype(np.float32)
-
-
-def _rumble(rng: np.random.Generator, length: int, corner_hz: tuple[float, float], sample_rate: int) -> np.ndarray:
-    """Noise that falls by 6 to 24 dB an octave above a corner, and swells and fades by some dB within seconds."""
-    corner = np.exp(rng.uniform(*np.log(corner_hz)))
-    shape = butter(int(rng.integers(1, 5)), corner, fs=sample_rate, output="sos")
-    noise = sosfilt(shape, rng.standard_normal(length))
-    turns = np.arange(0, length + 8000, 8000)  # one draw each half second
-    swell_db = np.interp(np.arange(length), turns, rng.normal(0, rng.uniform(0, 8), len(turns)))
-    return (noise * 10 ** (swell_db / 20)).astype(np.float32)
-
-
-def _coloured(rng: np.random.Generator, length: int) -> np.ndarray:
-    spectrum = np.fft.rfft(rng.standard_normal(length))
-    spectrum *= np.arange(1, len(spectrum) + 1) ** (-rng.uniform(0, 2) / 2)  # amplitude: half the power's exponent
-    noise = np.fft.irfft(spectrum, length)
-    return (noise / noise.std() * 0.05).astype(np.float32)
-
-
 def validation_pairs(
     speech: Corpus, noise: Corpus, count: int, seed: int, seconds: float = 6.0, snr_db: tuple[float, float] = (-5, 15)
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`count` fixed (noisy, clean) pairs: dry speech at -26 dBFS, noise at an SNR drawn evenly from `snr_db`.
+    """Return `count` fixed (noisy, clean) pairs: dry speech at -26 dBFS, noise at an SNR drawn evenly from `snr_db`.
 
     Clips are taken in turn, so that all speakers and all noises are heard before one comes again.
     """

@@ -1,9 +1,12 @@
-"""Room impulse responses: simulated once and kept in a file, or read from a folder; and the target's shaping.
+"""Room impulse responses, simulated and stored or read from a folder, and the shaping of the target's response.
 
-An impulse response is (N,) float32 that begins at its direct sound.
+An impulse response is (N,) float32 that begins at its direct sound; a room is a list of responses at its positions.
 """
 
+import itertools
 import logging
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 def simulate_rooms(
     rng: np.random.Generator, rooms: int, positions: int = 4, sample_rate: int = 16000, max_order: int = 40
-) -> list[np.ndarray]:
-    """Image-method responses of `rooms` random shoebox rooms, `positions` sources in each (pyroomacoustics).
+) -> list[list[np.ndarray]]:
+    """Simulate `rooms` random shoebox rooms by the image method, `positions` sources in each (pyroomacoustics).
 
     Sides are 3-10 x 3-8 x 2.4-4 m, reverberation times 0.15-0.9 s, distances from 0.3 m.
 
@@ -32,8 +35,8 @@ def simulate_rooms(
         raise ModuleNotFoundError(
             "simulating rooms needs pyroomacoustics: pip install 'modelscope-ext[train]'"
         ) from error
-    responses = []
-    while len(responses) < rooms * positions:
+    simulated: list[list[np.ndarray]] = []
+    while len(simulated) < rooms:
         sides = rng.uniform((3, 3, 2.4), (10, 8, 4))
         t60 = rng.uniform(0.15, 0.9)
         try:
@@ -52,14 +55,17 @@ def simulate_rooms(
                 room.add_source(source)
                 placed += 1
         room.compute_rir()
-        responses += [align(np.asarray(response, np.float32)) for response in room.rir[0]]
-    return responses
+        simulated.append([align(np.asarray(response, np.float32)) for response in room.rir[0]])
+    return simulated
 
 
 def align(response: np.ndarray) -> np.ndarray:
-    """The response from its direct sound on, up to where it has fallen by 60 dB, its direct sound scaled to one.
+    """Return the response from its direct sound, scaled to one, to where it has fallen by 60 dB.
 
     The direct sound is the first peak within 12 dB of the strongest: in real rooms a reflection may be stronger.
+
+    Raises:
+        AudioError: the response is silent.
     """
     strength = np.abs(response)
     if not strength.any():
@@ -73,38 +79,69 @@ def align(response: np.ndarray) -> np.ndarray:
 
 
 def decay(length: int, t60: float = 0.3, sample_rate: int = 16000) -> np.ndarray:
-    """An envelope that falls by 60 dB in `t60` seconds: exp(-3 ln 10 t / T60) on amplitude.
+    """Return an envelope that falls by 60 dB in `t60` seconds: exp(-3 ln 10 t / T60) on amplitude.
 
-    Braun & Tashev write 6 ln 10, which on amplitude is 120 dB; 60 dB in T60 is what the name means.
+    Braun & Tashev write 6 ln 10, which on amplitude is 120 dB; T60 is by its name the time of 60 dB.
     """
     return np.exp(-3 * np.log(10) / t60 * np.arange(length) / sample_rate).astype(np.float32)
 
 
 def shape_decay(response: np.ndarray, t60: float = 0.3, sample_rate: int = 16000) -> np.ndarray:
-    """The response of the same place in a room that decays within `t60`: what the training target has."""
+    """Return the response of the same position in a room that decays within `t60`, as in the training target."""
     return response * decay(len(response), t60, sample_rate)
 
 
-def load_rooms(source: str | Path, sample_rate: int = 16000) -> list[np.ndarray]:
-    """Responses of a folder of audio files (mono each), or of an `.npz` file that `save_rooms` wrote."""
+def room_name(path: Path) -> str:
+    """Return the name of a response's room: its folder and the first two parts of the file name, split at `_`.
+
+    Channel (`ch0`), position (`Position2`) and reverberation time (`t165`) are no parts.
+    """
+    stem = re.sub(r"(_ch\d+|_t\d+|[-_]?pos(ition)?\d+)(?=_|$)", "", path.stem, flags=re.IGNORECASE)
+    return (path.parent / "_".join(stem.split("_")[:2])).as_posix()
+
+
+def load_rooms(source: str | Path, sample_rate: int = 16000, leave_out: Sequence[str] = ()) -> list[list[np.ndarray]]:
+    """Load rooms from a folder of audio files (mono each), or from an `.npz` file of `save_rooms`.
+
+    Args:
+        source: neighbours in a folder with one `room_name` are one room.
+        sample_rate: of the returned responses, in Hz.
+        leave_out: patterns of paths in the folder, as of `Path.match`; these files are not loaded.
+
+    Raises:
+        AudioError: the folder has no usable response.
+    """
     source = Path(source)
     if source.is_file():
-        with np.load(source) as data:
-            samples, ends = data["samples"].astype(np.float32), data["ends"]
-        return np.split(samples, ends[:-1])
-    responses = []
-    for path in audio_files(source):
-        try:
-            responses.append(align(read_mono(path, sample_rate)))
-        except AudioError as error:
-            logger.warning("left out %s", error)
-    if not responses:
+        return _stored_rooms(source)
+    rooms = []
+    files = [path for path in audio_files(source) if not any(map(path.relative_to(source).match, leave_out))]
+    for _, paths in itertools.groupby(files, room_name):
+        responses = []
+        for path in paths:
+            try:
+                responses.append(align(read_mono(path, sample_rate)))
+            except AudioError as error:
+                logger.warning("left out %s", error)
+        rooms += [responses] if responses else []
+    if not rooms:
         raise AudioError(f"{source}: no impulse response in this folder")
-    return responses
+    return rooms
 
 
-def save_rooms(path: str | Path, responses: list[np.ndarray]) -> None:
-    """Writes responses to an `.npz` file, 16-bit floats, whole or not at all."""
+def _stored_rooms(path: Path) -> list[list[np.ndarray]]:
+    with np.load(path) as data:
+        samples, ends = data["samples"].astype(np.float32), data["ends"]
+        # Files of older versions have no rooms: there each response is one.
+        positions = data["positions"] if "positions" in data else np.ones(len(ends), int)
+    responses = iter(np.split(samples, ends[:-1]))
+    return [list(itertools.islice(responses, int(count))) for count in positions]
+
+
+def save_rooms(path: str | Path, rooms: list[list[np.ndarray]]) -> None:
+    """Write rooms to an `.npz` file, as 16-bit floats, whole or not at all."""
+    responses = [response for room in rooms for response in room]
     ends = np.cumsum([len(response) for response in responses])
+    positions = [len(room) for room in rooms]
     with atomic_write(path) as half, half.open("wb") as file:
-        np.savez(file, samples=np.concatenate(responses).astype(np.float16), ends=ends)
+        np.savez(file, samples=np.concatenate(responses).astype(np.float16), ends=ends, positions=positions)

@@ -7,22 +7,39 @@ from typing import Any
 
 from modelscope_ext.data.mixing import MixConfig
 
-__all__ = ["DataConfig", "TrainConfig", "ValidationConfig", "load_config"]
+__all__ = ["DataConfig", "TrainConfig", "ValidationConfig", "corpus_options", "load_config"]
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where audio is, relative to `--data-dir`, and how it is mixed.
+    """Folders of audio, relative to `--data-dir`, and how they are mixed.
 
-    speech, noise: folder → weight, or folder → {"weight": …, "band_limit_hz": …} for speech with nothing above that.
-    rooms: how many rooms to simulate, four positions each; room_folder: real impulse responses, used beside them.
+    speech: folder → weight, or folder → {"weight": …, "band_limit_hz": …, "speaker": …}. The speech has nothing above
+        its band limit; the rule of `speaker_names` ("name", "file", "one" or a number) is "one" by default.
+    noise: folder → weight, or folder → {"weight": …, "kind": "music" or "impact"}.
+    max_speaker_share: no speaker has more of the speech than this; 0: no limit.
+    rooms: number of simulated rooms, four positions each; room_folder: real impulse responses, used beside them, but
+        for the files that match a pattern of rooms_left_out.
     """
 
     speech: dict[str, Any]
     noise: dict[str, Any]
+    max_speaker_share: float = 0.0
     rooms: int = 500
     room_folder: str | None = None
+    rooms_left_out: tuple[str, ...] = ()
     mix: MixConfig = field(default_factory=MixConfig)
+
+    def __post_init__(self) -> None:
+        for name, known in (("speech", ("weight", "band_limit_hz", "speaker")), ("noise", ("weight", "kind"))):
+            for folder, options in corpus_options(getattr(self, name)).items():
+                if "weight" not in options or options.keys() - set(known):
+                    raise ValueError(f"{name} {folder}: needs a weight, or an object with {', '.join(known)}")
+
+
+def corpus_options(folders: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the options of each corpus; a number is its weight."""
+    return {name: each if isinstance(each, dict) else {"weight": each} for name, each in folders.items()}
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,12 @@ from modelscope_ext.checkpoint import CRUSE_TYPE, load_model, save_model, save_t
 from modelscope_ext.data.corpus import Corpus, load_corpus
 from modelscope_ext.data.mixing import MixConfig, Mixer, validation_pairs
 from modelscope_ext.data.rooms import load_rooms, save_rooms, simulate_rooms
+from modelscope_ext.data.speakers import cap_speakers
 from modelscope_ext.losses import CompressedSpectralLoss
 from modelscope_ext.models import build, to_device
 from modelscope_ext.models.cruse.network import Cruse
 from modelscope_ext.pretrained import DEFAULT
-from modelscope_ext.training.config import TrainConfig
+from modelscope_ext.training.config import DataConfig, TrainConfig, corpus_options
 from modelscope_ext.training.distributed import agree, average, in_turns, join, wait
 from modelscope_ext.training.log import Log
 from modelscope_ext.training.muon import Muon
@@ -262,14 +263,16 @@ class Trainer:
 
     def _data(self) -> Mixer:
         config = self.config.data
-        speech, limits = [], {}
-        for i, (folder, weight) in enumerate(config.speech.items()):
-            details = weight if isinstance(weight, dict) else {"weight": weight}
-            speech.append((self._corpus(folder), details["weight"]))
-            if "band_limit_hz" in details:
-                limits[i] = details["band_limit_hz"]
-        noise = [(self._corpus(folder), weight) for folder, weight in config.noise.items()]
-        return Mixer(speech, noise, self._rooms(), config.mix, self.config.seed, limits)
+        spoken, noises = corpus_options(config.speech), corpus_options(config.noise)
+        speech, noise = (
+            [(self._corpus(folder), options["weight"]) for folder, options in each.items()] for each in (spoken, noises)
+        )
+        if config.max_speaker_share:
+            rules = [options.get("speaker", "one") for options in spoken.values()]
+            speech = cap_speakers(speech, rules, config.max_speaker_share)
+        limits = {i: each["band_limit_hz"] for i, each in enumerate(spoken.values()) if "band_limit_hz" in each}
+        kinds = {i: each["kind"] for i, each in enumerate(noises.values()) if "kind" in each}
+        return Mixer(speech, noise, self._rooms(), config.mix, self.config.seed, limits, kinds)
 
     def _corpus(self, folder: str) -> Corpus:
         def show(files):
@@ -279,9 +282,9 @@ class Trainer:
         logger.info("%s: %d clips, %.1f min", folder, len(corpus), corpus.seconds / 60)
         return corpus
 
-    def _rooms(self) -> list[np.ndarray]:
+    def _rooms(self) -> list[list[np.ndarray]]:
         config = self.config.data
-        rooms: list[np.ndarray] = []
+        rooms: list[list[np.ndarray]] = []
         if config.rooms:
             kept = self.work_dir / "cache" / f"rooms-{config.rooms}-{self.config.seed}.npz"
             if not kept.exists():
@@ -289,7 +292,7 @@ class Trainer:
                 save_rooms(kept, simulate_rooms(np.random.default_rng(self.config.seed), config.rooms))
             rooms += load_rooms(kept)
         if config.room_folder:
-            rooms += load_rooms(self.data_dir / config.room_folder)
+            rooms += load_rooms(self.data_dir / config.room_folder, leave_out=config.rooms_left_out)
         return rooms
 
     def _validation_pairs(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -325,6 +328,7 @@ class Trainer:
         before, now = json.loads(state["config"]), json.loads(json.dumps(_comparable(self.config)))
         # A run that an older version began has what has come since as it is by default.
         defaults = {each.name: each.default for each in fields(self.config)}
+        before["data"] = json.loads(json.dumps(asdict(DataConfig({}, {})))) | before["data"]
         before["data"]["mix"] = json.loads(json.dumps(asdict(MixConfig()))) | before["data"]["mix"]
         if changed := [key for key in now if now[key] != before.get(key, defaults[key])]:
             raise ValueError(
