@@ -1,4 +1,4 @@
-"""The model card's training and evaluation programs, as the README has them, with paths and sizes of a test put in."""
+"""The model card's training and evaluation programs from docs/modelscope.md, with the paths and sizes of a test."""
 
 import json
 import re
@@ -15,13 +15,13 @@ pytestmark = pytest.mark.slow
 
 
 def snippet(marker):
-    found = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    found = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "modelscope.md").read_text(), re.DOTALL)
     return next(code for code in found if marker in code)
 
 
 @pytest.fixture
 def folders(frcrn_folder, corpora, clean, tmp_path):
-    """A data set of eight seconds, and the released model folder set to one epoch of one batch of two."""
+    """Return a data set of eight seconds and the released model folder, set to one epoch of one batch of two."""
     for name in ("noisy", "clean"):
         (tmp_path / name).mkdir()
     noise = np.random.default_rng(0).standard_normal(len(clean)).astype(np.float32) / 30

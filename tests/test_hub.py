@@ -126,13 +126,14 @@ def test_the_pipeline_takes_ids_with_and_without_the_hub(hub, run, tmp_path, mod
 
 @pytest.mark.parametrize("snippet", [0, 1], ids=["inference", "own checkpoint"])
 def test_the_snippets_of_the_card(hub, run, tmp_path, model, snippet):
-    """As the README has them from the card, but for where the hub is; both write output.wav."""
+    """As docs/modelscope.md has them from the card, but for where the hub is; both write output.wav."""
     hub.models = dict.fromkeys(IDS, model)
     own = tmp_path / "speech_frcrn_ans_cirm_16k"
     own.mkdir()
     for name in ("configuration.json", WEIGHTS):
         (own / name).write_bytes(model[name])
-    found = re.findall(r"```python\n(import modelscope_ext\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    page = (ROOT / "docs" / "modelscope.md").read_text()
+    found = re.findall(r"```python\n(import modelscope_ext\n.*?)```", page, re.DOTALL)
     code = [code for code in found if "ans = pipeline(\n" in code][snippet]
     for published, here in (
         ("https://modelscope.cn/", f"{hub.url}/"),

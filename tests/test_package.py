@@ -69,31 +69,6 @@ def test_examples_run(script, tmp_path):
     assert soundfile.info(tmp_path / "out.wav").frames == soundfile.info(EXAMPLES / "noisy.wav").frames
 
 
-def test_the_readmes_commands_are_the_same_and_understood():
-    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README_zh.md"))
-
-    def commands(text):
-        blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
-        return [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
-
-    assert commands(english) == commands(chinese)
-    assert [h.count("#") for h in re.findall(r"^#+ ", english, re.M)] == [
-        h.count("#") for h in re.findall(r"^#+ ", chinese, re.M)
-    ]
-    for line in commands(english):
-        if line.startswith("modelscope-ext"):
-            options = set(re.findall(r" (--?[a-z-]+)", line))
-            helped = run(sys.executable, "-m", "modelscope_ext", line.split()[1], "--help")
-            assert all(option in helped for option in options), line
-
-
-def test_the_first_python_snippet_of_the_readme_runs(tmp_path):
-    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    code = snippets[0].replace("examples/noisy.wav", str(EXAMPLES / "noisy.wav"))
-    run(sys.executable, "-c", code, cwd=tmp_path)
-    assert (tmp_path / "denoised.wav").exists()
-
-
 def test_docstrings_that_are_examples():
     run(sys.executable, "-m", "doctest", ROOT / "modelscope_ext" / "enhance.py")
 
