@@ -1,5 +1,6 @@
 """Documents: their links, lengths and site, every command and snippet in them, the examples and the notebook."""
 
+import configparser
 import os
 import re
 import runpy
@@ -195,6 +196,21 @@ def test_the_snippets_in_the_documents_run(sandbox, noisy):
         exec(compile(code, code, "exec"), names)
         assert not played or sum(chunk.size for chunk in played) == chunks.size, code
     assert (sandbox / "denoised.wav").exists()
+
+
+def test_the_light_install_of_the_documents_is_enough(tmp_path):
+    (line,) = (line for line in shell_lines(DOCS / "deployment.md") if "--no-deps" in line)
+    config = configparser.RawConfigParser()
+    config.read(ROOT / "setup.cfg")
+    needed = re.findall(r"(?m)^([a-z-]+)>", config["options"]["install_requires"])
+    missing = {name.removeprefix("python-") for name in needed if name not in line.split()} - {"packaging"}
+    assert "torch" in missing
+    missing |= {"PIL"} if "pillow" in missing else set()
+    assert cli.main(["export", "-q", "-o", str(tmp_path / "step.onnx")]) == 0
+    code = f"import sys; sys.modules |= dict.fromkeys({missing}); from modelscope_ext import cli; sys.exit(cli.main())"
+    arguments = ["denoise", "--model", tmp_path / "step.onnx", EXAMPLES / "noisy.wav", "-o", tmp_path / "denoised.wav"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_map_of_the_house_is_complete():
