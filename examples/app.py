@@ -1,4 +1,4 @@
-"""A ModelScope Studio: upload this file, and a requirements.txt that names modelscope-ext[demo]."""
+"""Run the demo as a ModelScope Studio: upload this file and a requirements.txt that names modelscope-ext[demo]."""
 
 from modelscope_ext.demo import build_page, launch
 

@@ -1,4 +1,4 @@
-"""Denoises a file, and says how much was taken away.
+"""Denoise a file and print how much energy was removed.
 
 python examples/denoise.py examples/noisy.wav denoised.wav
 """
@@ -17,8 +17,8 @@ def main(source: str, target: str) -> None:
 
     audio, rate = soundfile.read(source, dtype="float32")
     denoised = denoiser(audio, rate)  # the same for an array
-    taken = np.sum((audio - denoised) ** 2) / max(np.sum(audio**2), 1e-12)
-    print(f"{100 * taken:.1f} % of the energy was taken away")
+    removed = np.sum((audio - denoised) ** 2) / max(np.sum(audio**2), 1e-12)
+    print(f"{100 * removed:.1f} % of the energy was removed")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Scores the embedded model, and the noisy recordings themselves, on pairs.
+"""Score the model in the package and the noisy recordings on pairs.
 
 python examples/evaluate.py PAIRS [METRIC …]
 

@@ -1,10 +1,10 @@
-"""Trains a model on with pairs of your own, and keeps the result only if it is no worse on other pairs.
+"""Train a model on your own pairs and keep the result only if it is no worse on other pairs.
 
 python examples/fine_tune.py MODEL TRAIN TEST WORK [EPOCHS [ITERATIONS]]
 
 MODEL is a model folder or an id of ModelScope's hub; TRAIN and TEST hold the folders noisy and clean. The result is
-WORK/run/output, a model folder for `Denoiser`, `pipeline` and `modelscope-ext denoise --model`. Started again, it goes
-on where it was. Needs `pip install 'modelscope-ext[train]'`.
+WORK/run/output, a model folder for `Denoiser`, `pipeline` and `modelscope-ext denoise --model`. Started again, it
+resumes. Needs `pip install 'modelscope-ext[train]'`.
 """
 
 import sys
@@ -25,7 +25,7 @@ def main(model: str, train: str, test: str, work: str, epochs: str = "10", itera
         epochs=int(epochs),
         iterations=int(iterations),
         batch=4,
-        learning_rate=1e-4,  # weights that are good already are soon spoilt by larger ones
+        learning_rate=1e-4,  # larger ones soon damage good weights
         gate_pairs=test,
     )
     print(", ".join(f"{name} {value:.4g}" for name, value in scores.items()))

@@ -1,4 +1,4 @@
-"""Makes `noisy.wav` and `clean.wav`: a synthetic voice (espeak-ng) in synthetic noise. Public domain (CC0).
+"""Make `noisy.wav` and `clean.wav`: a synthetic voice (espeak-ng) in synthetic noise. Public domain (CC0).
 
 Needs espeak-ng: `apt-get install espeak-ng`.
 """

@@ -1,4 +1,4 @@
-"""The embedded model in a ModelScope pipeline.
+"""Run the model in the package in a ModelScope pipeline.
 
 python examples/pipeline.py examples/noisy.wav denoised.wav
 """
@@ -8,7 +8,7 @@ import sys
 from modelscope.pipelines import pipeline
 from modelscope.utils.constant import Tasks
 
-import modelscope_ext  # noqa: F401 (plugs in)
+import modelscope_ext  # noqa: F401 (registers the pipeline)
 from modelscope_ext.pretrained import DEFAULT
 
 

@@ -1,4 +1,4 @@
-"""A service: raw PCM (signed 16-bit, mono, 16 kHz) goes in over TCP, and comes out without noise while it is spoken.
+"""Serve denoising over TCP: raw PCM (signed 16-bit, mono, 16 kHz) goes in and comes out denoised, live.
 
 python examples/serve.py [PORT]
 nc 127.0.0.1 7861 < noisy.pcm > denoised.pcm
@@ -15,7 +15,7 @@ RATE = 16000
 
 
 class Handler(socketserver.StreamRequestHandler):
-    """A connection is a stream; all share one Denoiser."""
+    """A connection with its own stream; all connections share one Denoiser."""
 
     def handle(self) -> None:
         stream, rest = self.server.denoiser.stream(RATE), b""

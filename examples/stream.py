@@ -1,4 +1,4 @@
-"""Denoises a file as if it came from a microphone: 10 ms at a time, with state.
+"""Denoise a file as if it came from a microphone: 10 ms at a time, with state.
 
 python examples/stream.py examples/noisy.wav streamed.wav
 """
