@@ -38,6 +38,9 @@ class CompressedSpectralLoss(nn.Module):
         snr_weight: weight of a second term, the mean of log10(error / target) of the waveforms' power, which stops
             to fall at 30 dB: compression alone leaves the strong low bins, where most power is, too faint.
         loudness_weight: weight of `LoudnessLoss` as a third term.
+        under_weight: factor on the magnitude error where the estimate is too weak: above 1 it protects speech.
+        silent_weight: weight of log10(output energy / input energy) where the target is silent; needs `noisy`. The
+            other terms hardly reward more than 30 dB of attenuation there.
     """
 
     def __init__(
@@ -48,10 +51,13 @@ class CompressedSpectralLoss(nn.Module):
         floor: float = 1e-3,
         snr_weight: float = 0.0,
         loudness_weight: float = 0.0,
+        under_weight: float = 1.0,
+        silent_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.compression, self.complex_weight = compression, complex_weight
         self.floor, self.snr_weight, self.loudness_weight = floor, snr_weight, loudness_weight
+        self.under_weight, self.silent_weight = under_weight, silent_weight
         self.loudness = LoudnessLoss()
         self.register_buffer("window", sqrt_hann(window), persistent=False)
 
@@ -65,7 +71,10 @@ class CompressedSpectralLoss(nn.Module):
         level = level.unsqueeze(1)
         e_mag, e = self._compress(estimate / level)
         s_mag, s = self._compress(target / level)
-        magnitude = (s_mag - e_mag).square().mean()
+        magnitude = (s_mag - e_mag).square()
+        if self.under_weight != 1:
+            magnitude = torch.where(s_mag > e_mag, self.under_weight * magnitude, magnitude)
+        magnitude = magnitude.mean()
         phase_aware = (s - e).square().mean() * 2  # the mean runs over real and imaginary parts
         loss = (1 - self.complex_weight) * magnitude + self.complex_weight * phase_aware
         if self.snr_weight:
@@ -73,6 +82,10 @@ class CompressedSpectralLoss(nn.Module):
             loss = loss + self.snr_weight * torch.log10(error + 1e-3).mean()
         if self.loudness_weight:
             loss = loss + self.loudness_weight * self.loudness(estimate / level, target / level).mean()
+        if self.silent_weight and noisy is not None:
+            silent = target.abs().amax(1) == 0
+            left = estimate.square().sum(1) / noisy.square().sum(1).clamp_min(1e-10)
+            loss = loss + self.silent_weight * (silent * torch.log10(left + 1e-5)).mean()
         return loss
 
     def _compress(self, audio: Tensor) -> tuple[Tensor, Tensor]:

@@ -119,3 +119,24 @@ def test_loudness_costs_nothing_where_nothing_differs():
     assert float(weighted - CompressedSpectralLoss()(audio[:1] * 0.5, audio[:1])) == pytest.approx(
         float(term), rel=1e-4
     )
+
+
+def test_an_estimate_that_is_too_weak_costs_more_by_the_weight():
+    target = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 16000), np.float32)) * 0.1
+    plain, weighted = (CompressedSpectralLoss(0.3, complex_weight=0.0, under_weight=w) for w in (1.0, 1.5))
+    assert weighted(0.5 * target, target) == pytest.approx(1.5 * float(plain(0.5 * target, target)), rel=1e-4)
+    assert weighted(2 * target, target) == pytest.approx(float(plain(2 * target, target)), rel=1e-4)
+
+
+def test_noise_that_is_left_alone_costs_by_the_decade():
+    noisy = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 16000), np.float32)) * 0.1
+    target = torch.stack((torch.zeros(16000), noisy[1]))
+    plain, weighted = (CompressedSpectralLoss(0.3, silent_weight=w) for w in (0.0, 0.2))
+
+    def extra(gain: float) -> float:
+        estimate = torch.stack((gain * noisy[0], noisy[1]))
+        return float(weighted(estimate, target, noisy) - plain(estimate, target, noisy))
+
+    assert extra(0.1) == pytest.approx(0.2 * -2 / 2, rel=1e-2)  # -20 dB in one of two rows
+    assert extra(0.01) == pytest.approx(0.2 * -4 / 2, rel=2e-2)
+    assert weighted(0.1 * noisy, target) == plain(0.1 * noisy, target)  # without the input there is no such term

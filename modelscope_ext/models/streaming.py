@@ -27,6 +27,8 @@ class StreamingModel(nn.Module):
 
     sample_rate = 16000
     causal = True
+    #: Prefixes of the names of the first and the last layer's parameters.
+    outer_layers = ("encoder.0.", "decoder.0.")
     #: What the model folder recommends to limit the attenuation to.
     attenuation_limit_db = math.inf
     #: Seconds of the beginning of an array or a file that `Denoiser` has it hear before, backwards.

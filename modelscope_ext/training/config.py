@@ -81,6 +81,8 @@ class TrainConfig:
     complex_weight: float = 0.3
     snr_weight: float = 0.0
     loudness_weight: float = 0.0
+    under_weight: float = 1.0
+    silent_weight: float = 0.0
     seed: int = 0
     workers: int = 1
     threads: int = 1  # of torch, on a CPU

@@ -28,8 +28,9 @@ from modelscope_ext.data.mixing import MixConfig, Mixer, validation_pairs
 from modelscope_ext.data.rooms import load_rooms, save_rooms, simulate_rooms
 from modelscope_ext.data.speakers import cap_speakers
 from modelscope_ext.losses import CompressedSpectralLoss
-from modelscope_ext.models import build, to_device
+from modelscope_ext.models import build, has_bfloat16, to_device
 from modelscope_ext.models.cruse.network import Cruse
+from modelscope_ext.models.dual_path import DualPath
 from modelscope_ext.pretrained import DEFAULT
 from modelscope_ext.training.config import DataConfig, TrainConfig, corpus_options
 from modelscope_ext.training.distributed import agree, average, in_turns, join, wait
@@ -41,6 +42,7 @@ __all__ = ["Trainer", "schedule", "validate"]
 logger = logging.getLogger(__name__)
 FIELDS = ["step", "hours", "learning_rate", "loss", "grad_norm", "pesq", "si_sdr", "stoi", "cd", "q", "seconds"]
 LOG_EVERY = 100  # steps
+FREE = ("bias", "position")  # parameters without weight decay
 
 
 def schedule(config: TrainConfig, step: int) -> float:
@@ -110,11 +112,14 @@ class Trainer:
             _begin(net, config.start)
         self.net = to_device(net, device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.device = next(net.parameters()).device
+        self.autocast = self.device.type == "cuda"
         if self.device.type == "cpu":
             torch.set_num_threads(config.threads)
+            self.autocast = has_bfloat16() and isinstance(self.net, DualPath)  # a CRUSE computes in 32 bits there
         # Batch norm's running statistics are copied, not averaged: an average of them lags behind the weights' own.
         self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
-        weights = {name: getattr(config, name) for name in ("complex_weight", "snr_weight", "loudness_weight")}
+        names = ("complex_weight", "snr_weight", "loudness_weight", "under_weight", "silent_weight")
+        weights = {name: getattr(config, name) for name in names}
         self.loss = CompressedSpectralLoss(config.compression, **weights).to(self.device)
         self.optimizers = _optimizers(self.net, config)
         self.done = _Progress()
@@ -220,7 +225,7 @@ class Trainer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * share
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             estimate = self.net.enhance(noisy)
         loss = self.loss(estimate.float(), target, noisy)
         self.net.zero_grad()
@@ -347,8 +352,8 @@ def _optimizers(net: nn.Module, config: TrainConfig) -> list[torch.optim.Optimiz
     """Muon for the matrices between the first and the last layer, AdamW for the rest."""
     matrices, decayed, free = [], [], []
     for name, parameter in net.named_parameters():
-        outer = name.startswith(("encoder.0.", "decoder.0."))
-        if parameter.ndim < 3 or parameter.numel() == len(parameter):  # biases, batch norm, the skips' scales
+        outer = name.startswith(net.outer_layers)
+        if name.rpartition(".")[2].startswith(FREE) or parameter.numel() == len(parameter):  # one number a channel
             free.append(parameter)
         elif config.matrix_learning_rate and not outer:
             matrices.append(parameter)
