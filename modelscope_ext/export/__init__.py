@@ -83,6 +83,7 @@ def _network(model: Any) -> Any:
 
 def _graph(net: Any, utterance: bool, int8: bool) -> Any:
     from modelscope_ext.models.cruse.network import Cruse
+    from modelscope_ext.models.dual_path import DualPath
 
     cruse = isinstance(net, Cruse)
     if int8 and (utterance or not cruse):
@@ -91,6 +92,10 @@ def _graph(net: Any, utterance: bool, int8: bool) -> Any:
         from modelscope_ext.export.cruse import cruse_step, cruse_utterance
 
         return cruse_utterance(net) if utterance else cruse_step(net, int8)
+    if isinstance(net, DualPath):
+        from modelscope_ext.export.dual_path import dual_path_step, dual_path_utterance
+
+        return (dual_path_utterance if utterance else dual_path_step)(net)
     from modelscope_ext.export.frcrn import frcrn_step, frcrn_utterance
 
     return (frcrn_utterance if utterance else frcrn_step)(net)
@@ -107,7 +112,7 @@ def _metadata(net: Any, utterance: bool) -> dict[str, object]:
         "hop": len(net.window) // 2,
         "delay": 0 if utterance else net.delay,
         "latency": 0 if utterance else net.latency,
-        "reference_level": not net.causal,
+        "reference_level": getattr(net, "reference_level", not net.causal),
         "attenuation_limit_db": net.attenuation_limit_db,
         "lead_in_s": net.lead_in_s,
     }

@@ -23,7 +23,8 @@ class TorchBackend:
         self.net, self.name = net, type(net).__name__
         self.sample_rate, self.causal, self.attenuation_limit_db = net.sample_rate, net.causal, net.attenuation_limit_db
         self.delay, self.latency = (net.delay, net.latency) if net.causal else (0, 0)
-        self.reference_level, self.lead_in_s = not net.causal, net.lead_in_s
+        self.reference_level = getattr(net, "reference_level", not net.causal)
+        self.lead_in_s = net.lead_in_s
         self.averages = not net.causal and hasattr(net, "means")
         on_gpu = self.device.type == "cuda"
         quick = self.averages and net.quick_means

@@ -27,6 +27,8 @@ class StreamingModel(nn.Module):
 
     sample_rate = 16000
     causal = True
+    #: Whether speech should come in near -25 dBFS, as FRCRN wants it.
+    reference_level = False
     #: Prefixes of the names of the first and the last layer's parameters.
     outer_layers = ("encoder.0.", "decoder.0.")
     #: What the model folder recommends to limit the attenuation to.
