@@ -1,8 +1,11 @@
 """The command `doctor`: what of an installation and of a model works, what fails, and how to fix it."""
 
 import argparse
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
 
-from modelscope_ext.doctor import _run
+from modelscope_ext.doctor import CheckResult, run_checks
 
 __all__ = ["add_arguments", "run"]
 
@@ -19,4 +22,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the results; return 1 if there is a problem."""
-    return _run(args)
+    results = list(run_checks(args.model) if args.json else _printed(run_checks(args.model)))
+    counts = {level: sum(result.level == level for result in results) for level in ("problem", "warning")}
+    if args.json:
+        print(json.dumps({"problems": counts["problem"], "findings": [asdict(each) for each in results]}, indent=2))
+    else:
+        summary = [f"{number} {level}{'s' * (number > 1)}" for level, number in counts.items() if number]
+        print(f"\n{', '.join(summary) or 'No problems.'}")
+    return int(counts["problem"] > 0)
+
+
+def _printed(results: Iterable[CheckResult]) -> Iterable[CheckResult]:
+    """Print each result, one a line, before it is passed on."""
+    group = ""
+    for result in results:
+        if result.group != group:
+            print(f"{group and chr(10)}{result.group}")
+            group = result.group
+        level = result.level.upper() if result.level == "problem" else result.level
+        print(f"  {level:9}{result.what}", flush=True)
+        if result.fix:
+            print(f"{'':11}→ {result.fix}", flush=True)
+        yield result

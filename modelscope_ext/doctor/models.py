@@ -1,0 +1,149 @@
+"""Checks of models and of the GPU."""
+
+import inspect
+import shlex
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from modelscope_ext import hub, pretrained
+from modelscope_ext.checkpoint import (
+    CONFIGURATION,
+    CRUSE_TYPE,
+    FRCRN_TYPE,
+    RELEASED_WEIGHTS,
+    WEIGHTS,
+    CheckpointError,
+    load_model,
+    read_configuration,
+)
+from modelscope_ext.inference.denoiser import Denoiser
+from modelscope_ext.training.epochs import EpochConfig
+
+__all__ = ["check_gpu", "check_model", "check_packaged_model"]
+
+Found = Iterator[tuple[str, ...]]
+
+
+def check_packaged_model() -> Found:
+    """Check the model in this package."""
+    yield from _check_folder(Path(pretrained.DEFAULT), "pip install --force-reinstall --no-deps modelscope-ext")
+
+
+def check_model(model: str | Path) -> Found:
+    """Check a model folder, an `.onnx` file or an id."""
+    if hub.is_id(model):
+        folder = hub.cached(model)
+        if folder is None:
+            yield "warning", "not or not completely in the cache; the first use downloads it", _download(str(model))
+        else:
+            yield "ok", f"in the cache: {folder}"
+            yield from _check_folder(folder)
+    elif Path(model).suffix == ".onnx":
+        try:
+            yield from _denoise_with(model)
+        except ModuleNotFoundError as error:
+            yield "problem", str(error), "pip install 'modelscope-ext[onnx]'"
+        except ValueError as error:
+            yield "problem", str(error), f"modelscope-ext export --model MODEL -o {_quote(model)}"
+    elif Path(model).is_dir():
+        yield from _check_folder(Path(model))
+    else:
+        yield "problem", f"{model}: no such folder, and no id"
+
+
+def check_gpu() -> Found:
+    """Check every GPU that torch has, or report why it has none."""
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            facts = torch.cuda.get_device_properties(index)
+            try:
+                torch.nn.functional.conv1d(*(torch.ones(1, 1, 8, device=f"cuda:{index}") for _ in range(2)))
+            except RuntimeError as error:
+                reason = str(error).partition("\n")[0]
+                yield "problem", f"cuda:{index}, {facts.name}, does not work: {reason}", "pip install --upgrade torch"
+            else:
+                yield "ok", f"cuda:{index}: {facts.name}, {facts.total_memory / 2**30:.0f} GiB; --device cuda"
+    elif not shutil.which("nvidia-smi"):
+        yield "ok", "none; denoising works without, training FRCRN is slow"
+    elif torch.version.cuda is None:
+        what = f"there seems to be an NVIDIA GPU, but torch {torch.__version__} is built for CPUs only"
+        yield "warning", what, "pip install --force-reinstall 'torch>=2.4,<2.14'"
+    else:
+        what = f"torch cannot use the GPU; its driver must support CUDA {torch.version.cuda} or later"
+        yield "warning", what, "nvidia-smi"
+
+
+def _check_folder(folder: Path, fix: str = "") -> Found:
+    """Check a model folder; `fix` is the command that restores it."""
+    try:
+        configuration = read_configuration(folder)
+    except CheckpointError as error:
+        yield "problem", str(error), fix
+        return
+    kind = configuration["model"].get("type")
+    if kind == FRCRN_TYPE and not fix:
+        fix = _download(f"iic/{FRCRN_TYPE}", folder)
+    for key, reason in _outdated_settings(configuration):
+        yield "warning", f"{CONFIGURATION}, {key}: {reason}"
+    try:
+        net = load_model(folder)
+    except CheckpointError as error:
+        what = str(error).partition(" Get the released")[0]
+        yield "problem", what, f"git -C {_quote(folder)} lfs pull" if "LFS pointer" in what else fix
+        return
+    used = next(name for name in (WEIGHTS, RELEASED_WEIGHTS) if (folder / name).exists())
+    size = (folder / used).stat().st_size / 1e6
+    yield "ok", f"{kind}: configuration and all weights ({used}, {size:.1f} MB) fit together"
+    if used == WEIGHTS and (folder / RELEASED_WEIGHTS).exists():
+        yield "warning", f"{RELEASED_WEIGHTS} is ignored next to {WEIGHTS}", f"rm {_quote(folder / RELEASED_WEIGHTS)}"
+    yield from _denoise_with(net)
+
+
+def _denoise_with(model: Any) -> Found:
+    noise = np.random.default_rng(0).standard_normal(16000).astype(np.float32) / 10
+    denoiser = Denoiser(model)
+    denoiser(noise, 16000)
+    start = time.perf_counter()
+    out = denoiser(noise, 16000)
+    if np.isfinite(out).all():
+        yield "ok", f"denoises a second of audio in {time.perf_counter() - start:.2g} s on this CPU"
+    else:
+        yield "problem", "its output has NaN or infinite samples: the weights cannot be used"
+
+
+def _outdated_settings(configuration: dict) -> Iterator[tuple[str, str]]:
+    """Yield (key, reason) of settings with which the installed ModelScope or torch fails."""
+    if "plugins" in configuration:
+        yield "plugins", "ModelScope refuses this key or runs pip; `import modelscope_ext` is enough"
+    if (kind := configuration.get("pipeline", {}).get("type")) not in (CRUSE_TYPE, FRCRN_TYPE):
+        yield "pipeline.type", f"pipeline() fails: {kind!r} is not {CRUSE_TYPE} or {FRCRN_TYPE}"
+    try:
+        config = EpochConfig.from_configuration(configuration)
+    except ValueError as error:
+        yield "train", f"training fails: {error}"
+        return
+    if "verbose" in configuration.get("train", {}).get("lr_scheduler", {}):
+        yield "train.lr_scheduler.verbose", "torch has no such option; only ModelScope's trainer fails"
+    for section, module, name, options in (
+        ("optimizer", torch.optim, config.optimizer, config.optimizer_options),
+        ("lr_scheduler", torch.optim.lr_scheduler, config.scheduler, config.scheduler_options),
+    ):
+        if not hasattr(module, name):
+            yield f"train.{section}.type", f"training fails: torch has no {name!r}"
+            continue
+        for option in sorted(set(options or {}) - set(inspect.signature(getattr(module, name)).parameters)):
+            yield f"train.{section}.{option}", f"training fails: {name} of torch has no such option"
+
+
+def _download(model: str, folder: Path | None = None) -> str:
+    return f"modelscope download --model {model}" + (f" --local_dir {_quote(folder)}" if folder else "")
+
+
+def _quote(text: object) -> str:
+    return shlex.quote(str(text))
