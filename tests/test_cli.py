@@ -81,7 +81,7 @@ def test_existing_results_are_skipped_if_asked(tmp_path, folder):
     ("arguments", "message"),
     [
         (["in/none.wav", "-o", "out.wav"], "no such file"),
-        (["in", "-o", "in/a.wav"], "is a file; with several inputs -o names a folder"),
+        (["in", "-o", "in/a.wav"], "is a file, but the output must be a folder"),
         (["in/a.wav", "in/a.wav", "-o", "out"], "would both become"),
         (["in/deep/er", "-o", "in"], None),
         (["in/a.wav", "-o", "in/a.wav"], "overwrite its own input"),

@@ -3,23 +3,20 @@
 import argparse
 import logging
 import math
-import os
 from pathlib import Path
 
 from tqdm import tqdm
 
-from modelscope_ext.atomic import atomic_write, remove_stale_temp_files
-from modelscope_ext.audio import SUFFIXES, AudioError, audio_files, open_audio
+from modelscope_ext.atomic import atomic_write
+from modelscope_ext.batch import local
+from modelscope_ext.batch.plan import Job, plan
 from modelscope_ext.batch.ray import Batch
 from modelscope_ext.cli.common import add_device, add_model, add_quiet, add_strength, bar_is_hidden, print_error
 from modelscope_ext.inference.denoiser import ASR_SAFE_WET, Denoiser
-from modelscope_ext.plots import draw_spectrograms
 
 __all__ = ["add_arguments", "run"]
 
 logger = logging.getLogger(__name__)
-
-Jobs = list[tuple[Path, Path]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,49 +80,24 @@ def _run_locally(args: argparse.Namespace) -> tuple[int, int]:
         raise ValueError("--workers and --ray-address are for --engine ray")
     if urls := [place for place in (*args.inputs, args.output) if isinstance(place, str)]:
         raise ValueError(f"{urls[0]}: URLs need --engine ray")
-    jobs = _plan(args.inputs, args.output)
+    jobs = plan(args.inputs, args.output)
     if args.spectrogram and len(jobs) != 1:
         raise ValueError(f"--spectrogram takes one input file, got {len(jobs)}")
     if args.skip_existing:
-        jobs = [(source, target) for source, target in jobs if not target.exists()]
-    for folder in {target.parent for _, target in jobs}:
-        remove_stale_temp_files(folder)
+        jobs = [job for job in jobs if not job.target.exists()]
     denoiser = Denoiser(args.model, args.device, **_strength(args))
-    readable, seconds = _readable(jobs)
-    failed = len(jobs) - len(readable)
+    seconds, unreadable = local.probe(jobs)
+    for error in unreadable.values():
+        print_error(error)
+    failed = len(unreadable)
     layout = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
     with tqdm(total=seconds, bar_format=layout, disable=bar_is_hidden(args)) as bar:
-        for source, target in readable:
-            try:
-                denoiser.file(source, target, bar.update)
-                if args.spectrogram:
-                    with atomic_write(args.spectrogram) as temp:
-                        draw_spectrograms(source, target, temp)
-            except AudioError as error:
-                failed += 1
-                print_error(error)
-            else:
-                _report(bar, source, target)
+        for job, error in local.run([job for job in jobs if job not in unreadable], denoiser, bar.update):
+            failed += error is not None
+            if args.spectrogram and not error:
+                _draw(args.spectrogram, job)
+            _report(bar, job.source, job.target, error)
     return failed, len(jobs)
-
-
-def _readable(jobs: Jobs) -> tuple[Jobs, float]:
-    """Return the jobs whose input can be opened, and their seconds of audio; print why the others cannot."""
-    readable, seconds = [], 0.0
-    for source, target in jobs:
-        try:
-            with open_audio(source) as file:
-                seconds += file.frames / file.samplerate
-            readable.append((source, target))
-        except AudioError as error:
-            print_error(error)
-    return readable, seconds
-
-
-def _report(bar: tqdm, source: object, target: object) -> None:
-    """Log a finished file where no bar is shown."""
-    if bar.disable:
-        logger.info("%s → %s", source, target)
 
 
 def _run_on_ray(args: argparse.Namespace) -> tuple[int, int]:
@@ -142,39 +114,23 @@ def _run_on_ray(args: argparse.Namespace) -> tuple[int, int]:
     failed = 0
     with tqdm(total=len(batch.jobs), unit="file", disable=bar_is_hidden(args)) as bar:
         for row in batch.run(args.ray_address, args.workers):
-            if row["status"] == "failed":
-                failed += 1
-                print_error(row["reason"])
-            else:
-                _report(bar, row["source"], row["path"])
+            error = row["reason"] if row["status"] == "failed" else None
+            failed += error is not None
+            _report(bar, row["source"], row["path"], error)
             bar.update()
     return failed, len(batch.jobs)
 
 
-def _plan(inputs: list[Path], output: Path) -> Jobs:
-    """Map each input to its output. Raise AudioError if two inputs share one output."""
-    single = len(inputs) == 1 and not os.path.isdir(inputs[0])
-    if single and output.suffix.lower() in SUFFIXES and not os.path.isdir(output):
-        return [(inputs[0], output)]
-    if os.path.exists(output) and not os.path.isdir(output):
-        raise AudioError(f"{output}: is a file; with several inputs -o names a folder")
+def _report(bar: tqdm, source: object, target: object, error: object) -> None:
+    """Print an error; log a finished file where no bar is shown."""
+    if error is not None:
+        print_error(error)
+    elif bar.disable:
+        logger.info("%s → %s", source, target)
 
-    def real(path: Path) -> Path:  # `resolve` fails on a loop of links
-        return Path(os.path.realpath(path))
 
-    jobs: dict[Path, Path] = {}
-    for given in inputs:
-        if os.path.isdir(given):
-            inside = audio_files(given)
-            if real(given) in real(output).parents:  # earlier results are no input
-                inside = [p for p in inside if real(output) not in real(p).parents]
-            if not inside:
-                raise AudioError(f"{given}: no audio files in this folder")
-            pairs = [(p, output / p.relative_to(given)) for p in inside]
-        else:
-            pairs = [(given, output / given.name)]
-        for source, target in pairs:
-            if target in jobs:
-                raise AudioError(f"{source} and {jobs[target]} would both become {target}")
-            jobs[target] = source
-    return [(source, target) for target, source in jobs.items()]
+def _draw(picture: Path, job: Job) -> None:
+    from modelscope_ext.plots import draw_spectrograms  # imports Pillow
+
+    with atomic_write(picture) as temp:
+        draw_spectrograms(job.source, job.target, temp)
