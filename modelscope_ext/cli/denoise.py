@@ -13,6 +13,7 @@ from modelscope_ext.batch.plan import Job, plan
 from modelscope_ext.batch.ray import Batch
 from modelscope_ext.cli.common import add_device, add_model, add_quiet, add_strength, bar_is_hidden, print_error
 from modelscope_ext.inference.denoiser import ASR_SAFE_WET, Denoiser
+from modelscope_ext.plots import draw_spectrograms
 
 __all__ = ["add_arguments", "run"]
 
@@ -130,7 +131,5 @@ def _report(bar: tqdm, source: object, target: object, error: object) -> None:
 
 
 def _draw(picture: Path, job: Job) -> None:
-    from modelscope_ext.plots import draw_spectrograms  # imports Pillow
-
     with atomic_write(picture) as temp:
         draw_spectrograms(job.source, job.target, temp)
