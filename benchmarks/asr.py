@@ -1,15 +1,15 @@
-"""What denoising does to a speech recogniser, against how much of the noise it leaves. Prints Markdown.
+"""Print the errors of a speech recogniser for several wet levels as Markdown.
 
     pip install pocketsphinx '.[metrics]'
     python benchmarks/asr.py --data-dir DATA [--model FOLDER] [--count 30] [--dictated 10]
 
-The recogniser is PocketSphinx with the English model in its wheel, so nothing is downloaded. There are no transcripts:
-the truth is what it hears in the clean recording. An attenuation limit of L dB is a wet level of 1 - 10^(-L / 20): one
-signal, share * noisy + (1 - share) * denoised, so one axis covers both options.
+The recogniser is PocketSphinx with the English model of its wheel: nothing is downloaded. There are no transcripts: the
+reference is its result on the clean recording. An attenuation limit of L dB equals a wet level of 1 - 10^(-L / 20): one
+axis covers both options.
 
-Word errors and lost words (those of the truth that were not heard) are of the dictation model; phone errors of its
-phone loop, which knows no words and so depends less on luck. Differences are those from the noisy recording, with
-95 % confidence by bootstrap over recordings.
+Word errors and lost words (words of the reference without a match) come from the dictation model. Phone errors come
+from the phone loop, which has no vocabulary and less variance. Differences are relative to the noisy recording, with
+95 % intervals by bootstrap over recordings.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from modelscope_ext.data.mixing import validation_pairs
 
 RATE = 16000
 WETS = (0, 0.5, 0.7, 0.8, 0.9, 1)
-#: Narrower beams than its defaults: half the time.
+#: Narrower beams than the defaults halve the time.
 WORDS = {"maxhmmpf": 3000, "ds": 2}
 PHONES = {"lm": None, "lw": 2.0, "pip": 0.3, "beam": 1e-10, "pbeam": 1e-10}
 
@@ -42,23 +42,23 @@ Pair = tuple[np.ndarray, np.ndarray, np.ndarray]
 def recogniser(**options: object) -> Callable[[np.ndarray], list[str]]:
     decoder = pocketsphinx.Decoder(samprate=RATE, loglevel="FATAL", **options)
 
-    def hear(audio: np.ndarray) -> list[str]:
-        decoder.reinit_feat()  # forgets the means of the recording before
+    def recognise(audio: np.ndarray) -> list[str]:
+        decoder.reinit_feat()  # reset the means of the previous recording
         decoder.start_utt()
         decoder.process_raw((np.clip(audio, -1, 1) * 32767).astype(np.int16).tobytes(), full_utt=True)
         decoder.end_utt()
-        heard = decoder.hyp().hypstr if decoder.hyp() else ""
-        return [each for each in re.sub(r"\(\d+\)", "", heard).split() if each != "SIL" and each[0] not in "+<["]
+        text = decoder.hyp().hypstr if decoder.hyp() else ""
+        return [each for each in re.sub(r"\(\d+\)", "", text).split() if each != "SIL" and each[0] not in "+<["]
 
-    return hear
+    return recognise
 
 
-def errors(truth: list[str], heard: list[str]) -> tuple[int, int]:
-    """Edits from one to the other, as few as can be, and how many of them are insertions, as many as can be."""
-    row = [(j, -j) for j in range(len(heard) + 1)]
-    for word in truth:
+def errors(expected: list[str], actual: list[str]) -> tuple[int, int]:
+    """Return the least number of edits and, among these, the largest number of insertions."""
+    row = [(j, -j) for j in range(len(actual) + 1)]
+    for word in expected:
         above, row = row, [(row[0][0] + 1, row[0][1])]
-        for j, other in enumerate(heard):
+        for j, other in enumerate(actual):
             (kept, inserted), (edits, before) = above[j], row[j]
             row.append(
                 min((kept + (word != other), inserted), (above[j + 1][0] + 1, above[j + 1][1]), (edits + 1, before - 1))
@@ -67,9 +67,9 @@ def errors(truth: list[str], heard: list[str]) -> tuple[int, int]:
 
 
 def measured(pairs: list[Pair], dictated: int, title: str) -> np.ndarray:
-    """(wet levels, pairs, 7): words, word errors, lost words, phones, phone errors, STOI %, ESTOI %.
+    """Return words, word errors, lost words, phones, phone errors, STOI %, ESTOI %: (wet levels, pairs, 7).
 
-    Words are none after the first `dictated` pairs: they take most of the time.
+    Words are counted in the first `dictated` pairs only, since they take most of the time.
     """
     words = recogniser(**WORDS)
     phones = recogniser(**PHONES, allphone=pocketsphinx.get_model_path("en-us/en-us-phone.lm.bin"))
@@ -90,14 +90,14 @@ def table(title: str, pairs: list[Pair], dictated: int) -> None:
     draws = np.random.default_rng(0).integers(len(pairs), size=(2000, len(pairs)))
 
     def rates(picked: np.ndarray) -> np.ndarray:
-        """(wet levels, 3) in percent of (wet levels, pairs, 7)."""
+        """Return percentages (wet levels, 3) of counts (wet levels, pairs, 7)."""
         total = picked.sum(1)
         return 100 * np.stack((total[:, 1] / total[:, 0], total[:, 2] / total[:, 0], total[:, 4] / total[:, 3]), 1)
 
     resampled = np.stack([rates(found[:, draw]) for draw in draws])
     spread = 1.96 * (resampled - resampled[:, :1]).std(0)
-    heard = f"{found[0, :, 0].sum():.0f} words, {found[0, :, 3].sum():.0f} phones"
-    print(f"\n{title}: {len(pairs)} recordings, {heard}\n")
+    counts = f"{found[0, :, 0].sum():.0f} words, {found[0, :, 3].sum():.0f} phones"
+    print(f"\n{title}: {len(pairs)} recordings, {counts}\n")
     heads = "wet", "limit, dB", "word errors %", "from noisy", "lost words %", "phone errors %", "from noisy"
     print("|", *(f"{head} |" for head in (*heads, "STOI %", "ESTOI %")))
     print(f"|{'---|' * (len(heads) + 2)}")
@@ -112,9 +112,9 @@ def table(title: str, pairs: list[Pair], dictated: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--model", help="a model folder or an ONNX file [the embedded model]")
-    parser.add_argument("--count", type=int, default=30, help="mixtures in each range of SNR [30]")
-    parser.add_argument("--dictated", type=int, default=10, help="of them, those whose words are compared [10]")
+    parser.add_argument("--model", help="model folder or ONNX file [the packaged model]")
+    parser.add_argument("--count", type=int, default=30, help="mixtures per SNR range [30]")
+    parser.add_argument("--dictated", type=int, default=10, help="mixtures per range with word errors [10]")
     args = parser.parse_args()
     torch.set_num_threads(1)
 
@@ -135,8 +135,8 @@ def main() -> None:
         [(noisy, full(noisy, RATE), clean) for noisy, clean, _ in recorded],
         len(recorded),
     )
-    published = [(noisy, theirs[: len(noisy)], clean) for noisy, clean, theirs in recorded]
-    table("The same, mixed with the outputs that FRCRN's authors published", published, len(published))
+    published = [(noisy, output[: len(noisy)], clean) for noisy, clean, output in recorded]
+    table("The same, mixed with the published outputs of FRCRN", published, len(published))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Metrics of the embedded model (or another) on pairs, as a Markdown table.
+"""Print metrics of a model on pairs as a Markdown table.
 
     python benchmarks/quality.py --data-dir DATA [--model FOLDER] [--count 200] [--degraded]
 
-Two sets: speech x noise of the validation folders, mixed with a fixed seed at -5 … 15 dB, and the recorded pairs in
-`DATA/pairs` (`noisy` against `clean`). Neither is ever trained on. With --degraded also the recorded pairs clipped,
-coded or narrow, both sides alike.
+There are two sets: mixtures of validation speech and noise at -5 … 15 dB with a fixed seed, and the recorded pairs in
+`DATA/pairs` (`noisy` against `clean`). No model is trained on them. --degraded adds the recorded pairs after clipping,
+coding or a narrow band on both sides.
 """
 
 import argparse
@@ -28,7 +28,7 @@ COLUMNS = ["WB-PESQ", "NB-PESQ", "STOI %", "SI-SDR dB", "CD dB", "SIG", "BAK", "
 
 
 def scores(estimate: np.ndarray, clean: np.ndarray, dnsmos: bool) -> list[float]:
-    """All metrics of one utterance."""
+    """Return all metrics of one utterance."""
     return [
         metrics.pesq(estimate, clean),
         metrics.pesq(estimate, clean, wide_band=False),
@@ -40,19 +40,19 @@ def scores(estimate: np.ndarray, clean: np.ndarray, dnsmos: bool) -> list[float]
 
 
 def streamed(denoiser: Denoiser, noisy: np.ndarray) -> np.ndarray:
-    """As live audio, which has no beginning to hear before it begins."""
+    """Denoise as a stream, without warm-up."""
     stream = denoiser.stream(RATE)
     return np.concatenate((stream.feed(noisy), stream.flush()))
 
 
 def clipped(audio: np.ndarray, above_db: float) -> np.ndarray:
-    """Clipped so far above the root mean square."""
+    """Clip at `above_db` above the root mean square."""
     peak = np.sqrt(np.square(audio).mean()) * 10 ** (above_db / 20)
     return audio.clip(-peak, peak)
 
 
 def coded(audio: np.ndarray, format: str, subtype: str, **options: float) -> np.ndarray:
-    """Written and read again, and brought back to its place: some coders delay."""
+    """Write and read in another format; remove the delay of the coder."""
     file = io.BytesIO()
     soundfile.write(file, audio, RATE, format=format, subtype=subtype, **options)
     file.seek(0)
@@ -63,7 +63,7 @@ def coded(audio: np.ndarray, format: str, subtype: str, **options: float) -> np.
 
 
 DEGRADATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "as it is": lambda audio: audio,
+    "unchanged": lambda audio: audio,
     "clipped 12 dB above its RMS": lambda audio: clipped(audio, 12),
     "clipped 6 dB above its RMS": lambda audio: clipped(audio, 6),
     "MP3, compression level 0.9": lambda audio: coded(audio, "MP3", "MPEG_LAYER_III", compression_level=0.9),
@@ -101,10 +101,10 @@ def table(title: str, pairs: list[tuple[np.ndarray, np.ndarray]], systems: dict[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--model", help="a model folder instead of the embedded model")
-    parser.add_argument("--count", type=int, default=100, help="pairs to mix [100]")
-    parser.add_argument("--degraded", action="store_true", help="also the recorded pairs clipped, coded, narrow")
-    parser.add_argument("--dnsmos", action="store_true", help="of the mixtures too, which takes many minutes")
+    parser.add_argument("--model", help="model folder [the packaged model]")
+    parser.add_argument("--count", type=int, default=100, help="number of mixtures [100]")
+    parser.add_argument("--degraded", action="store_true", help="also clip, code and narrow the recorded pairs")
+    parser.add_argument("--dnsmos", action="store_true", help="also for the mixtures; takes many minutes")
     args = parser.parse_args()
     torch.set_num_threads(1)
 

@@ -1,4 +1,4 @@
-"""How far the SNR that `modelscope-ext report` estimates is from the truth, on mixtures. Prints Markdown.
+"""Print the error of the SNR estimate of `modelscope-ext report` on mixtures as Markdown.
 
 python benchmarks/snr.py --data-dir DATA [--model FOLDER] [--count 150]
 """
@@ -22,13 +22,13 @@ RATE = 16000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--model", help="a model folder instead of the embedded model")
-    parser.add_argument("--count", type=int, default=150, help="mixtures of each range [150]")
+    parser.add_argument("--model", help="model folder [the packaged model]")
+    parser.add_argument("--count", type=int, default=150, help="mixtures per range [150]")
     args = parser.parse_args()
     torch.set_num_threads(1)
 
     denoiser = Denoiser(args.model)
-    print("| SNR, dB | mean of the estimate - truth | mean error | nine in ten below |\n|---|---|---|---|")
+    print("| SNR, dB | mean of estimate - truth | mean error | nine in ten below |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         speech, noise = (load_corpus(args.data_dir / name, folder) for name in ("valid_speech", "valid_noise"))
         before, after = Path(folder, "before.wav"), Path(folder, "after.wav")

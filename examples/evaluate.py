@@ -2,22 +2,22 @@
 
 python examples/evaluate.py PAIRS [METRIC …]
 
-PAIRS holds the folders noisy and clean. Needs `pip install 'modelscope-ext[metrics]'`.
+PAIRS holds the folders noisy and clean. It needs `pip install 'modelscope-ext[metrics]'`.
 """
 
 import sys
 
 from modelscope_ext import Denoiser
-from modelscope_ext.evaluation import COLUMNS, evaluate, gate, table
+from modelscope_ext.evaluation import COLUMNS, evaluate, regression_gate, to_markdown
 
 
 def main(pairs: str, *metrics: str) -> None:
     metrics = metrics or tuple(COLUMNS)
     before = evaluate(pairs, metrics=metrics, name="noisy")
     after = evaluate(pairs, Denoiser(), metrics, name="denoised")
-    print(table([before, after]))
-    for complaint in gate(before, after):
-        print("worse than before:", complaint)
+    print(to_markdown([before, after]))
+    for reason in regression_gate(before, after):
+        print("worse than before:", reason)
 
 
 if __name__ == "__main__":

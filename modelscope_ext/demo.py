@@ -1,9 +1,6 @@
-"""The command `demo`: a page to denoise a recording in the browser. It works without a network and calls nobody.
+"""A page that denoises a recording in the browser; it works without a network and sends no data elsewhere."""
 
-The command line imports this when it starts; what takes time to import is imported where it is used.
-"""
-
-import argparse
+import math
 import os
 import shutil
 import tempfile
@@ -12,65 +9,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LIMIT_DB", "MAX_MB", "MAX_S", "add_command", "build_page", "denoise_for_page", "launch"]
+from modelscope_ext.audio import open_audio
+from modelscope_ext.inference.denoiser import Denoiser
+from modelscope_ext.plots import draw_spectrograms
 
-#: What the page takes: minutes of audio are an answer within a breath, hours are for the command line.
+__all__ = ["build_page", "launch"]
+
+#: Limits of an upload in seconds and megabytes; the command line has none.
 MAX_S, MAX_MB = 300, 100
-#: The end of the slider, which stands for no limit.
+#: End of the attenuation slider; it means no limit.
 LIMIT_DB = 60
-#: Results are copied when they are handed over; earlier ones may go after so many seconds.
+#: Seconds until earlier results are deleted.
 KEPT_S = 600
-OURS = "the model in this package"
-#: A browser that heeds it asks no other server for anything.
+DEFAULT_NAME = "the model in this package"
+#: The browser must load nothing from other servers.
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
-
-
-def add_command(commands: Any, parents: Sequence[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    """Adds `demo` to the sub-commands of a parser; `parents` bring `--quiet` and `--device`."""
-    parser = commands.add_parser(
-        "demo",
-        parents=parents,
-        help="denoise in the browser",
-        description="Serves a page to upload or record audio, hear and see it before and after, and download the "
-        "result. It works without a network. It needs gradio: pip install 'modelscope-ext[demo]'.",
-    )
-    parser.add_argument("--model", action="append", metavar="M", help="offer this folder or id too; repeatable")
-    parser.add_argument(
-        "--host", default="127.0.0.1", metavar="IP", help="0.0.0.0 for all that can reach us [127.0.0.1]"
-    )
-    parser.add_argument("--port", type=int, default=7860, metavar="N", help="[7860]")
-    parser.set_defaults(run=_run)
-    return parser
-
-
-def _run(args: argparse.Namespace) -> int:
-    page = build_page(args.model or (), args.device)
-    launch(page, args.host, args.port, quiet=args.quiet)
-    return 0
 
 
 def denoise_for_page(
     source: str | Path | None, folder: str | Path, model: str | None, device: str | None, wet: float, limit_db: float
 ) -> tuple[Path, Path]:
-    """Denoises an upload; returns the result and the picture of both, in `folder`.
+    """Denoise an upload; return the paths of the result and of the spectrograms.
 
     Args:
-        source: what was uploaded or recorded; None if nothing was.
-        folder: for the results.
-        model: folder or id; None is the model in this package.
-        device: as `Denoiser` takes it.
-        wet: 0 … 1.
-        limit_db: from `LIMIT_DB` on there is no limit.
+        source: the upload or recording; None without one.
+        folder: folder of the results.
+        model: folder or id; None takes the model in this package.
+        device: see `Denoiser`.
+        wet: 0 … 1; see `Denoiser`.
+        limit_db: attenuation limit in dB; none from `LIMIT_DB` on.
 
     Raises:
-        ValueError: there is no audio, or it is too long, too large, or cannot be read; the message is for the page.
+        ValueError: there is no audio, or it is too long, too large or unreadable. The page shows the message.
     """
-    import math
-
-    from modelscope_ext.audio import open_audio
-    from modelscope_ext.inference.denoiser import Denoiser
-    from modelscope_ext.plots import draw_spectrograms
-
     if source is None:
         raise ValueError("Upload or record something first.")
     source = Path(source)
@@ -94,14 +65,14 @@ def denoise_for_page(
 
 
 def build_page(models: Sequence[str] = (), device: str | None = None) -> Any:
-    """The page, a `gradio.Blocks`.
+    """Return the page, a `gradio.Blocks`.
 
     Args:
-        models: folders or ids to choose from besides the model in this package.
-        device: as `Denoiser` takes it.
+        models: folders or ids offered besides the model in this package.
+        device: see `Denoiser`.
 
     Raises:
-        ModuleNotFoundError: gradio is missing; it comes with `pip install 'modelscope-ext[demo]'`.
+        ModuleNotFoundError: gradio is missing; `pip install 'modelscope-ext[demo]'` installs it.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
@@ -116,14 +87,14 @@ def build_page(models: Sequence[str] = (), device: str | None = None) -> Any:
                 shutil.rmtree(old, ignore_errors=True)
         folder = tempfile.mkdtemp(dir=work.name)
         try:
-            found = denoise_for_page(source, folder, None if model == OURS else model, device, wet, limit_db)
+            chosen = None if model == DEFAULT_NAME else model
+            target, picture = denoise_for_page(source, folder, chosen, device, wet, limit_db)
         except (ValueError, OSError) as error:
             raise gradio.Error(str(error).replace(f"{source}: ", ""), print_exception=False) from error
-        target, picture = map(str, found)
-        return target, target, picture
+        return str(target), str(target), str(picture)
 
     with gradio.Blocks(title="Speech denoising", analytics_enabled=False, delete_cache=(KEPT_S, KEPT_S)) as page:
-        page.work = work  # lives as long as the page
+        page.work = work  # exists as long as the page
         gradio.Markdown(
             "# Speech denoising\nUpload a recording or make one, at most "
             f"{MAX_S // 60} minutes and {MAX_MB} MB. It goes nowhere but to the computer that serves this page."
@@ -133,7 +104,7 @@ def build_page(models: Sequence[str] = (), device: str | None = None) -> Any:
                 before = gradio.Audio(
                     label="Before", type="filepath", sources=["upload", "microphone"], buttons=[], elem_id="before"
                 )
-                model = gradio.Dropdown([OURS, *models], value=OURS, label="Model", elem_id="model")
+                model = gradio.Dropdown([DEFAULT_NAME, *models], value=DEFAULT_NAME, label="Model", elem_id="model")
                 wet = gradio.Slider(0, 1, 1, step=0.05, label="Wet: 1 all denoised, 0 all as it was", elem_id="wet")
                 limit = gradio.Slider(
                     0, LIMIT_DB, 26, step=1, label=f"Lower noise by at most so many dB; {LIMIT_DB}: no limit"
@@ -150,14 +121,14 @@ def build_page(models: Sequence[str] = (), device: str | None = None) -> Any:
 def launch(
     page: Any, host: str | None = None, port: int | None = None, *, quiet: bool = False, wait: bool = True
 ) -> str:
-    """Serves a page until Ctrl-C, and returns its address.
+    """Serve a page until Ctrl-C and return its address.
 
     Args:
-        page: of `build_page`.
-        host: None is this computer or, in a ModelScope Studio, what that says.
-        port: None is the first free one from 7860 on, or likewise.
-        quiet: the address is not printed.
-        wait: if false, serves in the background until `page.close()`.
+        page: result of `build_page`.
+        host: address to listen on; None is this computer, or the host that a ModelScope Studio sets.
+        port: None is the first free one from 7860 on, or the port that a ModelScope Studio sets.
+        quiet: do not let gradio print the address.
+        wait: False serves in the background until `page.close()`.
 
     Raises:
         OSError: the port is taken.
@@ -165,7 +136,7 @@ def launch(
     import gradio
     from starlette.middleware import Middleware
 
-    fonts = ["system-ui", "sans-serif"]  # gradio's own come from the web
+    fonts = ["system-ui", "sans-serif"]  # gradio's default fonts come from the web
     theme = gradio.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
     try:
         _, address, _ = page.launch(
@@ -191,7 +162,7 @@ def launch(
 
 
 class _OwnServerOnly:
-    """ASGI: tells the browser in every answer to load nothing from elsewhere."""
+    """ASGI middleware that adds `POLICY` to every response."""
 
     def __init__(self, app: Any) -> None:
         self.app = app

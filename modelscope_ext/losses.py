@@ -1,7 +1,7 @@
-"""Training losses on (B, N) waveforms; one number each, or named terms that add up to one.
+"""Training losses on (B, N) waveforms: one number, or named terms and their sum.
 
-The compressed spectral loss of CRUSE: Braun et al., ICASSP 2021, equation 1; Braun & Tashev, arXiv 2008.06412.
-The loss of FRCRN: Zhao et al., ICASSP 2022, with the constants of modelscope's `speech_frcrn_ans_cirm_16k`.
+Compressed spectral loss of CRUSE: Braun et al., ICASSP 2021, equation 1; Braun & Tashev, arXiv 2008.06412.
+Loss of FRCRN: Zhao et al., ICASSP 2022, with the constants of ModelScope's `speech_frcrn_ans_cirm_16k`.
 """
 
 import numpy as np
@@ -15,7 +15,10 @@ __all__ = ["CompressedSpectralLoss", "LoudnessLoss", "active_std", "frcrn_loss",
 
 
 def active_std(audio: Tensor, frame: int = 320, range_db: float = 40.0) -> Tensor:
-    """Root mean square of (B, N) audio over its active frames: those at most `range_db` below the loudest. (B,)."""
+    """Return the root mean square (B,) of audio (B, N) over its active frames.
+
+    A frame of `frame` samples is active if its level is at most `range_db` below the loudest frame's.
+    """
     padded = functional.pad(audio, (0, -audio.shape[1] % frame))
     power = padded.unflatten(1, (-1, frame)).square().mean(2)  # (B, T)
     active = power >= power.amax(1, keepdim=True) * 10 ** (-range_db / 10)
@@ -25,18 +28,18 @@ def active_std(audio: Tensor, frame: int = 320, range_db: float = 40.0) -> Tenso
 class CompressedSpectralLoss(nn.Module):
     """Mean over bins of (1 - w) (|S|^c - |E|^c)^2 + w | |S|^c e^{j arg S} - |E|^c e^{j arg E} |^2.
 
-    S and E are spectra of the waveforms themselves, so that a spectrum no signal has is not rewarded (consistency).
-    Both signals are divided by the target's level over its active frames, so that loud and quiet utterances weigh the
-    same; a silent target is divided by `floor` instead, and one far below its noise, where the noisy signal is given,
-    by a quarter of that: else few hopeless utterances make most of the gradient.
+    S and E are spectra of the waveforms, so the loss does not reward an inconsistent spectrum. Both signals are
+    divided by the target's level over its active frames: loud and quiet utterances have the same weight. The divisor
+    is at least `floor` and, with a noisy signal given, at least a quarter of its level. Otherwise a few utterances
+    with very low SNR would dominate the gradient.
 
     Args:
         compression: c.
         complex_weight: w, called lambda in the paper.
-        window: STFT window in samples, square-root Hann, hop of half of it.
-        floor: lowest level that is normalised to one, as an amplitude.
-        snr_weight: weight of a second term, the mean of log10(error / target) of the waveforms' power, which stops
-            to fall at 30 dB: compression alone leaves the strong low bins, where most power is, too faint.
+        window: STFT window in samples; square-root Hann with a hop of half a window.
+        floor: lowest amplitude that is normalised to one.
+        snr_weight: weight of a second term: the mean of log10(error power / target power), constant beyond 30 dB.
+            Compression alone leaves the strong low bins too faint.
         loudness_weight: weight of `LoudnessLoss` as a third term.
         under_weight: factor on the magnitude error where the estimate is too weak: above 1 it protects speech.
         silent_weight: weight of log10(output energy / input energy) where the target is silent; needs `noisy`. The
@@ -62,7 +65,7 @@ class CompressedSpectralLoss(nn.Module):
         self.register_buffer("window", sqrt_hann(window), persistent=False)
 
     def forward(self, estimate: Tensor, target: Tensor, noisy: Tensor | None = None) -> Tensor:
-        """Loss of (B, N) `estimate` against `target`: a scalar, finite on silence, and so are its gradients."""
+        """Return the scalar loss of `estimate` (B, N); it and its gradients are finite on silence."""
         if estimate.shape != target.shape or estimate.ndim != 2:
             raise ValueError(f"need two (B, N) signals, got {tuple(estimate.shape)} and {tuple(target.shape)}")
         level = active_std(target).clamp_min(self.floor)
@@ -75,7 +78,7 @@ class CompressedSpectralLoss(nn.Module):
         if self.under_weight != 1:
             magnitude = torch.where(s_mag > e_mag, self.under_weight * magnitude, magnitude)
         magnitude = magnitude.mean()
-        phase_aware = (s - e).square().mean() * 2  # the mean runs over real and imaginary parts
+        phase_aware = (s - e).square().mean() * 2  # the mean includes real and imaginary parts
         loss = (1 - self.complex_weight) * magnitude + self.complex_weight * phase_aware
         if self.snr_weight:
             error = ((estimate - target) / level).square().mean(1)
@@ -93,18 +96,18 @@ class CompressedSpectralLoss(nn.Module):
         hop = window.shape[0] // 2
         frames = functional.pad(audio, (hop, hop + -audio.shape[1] % hop)).unfold(1, 2 * hop, hop)
         spec = torch.view_as_real(torch.fft.rfft(frames * window))  # (B, T, F, 2)
-        power = spec.square().sum(-1) + 1e-8  # the slope of |x|^c at zero is infinite
+        power = spec.square().sum(-1) + 1e-8  # |x|^c has an infinite slope at zero
         return power ** (self.compression / 2), spec * power.unsqueeze(-1) ** ((self.compression - 1) / 2)
 
 
 class LoudnessLoss(nn.Module):
-    """How much worse than the target PESQ's model of hearing finds a signal, in points of raw PESQ, roughly.
+    """Differentiable approximation of the PESQ disturbance, in raw PESQ points.
 
-    Powers in 49 critical bands, hearing threshold, loudness, masking, the greater weight of what is added, and the
-    stress on the worst moments are those of ITU-T P.862; the bands' borders and the threshold are by formulas (Zwicker
-    and Terhardt 1980, Terhardt 1979), and the alignment of time, level and spectrum, which this loss is to punish, is
-    left out. As a loss: Martin-Donas et al., "A deep learning loss function based on the perceptual evaluation of the
-    speech quality", IEEE SPL 2018.
+    It follows ITU-T P.862: powers in 49 critical bands, hearing threshold, loudness, masking, a larger weight for added
+    components, and emphasis on the worst moments. Band borders and threshold come from formulas (Zwicker and Terhardt
+    1980, Terhardt 1979). The alignment of time, level and spectrum is omitted because the loss must penalise these.
+    Source: Martin-Donas et al., "A deep learning loss function based on the perceptual evaluation of the speech
+    quality", IEEE SPL 2018.
     """
 
     WINDOW = 512  # samples at 16 kHz
@@ -122,7 +125,7 @@ class LoudnessLoss(nn.Module):
         threshold = 3.64 * khz**-0.8 - 6.5 * (-0.6 * (khz - 3.3) ** 2).exp() + 1e-3 * khz**4  # dB
         exponent = 0.23 * (6 / (centres + 2)).clamp(1, 2) ** 0.15
         self.width = float(borders[1])
-        # From power in the bins to that of the threshold: the best of six powers of four, by the correlation with PESQ.
+        # Scale from bin power to threshold power: the best correlation with PESQ among six powers of four.
         scale = 7000.0
         for name, value in {
             "window": torch.hann_window(self.WINDOW),
@@ -133,10 +136,10 @@ class LoudnessLoss(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
-        """Points lost by (B, N) `estimate`, (B,). Active speech is expected at a level of 1."""
+        """Return the loss in points (B,) of `estimate` (B, N); active speech has a level of 1."""
         power = self._bands(torch.stack((estimate, target)))  # (2, B, T, bands)
-        heard = (0.5 + 0.5 * power / self.threshold).clamp_min(1) ** self.exponent - 1
-        loudness = 0.1866055 * (self.threshold / 0.5) ** self.exponent * heard
+        audible = (0.5 + 0.5 * power / self.threshold).clamp_min(1) ** self.exponent - 1
+        loudness = 0.1866055 * (self.threshold / 0.5) ** self.exponent * audible
         difference = (loudness[0] - loudness[1]).abs()
         disturbance = (difference - 0.25 * loudness.amin(0)).clamp_min(0) * self.width
         added = ((power[0] + 50) / (power[1] + 50)) ** 1.2
@@ -146,7 +149,7 @@ class LoudnessLoss(nn.Module):
             ((disturbance.square().sum(-1) / total + 1e-8).sqrt() * total, (disturbance * added).sum(-1))
         )
         frames = (frames / ((power[1].sum(-1) + 1e5) / 1e7) ** 0.04).clamp_max(45)
-        parts = frames.unfold(2, min(20, frames.shape[2]), 10)  # of a third of a second: their worst moments count
+        parts = frames.unfold(2, min(20, frames.shape[2]), 10)  # a third of a second each
         parts = (parts.pow(6).mean(-1) + 1e-12).pow(1 / 6)
         symmetric, asymmetric = (parts.square().mean(-1)).sqrt()
         return 0.1 * symmetric + 0.0309 * asymmetric
@@ -162,7 +165,7 @@ def _bark(hz: Tensor) -> Tensor:
 
 
 def si_snr(estimate: Tensor, target: Tensor, eps: float = 1e-8) -> Tensor:
-    """Scale-invariant signal-to-noise ratio of (B, N) signals in dB, (B,). No mean is taken off, as in FRCRN."""
+    """Return the scale-invariant SNR (B,) of (B, N) signals in dB; means stay, as in FRCRN."""
     gain = (estimate * target).sum(1, keepdim=True) / (target.square().sum(1, keepdim=True) + eps)
     wanted = gain * target
     noise = (estimate - wanted).square().sum(1)
@@ -170,9 +173,9 @@ def si_snr(estimate: Tensor, target: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 def ideal_ratio_mask(noisy: Tensor, clean: Tensor, window: Tensor) -> Tensor:
-    """Complex mask that turns the spectrum of (B, N) `noisy` into that of `clean`: (B, 2F, T), real parts first.
+    """Return the complex mask (B, 2F, T) from `noisy` to `clean` (B, N), real parts first.
 
-    Where the noise takes speech away the ideal grows without bound: parts above 2 become 1, those below -2 become -1.
+    The ideal mask is unbounded where noise cancels speech: parts above 2 become 1 and parts below -2 become -1.
     """
     y, s = analysis(noisy, window), analysis(clean, window)  # (B, T, F)
     mask = s * y.conj() / (y.real.square() + y.imag.square() + 1e-8)
@@ -181,17 +184,20 @@ def ideal_ratio_mask(noisy: Tensor, clean: Tensor, window: Tensor) -> Tensor:
 
 
 def frcrn_loss(estimate: Tensor, mask: Tensor, noisy: Tensor, clean: Tensor) -> dict[str, Tensor]:
-    """What FRCRN is trained with: errors of the mask, and the SI-SNR of the signal.
+    """Return the training loss of FRCRN: errors of the mask and the SI-SNR of the signal.
 
     Args:
-        estimate: `wav_l2` of the network, (B, N'); N' may be less than N by the samples that fill no whole frame.
-        mask: `mask_l2`, (B, 2F, T).
-        noisy: the network's input, (B, N).
+        estimate: `wav_l2` of the network, (B, N'); N' may lack the samples of an incomplete last frame.
+        mask: `mask_l2` of the network, (B, 2F, T).
+        noisy: input of the network, (B, N).
         clean: (B, N).
 
     Returns:
-        Scalars: "amp_loss" and "phase_loss", mean squared errors of the mask's real and imaginary parts times 2F;
-        "sisnr", the mean SI-SNR with its sign changed; "loss", the sum of the three.
+        Scalars: "amp_loss" and "phase_loss" are 2F times the mean squared errors of the mask's real and imaginary
+        parts; "sisnr" is the negative mean SI-SNR; "loss" is the sum of the three.
+
+    Raises:
+        ValueError: `noisy` and `clean` differ in shape.
     """
     if noisy.shape != clean.shape or noisy.ndim != 2:
         raise ValueError(f"need two (B, N) signals, got {tuple(noisy.shape)} and {tuple(clean.shape)}")

@@ -1,6 +1,6 @@
-"""Quality of enhanced speech against its clean reference: (N,) arrays in, one number out.
+"""Quality of enhanced speech against its clean reference: (N,) arrays to one number.
 
-SI-SDR and the cepstral distance are our own; PESQ, STOI and DNSMOS are the field's packages (`[metrics]`).
+SI-SDR and the cepstral distance are computed here. PESQ, STOI and DNSMOS call the field's packages (`[metrics]`).
 """
 
 import functools
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 __all__ = [
+    "SAMPLE_RATE",
     "SCORES",
     "cepstral_distance",
     "dnsmos",
@@ -27,15 +28,23 @@ __all__ = [
     "stoi",
 ]
 
-#: What `scores` gives: the columns of the field's tables. The last four are DNSMOS, which needs no reference.
+#: Rate in Hz at which every metric is defined.
+SAMPLE_RATE = 16000
+#: Metrics of the field's tables. The last four are DNSMOS, which needs no reference.
 SCORES = ("wb_pesq", "nb_pesq", "stoi", "si_sdr", "sig", "bak", "ovrl", "p808")
 HINT = "{} needs the package {}: pip install 'modelscope-ext[metrics]'"
-#: What DNSMOS' networks hear at a time, 9.01 s, and from one such window to the next; in samples.
-WINDOW, HOP = 144160, 16000
+#: Input length of the DNSMOS networks (9.01 s) and hop between their windows, in samples.
+WINDOW, HOP = 144160, SAMPLE_RATE
 
 
 def scores(estimate: np.ndarray, reference: np.ndarray, names: Iterable[str] = SCORES) -> dict[str, float]:
-    """The chosen ones of `SCORES` for a (N,) floating-point signal at 16 kHz; NaN for what it has no value of."""
+    """Return the chosen metrics of a signal; NaN where a metric has no value.
+
+    Args:
+        estimate: (N,) floating point at 16 kHz.
+        reference: clean signal, (N,).
+        names: metrics from `SCORES`.
+    """
     found = {}
     for name in names:
         if name in _WITH_REFERENCE:
@@ -46,11 +55,11 @@ def scores(estimate: np.ndarray, reference: np.ndarray, names: Iterable[str] = S
 
 
 def require(names: Iterable[str]) -> None:
-    """Looks whether what these of `SCORES` are computed with is installed.
+    """Raise an error if the package of a metric is missing.
 
     Raises:
-        ValueError: a name is none of `SCORES`; the message lists them.
-        ModuleNotFoundError: a package is missing; the message says how to install it.
+        ValueError: a name is not in `SCORES`.
+        ModuleNotFoundError: a package is missing.
     """
     for name in names:
         if name not in SCORES:
@@ -67,9 +76,13 @@ def require(names: Iterable[str]) -> None:
 
 
 def si_sdr(estimate: np.ndarray, reference: np.ndarray) -> float:
-    """Scale-invariant signal-to-distortion ratio in dB after removing means (Le Roux et al., ICASSP 2019).
+    """Return the scale-invariant signal-to-distortion ratio in dB, NaN if a signal is silent.
 
-    NaN where either signal is silent.
+    Means are removed first. Source: Le Roux et al., ICASSP 2019.
+
+    >>> speech = np.array([1.0, -1.0, 1.0, -1.0])
+    >>> round(si_sdr(speech + np.array([0.1, 0.1, -0.1, -0.1]), speech), 2)
+    20.0
     """
     estimate, reference = _pair(estimate, reference)
     if not (estimate.any() and reference.any()):
@@ -81,10 +94,16 @@ def si_sdr(estimate: np.ndarray, reference: np.ndarray) -> float:
 
 
 def cepstral_distance(estimate: np.ndarray, reference: np.ndarray, window: int = 512, coefficients: int = 24) -> float:
-    """Mean distance of the real cepstra over the reference's active frames, in dB, each frame limited to 10.
+    """Return the mean distance of real cepstra in dB over the reference's active frames.
 
-    10 / ln 10 * sqrt(2 * sum_{k = 1 …} (c_k - c'_k)^2), as in Kubichek 1993; frames of 32 ms at 16 kHz, hop of half.
-    The level of a frame (c_0) does not count.
+    A frame's distance is 10 / ln 10 * sqrt(2 * sum_{k = 1 …} (c_k - c'_k)^2), at most 10 dB; its level c_0 is ignored.
+    Source: Kubichek 1993.
+
+    Args:
+        estimate: (N,).
+        reference: (N,).
+        window: frame length in samples; the hop is half of it.
+        coefficients: number of cepstral coefficients.
     """
     estimate, reference = _pair(estimate, reference)
     cepstra = []
@@ -98,14 +117,14 @@ def cepstral_distance(estimate: np.ndarray, reference: np.ndarray, window: int =
     return float(np.minimum(20 / np.log(10) * np.sqrt(2 * difference), 10).mean())
 
 
-def pesq(estimate: np.ndarray, reference: np.ndarray, sample_rate: int = 16000, wide_band: bool = True) -> float:
-    """PESQ, ITU-T P.862 (P.862.2 when wide-band): about 1 … 4.64.
+def pesq(estimate: np.ndarray, reference: np.ndarray, sample_rate: int = SAMPLE_RATE, wide_band: bool = True) -> float:
+    """Return PESQ by ITU-T P.862 (P.862.2 if `wide_band`), about 1 … 4.64.
 
-    NaN where it has no value: there is no speech in the reference, the estimate is silent, or less than 0.25 s long.
+    It is NaN if the reference has no speech, the estimate is silent, or the signals are shorter than 0.25 s.
     """
     package = _package("PESQ", "pesq")
     estimate, reference = _pair(estimate, reference)
-    if not estimate.any():  # the package would fail with a message on integers
+    if not estimate.any():  # the package would fail on a division
         return float("nan")
     try:
         return float(package.pesq(sample_rate, reference, estimate, "wb" if wide_band else "nb"))
@@ -113,15 +132,15 @@ def pesq(estimate: np.ndarray, reference: np.ndarray, sample_rate: int = 16000, 
         return float("nan")
 
 
-def nb_pesq(estimate: np.ndarray, reference: np.ndarray, sample_rate: int = 16000) -> float:
-    """Narrow-band PESQ: about 1 … 4.55; see `pesq`."""
+def nb_pesq(estimate: np.ndarray, reference: np.ndarray, sample_rate: int = SAMPLE_RATE) -> float:
+    """Return narrow-band PESQ, about 1 … 4.55; see `pesq`."""
     return pesq(estimate, reference, sample_rate, wide_band=False)
 
 
-def stoi(estimate: np.ndarray, reference: np.ndarray, sample_rate: int = 16000) -> float:
-    """Short-time objective intelligibility in percent (Taal et al. 2011).
+def stoi(estimate: np.ndarray, reference: np.ndarray, sample_rate: int = SAMPLE_RATE) -> float:
+    """Return the short-time objective intelligibility in percent (Taal et al. 2011).
 
-    NaN where the reference's speech is shorter than the 0.4 s that it compares at a time.
+    It is NaN if the reference has less than 0.4 s of speech, the length of one comparison.
     """
     package = _package("STOI", "pystoi")
     estimate, reference = _pair(estimate, reference)
@@ -129,21 +148,21 @@ def stoi(estimate: np.ndarray, reference: np.ndarray, sample_rate: int = 16000) 
         warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)
         try:
             return 100 * float(package.stoi(reference, estimate, sample_rate))
-        except (RuntimeWarning, np.exceptions.AxisError):  # the latter for less than one frame
+        except (RuntimeWarning, np.exceptions.AxisError):  # AxisError below one frame
             return float("nan")
 
 
-def dnsmos(audio: np.ndarray, sample_rate: int = 16000) -> dict[str, float]:
-    """DNSMOS without a reference: SIG, BAK, OVRL (P.835) and P808, each about 1 … 5 (Reddy et al., ICASSP 2022).
+def dnsmos(audio: np.ndarray, sample_rate: int = SAMPLE_RATE) -> dict[str, float]:
+    """Return DNSMOS: SIG, BAK, OVRL (P.835) and P808, each about 1 … 5 (Reddy et al., ICASSP 2022).
 
-    Means over all windows of 9.01 s that begin at whole seconds, as published figures are made; audio below 9.01 s is
-    doubled until it is longer. speechmos' own `run` leaves out the last of these windows, and some after the seventh.
+    They are means over all windows of 9.01 s that begin at whole seconds, as in published figures. Shorter audio is
+    doubled until it fills a window. speechmos' own `run` skips the last window, and some after the seventh.
 
     Args:
-        audio: (N,) in -1 … 1 (what is beyond is clipped), N > 0.
-        sample_rate: 16000.
+        audio: (N,) in -1 … 1, N > 0; values beyond are clipped.
+        sample_rate: 16000 Hz.
     """
-    if sample_rate != 16000 or audio.ndim != 1 or not len(audio):
+    if sample_rate != SAMPLE_RATE or audio.ndim != 1 or not len(audio):
         raise ValueError(f"DNSMOS needs (N,) audio at 16000 Hz, got shape {audio.shape} at {sample_rate} Hz")
     networks = _dnsmos_networks()
     audio = np.clip(audio, -1, 1).astype(np.float32)
@@ -155,9 +174,9 @@ def dnsmos(audio: np.ndarray, sample_rate: int = 16000) -> dict[str, float]:
     return {name.upper(): float(np.mean([window[f"{name}_mos"] for window in windows])) for name in names}
 
 
-def model_selection_score(estimate: np.ndarray, reference: np.ndarray) -> float:
-    """Q = PESQ + 0.2 SI-SDR - CD of Braun et al. 2021: the higher, the better."""
-    return pesq(estimate, reference) + 0.2 * si_sdr(estimate, reference) - cepstral_distance(estimate, reference)
+def model_selection_score(pesq: float, si_sdr: float, cepstral_distance: float) -> float:
+    """Return Q = PESQ + 0.2 SI-SDR - CD (Braun et al., ICASSP 2021); higher is better."""
+    return pesq + 0.2 * si_sdr - cepstral_distance
 
 
 def _pair(estimate: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +194,7 @@ def _package(title: str, name: str) -> ModuleType:
 
 @functools.cache
 def _dnsmos_networks() -> Any:
-    """The networks that speechmos carries, on one thread each: left alone they take, and wait on, every core."""
+    """Return the networks of speechmos on one thread each; by default each would use and wait on every core."""
     package, onnxruntime = _package("DNSMOS", "speechmos.dnsmos"), _package("DNSMOS", "onnxruntime")
     folder = Path(package.__file__).parent / "dnsmos_models"
     files = [str(folder / name) for name in ("sig_bak_ovr.onnx", "model_v8.onnx")]

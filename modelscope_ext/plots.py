@@ -1,4 +1,4 @@
-"""Pictures of what was done: spectrograms before and after."""
+"""Spectrograms of audio files before and after denoising."""
 
 import io
 from pathlib import Path
@@ -16,26 +16,26 @@ COLUMNS = 1200
 
 
 def spectrogram_db(path: str | Path) -> tuple[np.ndarray, float, int]:
-    """Power in dB, (257, columns), of the first channel of a file, its length in seconds and its rate in Hz.
+    """Return the power in dB (257, columns) of a file's first channel, its length in seconds and rate in Hz.
 
-    A long file's columns are averages, so that neither the picture nor memory grows with its length.
+    A long file has averaged columns: picture and memory do not grow with its length.
     """
     with open_audio(path) as file:
         rate, total = file.samplerate, file.frames
         frames = max(1, total // (WINDOW // 2))
         width = min(frames, COLUMNS)
         power, count = np.zeros((width, WINDOW // 2 + 1)), np.zeros(width)
-        rest, seen = np.zeros(0, np.float32), 0
+        rest, done = np.zeros(0, np.float32), 0
         window = np.hanning(WINDOW).astype(np.float32)
         for block in read_blocks(file, 10.0):
             rest = np.concatenate((rest, block[:, 0]))
             if len(rest) < WINDOW:
                 continue
             views = np.lib.stride_tricks.sliding_window_view(rest, WINDOW)[:: WINDOW // 2]
-            columns = np.minimum((seen + np.arange(len(views))) * width // frames, width - 1)
+            columns = np.minimum((done + np.arange(len(views))) * width // frames, width - 1)
             np.add.at(power, columns, np.abs(np.fft.rfft(views * window)) ** 2)
             np.add.at(count, columns, 1)
-            seen += len(views)
+            done += len(views)
             rest = rest[len(views) * (WINDOW // 2) :]
     return 10 * np.log10(power / np.maximum(count, 1)[:, None] + 1e-9).T, total / rate, rate
 
@@ -43,16 +43,16 @@ def spectrogram_db(path: str | Path) -> tuple[np.ndarray, float, int]:
 def draw_spectrograms(
     before: str | Path, after: str | Path, picture: str | Path | BinaryIO, levels: np.ndarray | None = None
 ) -> None:
-    """Draws two files' spectrograms, one above the other, on one colour scale, into a PNG.
+    """Draw the spectrograms of two files on one colour scale into a PNG.
 
     Args:
-        before: an audio file.
-        after: another.
-        picture: a path or a binary file.
-        levels: (2, frames) levels of both in dBFS over the same time, drawn below; None leaves them out.
+        before: audio file of the upper picture.
+        after: audio file of the lower picture.
+        picture: path or binary file of the PNG.
+        levels: levels of both over time in dBFS, (2, frames), for a third picture; None omits it.
 
     Raises:
-        ModuleNotFoundError: matplotlib is missing; it comes with `pip install 'modelscope-ext[demo]'`.
+        ModuleNotFoundError: matplotlib is missing; `pip install 'modelscope-ext[demo]'` installs it.
     """
     try:
         from matplotlib.figure import Figure
@@ -85,5 +85,5 @@ def draw_spectrograms(
     axes[-1].set_xlabel("seconds")
     drawing = io.BytesIO()
     figure.savefig(drawing, format="png")
-    # A palette makes it a third as large.
+    # a palette reduces the size to a third
     Image.open(drawing).convert("RGB").quantize(256).save(picture, format="png", optimize=True)

@@ -1,4 +1,4 @@
-"""The page of `modelscope-ext demo`: what it computes, and a browser that uses it."""
+"""The page of `modelscope-ext demo`: its results, alone and in a browser."""
 
 import io
 import math
@@ -6,7 +6,6 @@ import runpy
 import shutil
 import socket
 import sys
-import time
 import urllib.request
 
 import numpy as np
@@ -21,7 +20,7 @@ from modelscope_ext.demo import LIMIT_DB, MAX_S, denoise_for_page
 NOISY = EXAMPLES / "noisy.wav"
 
 
-def test_what_the_page_computes(tmp_path, noisy, denoiser):
+def test_the_result_of_an_upload(tmp_path, noisy, denoiser):
     target, picture = denoise_for_page(NOISY, tmp_path, None, None, 1.0, 26.0)
     assert (target.name, picture.name) == ("noisy_denoised.wav", "noisy_spectrograms.png")
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -30,44 +29,44 @@ def test_what_the_page_computes(tmp_path, noisy, denoiser):
     assert np.abs(soundfile.read(target)[0] - noisy).max() < 1e-4
 
 
-def test_the_end_of_the_slider_is_no_limit(tmp_path, monkeypatch):
+def test_the_end_of_the_slider_means_no_limit(tmp_path, monkeypatch):
     limits = []
 
     def denoiser(model, device, *, wet, attenuation_limit_db):
         limits.append(attenuation_limit_db)
         raise ValueError
 
-    monkeypatch.setattr("modelscope_ext.inference.denoiser.Denoiser", denoiser)
+    monkeypatch.setattr(demo, "Denoiser", denoiser)
     for limit in (0, LIMIT_DB - 1, LIMIT_DB):
         with pytest.raises(ValueError):  # noqa: PT011  # the one above
             denoise_for_page(NOISY, tmp_path, None, None, 1.0, limit)
     assert limits == [0, LIMIT_DB - 1, math.inf]
 
 
-def test_limits_are_told(tmp_path, monkeypatch):
-    def told(path, match, model=None):
+def test_unusable_uploads_are_errors(tmp_path, monkeypatch):
+    def check(path, match, model=None):
         with pytest.raises(ValueError, match=match):
             denoise_for_page(path, tmp_path, model, None, 1.0, 20.0)
 
-    told(None, "Upload or record something first")
+    check(None, "Upload or record something first")
     soundfile.write(tmp_path / "long.wav", np.zeros(8000 * (MAX_S + 60)), 8000)
-    told(tmp_path / "long.wav", "is 6.0 minutes long, and this page takes 5; the command modelscope-ext denoise")
+    check(tmp_path / "long.wav", "is 6.0 minutes long, and this page takes 5; the command modelscope-ext denoise")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
-    told(tmp_path / "empty.wav", "The recording is empty")
+    check(tmp_path / "empty.wav", "The recording is empty")
     (tmp_path / "text.wav").write_text("text")
-    told(tmp_path / "text.wav", "not readable as audio")
-    told(NOISY, "a model folder holds", tmp_path)
+    check(tmp_path / "text.wav", "not readable as audio")
+    check(NOISY, "a model folder holds", tmp_path)
     monkeypatch.setattr(demo, "MAX_MB", 0.1)
-    told(NOISY, r"larger than 0.1 MB; the command modelscope-ext denoise has no limit")
+    check(NOISY, r"larger than 0.1 MB; the command modelscope-ext denoise has no limit")
 
 
-def test_without_gradio_there_is_a_hint(monkeypatch, capsys):
+def test_a_missing_gradio_is_an_error_with_a_hint(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["demo"]) == 1
     assert "the page needs gradio: pip install 'modelscope-ext[demo]'" in capsys.readouterr().err
 
 
-def test_the_studio_serves_everybody(monkeypatch):
+def test_the_studio_serves_every_network(monkeypatch):
     pytest.importorskip("gradio", reason="gradio is not installed")
     served = []
     monkeypatch.setattr(demo, "launch", lambda page, **options: served.append((page.title, options)))
@@ -80,13 +79,13 @@ def test_the_studio_serves_everybody(monkeypatch):
 
 @pytest.fixture(scope="module")
 def address():
-    """A page that is served, and that nobody outside is asked for anything by."""
+    """Serve a page; fail if it connects to another computer."""
     pytest.importorskip("gradio", reason="gradio is not installed")
-    asked, connect = [], socket.socket.connect
+    connections, connect = [], socket.socket.connect
 
     def watched(self, where):
         if isinstance(where, tuple) and not where[0].startswith(("127.", "::1", "localhost")):
-            asked.append(where)
+            connections.append(where)
         return connect(self, where)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -94,7 +93,7 @@ def address():
         page = demo.build_page(["nowhere"])
         yield demo.launch(page, "127.0.0.1", quiet=True, wait=False)
         page.close()
-    assert asked == []
+    assert connections == []
 
 
 @pytest.fixture(scope="module")
@@ -126,15 +125,9 @@ def browser(tmp_path_factory):
 
 
 def wait_for(browser, script, seconds=120):
-    """The first true value of a script in the page."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := browser.execute_script(f"return {script}"):
-            return found
-        time.sleep(0.2)
-    raise AssertionError(
-        f"{script} did not come; the page says: {browser.execute_script('return document.body.innerText')}"
-    )
+    """Return the first true value of a script in the page."""
+    ui = pytest.importorskip("selenium.webdriver.support.ui")
+    return ui.WebDriverWait(browser, seconds).until(lambda page: page.execute_script(f"return {script}"), script)
 
 
 def upload(browser, address, path):
@@ -147,36 +140,36 @@ LOADED = "performance.getEntriesByType('resource').map(entry => entry.name)"
 
 
 @pytest.mark.slow
-def test_a_recording_is_uploaded_denoised_heard_and_seen(browser, address, noisy, clean):
+def test_a_recording_is_uploaded_denoised_played_and_shown(browser, address, noisy, clean):
     upload(browser, address, NOISY)
     browser.find_element("id", "denoise").click()
     picture = "document.querySelector('#picture img')"
     assert wait_for(browser, f"{picture} && {picture}.complete && {picture}.naturalWidth") > 500
     result = wait_for(browser, f"{LOADED}.find(name => name.endsWith('/noisy_denoised.wav'))")
     with urllib.request.urlopen(result) as answer:
-        heard, rate = soundfile.read(io.BytesIO(answer.read()))
+        denoised, rate = soundfile.read(io.BytesIO(answer.read()))
     assert rate == RATE
-    assert metrics.si_sdr(heard, clean) > metrics.si_sdr(noisy, clean) + 3
-    # It plays
+    assert metrics.si_sdr(denoised, clean) > metrics.si_sdr(noisy, clean) + 3
+    # the player works
     wait_for(browser, "document.querySelector('#after [aria-label=Play]')").click()
     wait_for(browser, "document.querySelector('#after #time').textContent == '0:01'")
-    # The button hands over the same file
-    browser.execute_script("HTMLAnchorElement.prototype.click = function () { window.handed = this.href }")
+    # the button downloads the same file
+    browser.execute_script("HTMLAnchorElement.prototype.click = function () { window.downloaded = this.href }")
     browser.find_element("id", "download").click()
-    assert wait_for(browser, "window.handed") == result
-    # Nothing comes from elsewhere
+    assert wait_for(browser, "window.downloaded") == result
+    # nothing is loaded from another server
     assert all(name.startswith((address, "blob:", "data:")) for name in browser.execute_script(f"return {LOADED}"))
 
 
 @pytest.mark.slow
-def test_a_port_that_is_taken(address, capsys):
+def test_a_port_in_use_is_an_error(address, capsys):
     port = address.rstrip("/").rpartition(":")[2]
     assert main(["demo", "-q", "--port", port]) == 1
     assert f"port {port} is taken by another program" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_what_the_page_cannot_take_is_told(browser, address, tmp_path):
+def test_the_page_shows_errors(browser, address, tmp_path):
     soundfile.write(tmp_path / "long.flac", np.zeros(8000 * (MAX_S + 60)), 8000)
     upload(browser, address, tmp_path / "long.flac")
     browser.find_element("id", "denoise").click()

@@ -1,4 +1,4 @@
-"""`modelscope-ext evaluate`: pairs, scores, tables, the gate; and the metrics for ModelScope's trainers."""
+"""Scores, tables, the gate and the command `evaluate`; the metrics of ModelScope's trainers."""
 
 import csv
 import json
@@ -16,14 +16,14 @@ from modelscope_ext import evaluation, metrics
 from modelscope_ext.audio import AudioError
 from modelscope_ext.cli import main
 from modelscope_ext.data.matching import Pair, find_pairs
-from modelscope_ext.evaluation import Evaluation, evaluate, gate, table
+from modelscope_ext.evaluation import Evaluation, evaluate, regression_gate, to_markdown
 
 FAST = ("si_sdr", "stoi")
 
 
 @pytest.fixture
 def folder(tmp_path, clean, noisy):
-    """Three pairs: one at another rate in two channels, one in a deeper folder whose suffixes differ."""
+    """Three pairs: one with two channels at another rate, one in a subfolder with different suffixes."""
     for side, audio in (("noisy", noisy), ("clean", clean)):
         (tmp_path / side / "deep").mkdir(parents=True)
         soundfile.write(tmp_path / side / "a.wav", audio[:32000], RATE)
@@ -43,12 +43,12 @@ def command(*arguments):
 
 
 def made_up(name, **columns):
-    """An evaluation of files 0, 1, …"""
+    """Return an evaluation of files 0, 1, …"""
     files = zip(*columns.values(), strict=True)
     return Evaluation(name, {str(i): dict(zip(columns, row, strict=True)) for i, row in enumerate(files)}, {})
 
 
-# Finding pairs
+# Pairs
 
 
 def test_pairs_of_equal_names(folder):
@@ -72,7 +72,7 @@ def test_pairs_in_dns_layout(tmp_path, clean, flat):
     assert [(pair.name, pair.clean.name) for pair in find_pairs(tmp_path)] == list(zip(names, references, strict=True))
 
 
-def test_bad_data_is_told_at_once_and_nothing_computed(folder, clean):
+def test_all_bad_pairs_are_reported_before_any_computation(folder, clean):
     noisy, reference = folder / "noisy", folder / "clean"
     audio = clean[:16000]
 
@@ -90,13 +90,13 @@ def test_bad_data_is_told_at_once_and_nothing_computed(folder, clean):
     soundfile.write(noisy / "left.wav", audio, RATE)
     soundfile.write(reference / "right.wav", audio, RATE)
     soundfile.write(reference / "a.flac", audio, RATE)
-    asked = []
+    calls = []
     with pytest.raises(AudioError) as caught:
-        evaluate(folder, lambda *_: asked.append(1), FAST)
-    assert not asked
+        evaluate(folder, lambda *_: calls.append(1), FAST)
+    assert not calls
     lines = str(caught.value).splitlines()
     assert f"{folder}: 9 problem(s)" in lines[0]
-    for line, told in zip(
+    for line, message in zip(
         sorted(line.strip() for line in lines[1:]),
         (
             f"{reference}/empty.wav: has no samples",
@@ -111,10 +111,10 @@ def test_bad_data_is_told_at_once_and_nothing_computed(folder, clean):
         ),
         strict=True,
     ):
-        assert line.startswith(told), line
+        assert line.startswith(message), line
 
 
-def test_enhanced_files_are_checked_too(folder, tmp_path_factory, noisy):
+def test_enhanced_files_are_checked(folder, tmp_path_factory, noisy):
     enhanced = tmp_path_factory.mktemp("enhanced")
     soundfile.write(enhanced / "a.flac", noisy[:31999], RATE)
     soundfile.write(enhanced / "b.wav", noisy[32000:80000], RATE)
@@ -133,33 +133,33 @@ def test_enhanced_files_are_checked_too(folder, tmp_path_factory, noisy):
 # Scores
 
 
-def test_scores_are_those_of_whole_utterances(folder, clean, noisy):
+def test_scores_cover_whole_utterances(folder, clean, noisy):
     found = evaluate(folder, half, ("stoi", "wb_pesq", "si_sdr"))
     assert not found.failed
     assert found.metrics == ["wb_pesq", "stoi", "si_sdr"]
     a = found.rows["a.wav"]
     first, second = (
         soundfile.read(folder / side / "a.wav", dtype="float32")[0] for side in ("noisy", "clean")
-    )  # as 16 bits keep them
+    )  # in 16 bits
     assert a["wb_pesq"] == pytest.approx(metrics.pesq(first / 2, second))
-    assert a["si_sdr"] == pytest.approx(metrics.si_sdr(first, second))  # no level counts
+    assert a["si_sdr"] == pytest.approx(metrics.si_sdr(first, second))  # independent of the level
     c = found.rows["deep/c.flac"]
     assert c["stoi"] == pytest.approx(metrics.stoi(noisy[80000:], clean[80000:]), abs=0.01)
     values = [row["si_sdr"] for row in found.rows.values()]
     summary = found.summary()["si_sdr"]
     assert (summary.mean, summary.count) == (pytest.approx(np.mean(values)), 3)
     low, high = scipy.stats.t.interval(0.95, 2, np.mean(values), scipy.stats.sem(values))
-    assert (summary.mean - summary.half, summary.mean + summary.half) == pytest.approx((low, high))
+    assert (summary.mean - summary.half_width, summary.mean + summary.half_width) == pytest.approx((low, high))
 
 
-def test_another_rate_is_heard_at_16_khz(folder):
+def test_another_rate_is_resampled_to_16_khz(folder):
     lengths = []
     evaluate(folder, lambda audio, rate: lengths.append(len(audio)) or audio, ("si_sdr",))
     assert lengths[:2] == [32000, 16000]
 
 
 @pytest.mark.slow
-def test_processes_score_alike(folder, denoiser):
+def test_several_processes_give_the_same_scores(folder, denoiser):
     one, two = (evaluate(folder, denoiser, FAST, workers) for workers in (1, 2))
     assert one.rows.keys() == two.rows.keys()
     for file, row in one.rows.items():
@@ -167,7 +167,7 @@ def test_processes_score_alike(folder, denoiser):
     assert one.summary()["si_sdr"].mean > evaluate(folder, None, FAST).summary()["si_sdr"].mean + 1
 
 
-def test_what_cannot_travel_is_told(folder):
+def test_a_system_that_cannot_be_pickled_is_an_error(folder):
     with pytest.raises(ValueError, match="take workers=1"):
         evaluate(folder, lambda audio, rate: audio, FAST, workers=2)
 
@@ -182,7 +182,7 @@ def test_what_cannot_travel_is_told(folder):
     ],
 )
 @pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
-def test_a_failure_is_that_file_s(folder, denoise, reason, caplog):
+def test_a_failure_affects_only_its_file(folder, denoise, reason, caplog):
     def sometimes(audio, rate):
         return denoise(audio, rate) if len(audio) == 32000 else audio
 
@@ -192,10 +192,10 @@ def test_a_failure_is_that_file_s(folder, denoise, reason, caplog):
     assert all(math.isnan(value) for value in found.rows["a.wav"].values())
     assert found.summary()["stoi"].count == 2
     assert "a.wav: not scored" in caplog.text
-    assert "SI-SDR of 1 file(s) (ours)" in table([found])
+    assert "SI-SDR of 1 file(s) (ours)" in to_markdown([found])
 
 
-def test_wrong_requests(folder):
+def test_wrong_arguments(folder):
     with pytest.raises(ValueError, match="unknown metric 'cd'; known are wb_pesq"):
         evaluate(folder, None, ["cd"])
     with pytest.raises(ValueError, match="no metric"):
@@ -205,11 +205,11 @@ def test_wrong_requests(folder):
     with pytest.raises(ValueError, match="no pairs"):
         evaluate([], None, FAST)
     pair = find_pairs(folder)[0]
-    with pytest.raises(ValueError, match=r"several pairs of one name: a\.wav"):
+    with pytest.raises(ValueError, match=r"several pairs share one name: a\.wav"):
         evaluate([pair, pair], None, FAST)
 
 
-def test_the_columns_are_all_the_scores():
+def test_every_score_has_a_column_and_a_margin():
     assert tuple(evaluation.COLUMNS) == metrics.SCORES
     assert evaluation.MARGINS.keys() == evaluation.COLUMNS.keys()
 
@@ -219,7 +219,7 @@ def test_tables():
     noisy = made_up("noisy", wb_pesq=[1.0, 2.0, nan], stoi=[90.0, 90.0, 90.0], p808=[nan] * 3)
     ours = made_up("model", wb_pesq=[2.0, nan, nan], stoi=[95.0, 96.0, 97.04], p808=[nan] * 3)
     spread = scipy.stats.t.ppf(0.975, 1) * 0.5
-    assert table([noisy, ours]).splitlines() == [
+    assert to_markdown([noisy, ours]).splitlines() == [
         "| | WB-PESQ | STOI % | P.808 |",
         "|---|---:|---:|---:|",
         f"| noisy | 1.50 ± {spread:.2f} | 90.0 ± 0.0 | – |",
@@ -233,40 +233,44 @@ def test_tables():
 # The gate
 
 
-def test_the_gate_tells_what_fell_and_by_how_much():
+def test_the_gate_reports_each_loss():
     before = made_up("before", wb_pesq=[2.0, 3.0], stoi=[90.0, 92.0], si_sdr=[5.0, 7.0])
     after = made_up("after", wb_pesq=[1.9, 2.86], stoi=[89.7, 91.7], si_sdr=[9.0, 9.0])
-    assert gate(before, before) == gate(after, after) == []
-    assert gate(before, after) == ["WB-PESQ fell by 0.12 (limit 0.05): 2.50 to 2.38 over 2 files"]
-    assert gate(before, after, {"wb_pesq": 0.2}) == []
-    assert gate(before, after, {"stoi": 0.2}) == ["STOI fell by 0.3 % (limit 0.2): 91.0 to 90.7 over 2 files"]
-    assert gate(before, after, {"si_sdr": -3.5}) == ["SI-SDR fell by -3 dB (limit -3.5): 6.00 to 9.00 over 2 files"]
+    assert regression_gate(before, before) == regression_gate(after, after) == []
+    assert regression_gate(before, after) == ["WB-PESQ fell by 0.12 (limit 0.05): 2.50 to 2.38 over 2 files"]
+    assert regression_gate(before, after, {"wb_pesq": 0.2}) == []
+    assert regression_gate(before, after, {"stoi": 0.2}) == [
+        "STOI fell by 0.3 % (limit 0.2): 91.0 to 90.7 over 2 files"
+    ]
+    assert regression_gate(before, after, {"si_sdr": -3.5}) == [
+        "SI-SDR fell by -3 dB (limit -3.5): 6.00 to 9.00 over 2 files"
+    ]
 
 
-def test_the_gate_compares_pairs_of_files():
-    """A file that has a value only once counts in neither mean, but it is told when it lost its value."""
+def test_the_gate_compares_file_by_file():
+    """A file with only one value is in neither mean; a lost value is reported."""
     nan = math.nan
     before = made_up("before", wb_pesq=[nan, 2.0, 4.0])
     after = made_up("after", wb_pesq=[1.0, 2.0, nan])
-    assert gate(before, after) == ["WB-PESQ is no longer defined for 1 of 3 files"]
-    assert gate(before, made_up("after", wb_pesq=[1.0, 2.0, 4.0])) == []
-    assert len(gate(before, made_up("after", wb_pesq=[nan] * 3))) == 1
+    assert regression_gate(before, after) == ["WB-PESQ is no longer defined for 1 of 3 files"]
+    assert regression_gate(before, made_up("after", wb_pesq=[1.0, 2.0, 4.0])) == []
+    assert len(regression_gate(before, made_up("after", wb_pesq=[nan] * 3))) == 1
 
 
-def test_the_gate_refuses_what_it_cannot_compare():
+def test_the_gate_refuses_evaluations_that_cannot_be_compared():
     before = made_up("before", wb_pesq=[2.0, 3.0])
     with pytest.raises(ValueError, match="different files"):
-        gate(before, made_up("after", wb_pesq=[2.0]))
+        regression_gate(before, made_up("after", wb_pesq=[2.0]))
     with pytest.raises(ValueError, match=r"no margin 1 for 'stoi': .* wb_pesq"):
-        gate(before, before, {"stoi": 1})
+        regression_gate(before, before, {"stoi": 1})
     with pytest.raises(ValueError, match="no margin nan"):
-        gate(before, before, {"wb_pesq": math.nan})
+        regression_gate(before, before, {"wb_pesq": math.nan})
 
 
 # The command
 
 
-def test_the_command_writes_what_it_prints(folder, tmp_path, capsys):
+def test_the_command_prints_and_writes(folder, tmp_path, capsys):
     files = tmp_path / "out" / "all.json", tmp_path / "out" / "rows.csv"
     arguments = ["--enhanced", folder / "clean", "--metrics", "si_sdr,wb_pesq", "--json", files[0], "--csv", files[1]]
     assert command("--pairs", folder, *arguments) == 0
@@ -287,7 +291,7 @@ def test_the_command_writes_what_it_prints(folder, tmp_path, capsys):
 
 
 def test_no_value_is_null(folder, tmp_path, capsys):
-    """The enhanced files are silent: PESQ and SI-SDR have no value."""
+    """PESQ and SI-SDR have no value, as the enhanced files are silent."""
     for pair in find_pairs(folder):
         target = tmp_path / "zeros" / pair.name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -302,7 +306,7 @@ def test_no_value_is_null(folder, tmp_path, capsys):
 
 
 def test_the_command_refuses_a_worse_model(folder, tmp_path, capsys):
-    """The embedded model is better than nothing; nothing in its place is refused, with the loss."""
+    """The packaged model is better than the unprocessed files, which the gate refuses."""
     arguments = ["--pairs", folder, "--enhanced", folder / "noisy", "--metrics", "si_sdr", "--baseline"]
     assert command(*arguments, "--json", tmp_path / "o.json") == 1
     shown = capsys.readouterr()
@@ -319,7 +323,7 @@ def test_the_command_refuses_a_worse_model(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--margin", "1"], "--margin compares with a --baseline"),
+        (["--margin", "1"], "--margin needs a --baseline"),
         (["--baseline", "--margin", "much"], "takes a number or METRIC=NUMBER, got 'much'"),
         (["--baseline", "--margin", "cd=1"], "--margin cd=1: the metrics are wb_pesq"),
         (["--metrics", "cd"], "unknown metric 'cd'"),
@@ -327,31 +331,31 @@ def test_the_command_refuses_a_worse_model(folder, tmp_path, capsys):
         (["--pairs", "nowhere"], "nowhere: holds no pairs"),
     ],
 )
-def test_what_the_command_cannot_do(folder, capsys, arguments, message):
+def test_errors_of_the_command(folder, capsys, arguments, message):
     assert command("--pairs", folder, *arguments) == 1
     assert message in capsys.readouterr().err
 
 
 def test_a_failed_file_fails_the_command(folder, monkeypatch, capsys):
-    cut = "modelscope_ext.inference.denoiser.Denoiser.__call__"
-    monkeypatch.setattr(cut, lambda self, audio, rate: audio[: 32000 - 1])
+    method = "modelscope_ext.inference.denoiser.Denoiser.__call__"
+    monkeypatch.setattr(method, lambda self, audio, rate: audio[: 32000 - 1])
     assert command("--pairs", folder, "--metrics", "si_sdr") == 1
     assert "model: 2 file(s) could not be scored" in capsys.readouterr().err
 
 
-def test_a_missing_package_is_told_first(folder, monkeypatch, capsys):
+def test_a_missing_package_is_reported_first(folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pesq", None)
     assert command("--pairs", folder) == 1
     assert "PESQ needs the package pesq: pip install 'modelscope-ext[metrics]'" in capsys.readouterr().err
     assert command("--pairs", folder, "--enhanced", folder / "noisy", "--metrics", "si_sdr") == 0
 
 
-# Against what is published
+# Published scores
 
 
 @pytest.mark.shared
 @pytest.mark.slow
-def test_published_figures_come_out_to_the_digit(capsys):
+def test_published_scores_are_reproduced_to_the_digit(capsys):
     folder = SHARED / "data" / "pairs"
     assert command("--pairs", folder, "--enhanced", folder / "frcrn_published", "--workers", "2") == 0
     rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
@@ -360,7 +364,7 @@ def test_published_figures_come_out_to_the_digit(capsys):
     assert printed["enhanced"] == ["2.81", "3.35", "94.4", "17.76", "3.49", "4.03", "3.22", "3.69"]
 
 
-# In ModelScope's trainers
+# Metrics of ModelScope's trainers
 
 
 @pytest.mark.slow
@@ -370,7 +374,7 @@ import pickle, numpy as np, soundfile, torch
 from modelscope.metrics.audio_noise_metric import AudioNoiseMetric  # the stock one
 from modelscope.metrics.builder import build_metric
 from modelscope_ext import metrics
-from modelscope_ext.plugin import metric as ours
+from modelscope_ext.plugin import metric
 rng = np.random.default_rng(0)
 def batch(size):
     outputs = {name: torch.tensor(rng.standard_normal()) for name in ("amp_loss", "phase_loss", "sisnr")}
@@ -378,7 +382,7 @@ def batch(size):
     return outputs, {"noisy": torch.zeros(size, 8), "clean": torch.zeros(size, 8)}
 batches = [batch(3) for _ in range(4)]
 stock, one, parts = AudioNoiseMetric(), build_metric("audio-noise-metric"), []
-assert type(one) is ours.NoiseSuppressionMetric and type(stock) is not type(one)
+assert type(one) is metric.NoiseSuppressionMetric and type(stock) is not type(one)
 for outputs, inputs in batches:
     stock.add(outputs, inputs)
     one.add(outputs, inputs)
@@ -387,32 +391,32 @@ for outputs, inputs in batches:
 merged = pickle.loads(pickle.dumps(parts))
 for other in merged[1:]:
     merged[0].merge(other)
-theirs = stock.evaluate()
+expected = stock.evaluate()
 for found in (one.evaluate(), merged[0].evaluate()):
-    assert list(found) == list(theirs) and all(type(value) is float for value in found.values())
+    assert list(found) == list(expected) and all(type(value) is float for value in found.values())
     for name in ("avg_sisnr", "avg_loss"):
-        assert abs(found[name] - theirs[name]) < 1e-6, name
-    assert found["total_loss"] == found["avg_loss"] and abs(theirs["total_loss"] - 2 * theirs["avg_loss"]) < 1e-5
+        assert abs(found[name] - expected[name]) < 1e-6, name
+    assert found["total_loss"] == found["avg_loss"] and abs(expected["total_loss"] - 2 * expected["avg_loss"]) < 1e-5
 outputs, inputs = batch(1)  # a short last batch
 one.add(outputs, inputs)
-expected = (12 * theirs["avg_loss"] + outputs["loss"].item()) / 13
-assert abs(one.evaluate()["avg_loss"] - expected) < 1e-6
-# A mean over utterances, as if each had come alone
+mean = (12 * expected["avg_loss"] + outputs["loss"].item()) / 13
+assert abs(one.evaluate()["avg_loss"] - mean) < 1e-6
+# The mean over utterances does not depend on the batches
 clean, noisy = (soundfile.read(f"examples/{name}.wav", dtype="float32")[0] for name in ("clean", "noisy"))
 pairs = [(noisy[i : i + 32000], clean[i : i + 32000]) for i in (0, 32000)]
 both, first, second = (build_metric("speech-quality") for _ in range(3))
 stacked = [torch.from_numpy(np.stack(side)) for side in zip(*pairs)]
-cut = 31800  # FRCRN leaves out what fills no whole frame
+cut = 31800  # FRCRN omits an incomplete last frame
 both.add({"wav_l2": stacked[0][:, :cut].requires_grad_()}, {"clean": stacked[1]})
-for part, (heard, target) in zip((first, second), pairs):
-    part.add({"wav_l2": torch.from_numpy(heard[None, :cut])}, {"clean": torch.from_numpy(target[None])})
+for part, (estimate, target) in zip((first, second), pairs):
+    part.add({"wav_l2": torch.from_numpy(estimate[None, :cut])}, {"clean": torch.from_numpy(target[None])})
 first, second = pickle.loads(pickle.dumps((first, second)))
 first.merge(second)
 assert first.evaluate() == both.evaluate()
 found = both.evaluate()
 assert list(found) == ["wb_pesq", "nb_pesq", "stoi", "si_sdr"]
-expected = np.mean([metrics.si_sdr(heard[:cut], target[:cut]) for heard, target in pairs])
-assert abs(found["si_sdr"] - expected) < 1e-4
+mean = np.mean([metrics.si_sdr(estimate[:cut], target[:cut]) for estimate, target in pairs])
+assert abs(found["si_sdr"] - mean) < 1e-4
 with_dnsmos = build_metric({"type": "speech-quality", "dnsmos": True})
 with_dnsmos.add({"wav_l2": stacked[0][:1]}, {"clean": stacked[1][:1]})
 assert list(with_dnsmos.evaluate())[4:] == ["sig", "bak", "ovrl", "p808"]

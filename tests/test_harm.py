@@ -1,4 +1,4 @@
-"""What the embedded model must leave alone: clean speech, silence between words, sounds that are no speech."""
+"""Signals that the packaged model must preserve: clean speech, pauses, sounds other than speech."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ FRAME = 800  # 50 ms
 
 
 def level(audio: np.ndarray) -> np.ndarray:
-    """Of each 50-ms frame, in dB."""
+    """Return the level of each 50-ms frame in dB."""
     frames = audio[: len(audio) // FRAME * FRAME].reshape(-1, FRAME)
     return 10 * np.log10(np.square(frames).mean(1) + 1e-12)
 
@@ -22,21 +22,21 @@ def lost_db(out: np.ndarray, audio: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def hiss() -> dict[str, np.ndarray]:
-    """8 s of white noise, and of noise that falls by 3 dB an octave, at -40 dBFS."""
+    """8 s of white noise and of noise that falls by 3 dB per octave, at -40 dBFS."""
     white = np.random.default_rng(1).standard_normal(8 * RATE)
     spectrum = np.fft.rfft(white)
     pink = np.fft.irfft(spectrum / np.sqrt(np.arange(len(spectrum)) + 1), len(white))
     return {name: (noise / noise.std() * 0.01).astype(np.float32) for name, noise in (("white", white), ("pink", pink))}
 
 
-def test_clean_speech_stays_as_it_is(denoiser, clean):
+def test_clean_speech_is_preserved(denoiser, clean):
     out = denoiser(clean, RATE)
     assert si_sdr(out, clean) > 25
     assert abs(lost_db(out, clean)) < 0.1
 
 
 @pytest.mark.shared
-def test_clean_recordings_stay_as_they_are(denoiser):
+def test_clean_recordings_are_preserved(denoiser):
     found = []
     for path in audio_files(SHARED / "data" / "pairs" / "clean"):
         audio = read_mono(path, RATE)
@@ -49,7 +49,7 @@ def test_clean_recordings_stay_as_they_are(denoiser):
 
 @pytest.mark.parametrize("colour", ["white", "pink"])
 def test_noise_between_words_does_not_pump(denoiser, clean, hiss, colour):
-    """In the pauses it is as steady as it came in, and far softer."""
+    """In the pauses the output is as steady as the input, and far softer."""
     noisy = clean * 0.5 + np.resize(hiss[colour], len(clean))
     pauses = level(clean) < -60
     before, after = level(noisy)[pauses], level(denoiser(noisy, RATE))[pauses]
@@ -59,8 +59,8 @@ def test_noise_between_words_does_not_pump(denoiser, clean, hiss, colour):
 
 
 @pytest.mark.parametrize("colour", ["white", "pink"])
-def test_what_is_left_of_noise_does_not_tinkle(denoiser, hiss, colour):
-    """Musical noise has peaks in time at each frequency: a kurtosis ratio near one (Uemura et al., IWAENC 2008)."""
+def test_residual_noise_is_not_musical(denoiser, hiss, colour):
+    """Noise without isolated peaks has a kurtosis ratio near one (Uemura et al., IWAENC 2008)."""
 
     def kurtosis(audio: np.ndarray) -> float:
         power = np.abs(np.fft.rfft(audio.reshape(-1, 320) * np.hanning(320))) ** 2
@@ -70,8 +70,8 @@ def test_what_is_left_of_noise_does_not_tinkle(denoiser, hiss, colour):
     assert 0.9 < kurtosis(out) / kurtosis(noise) < 1.2
 
 
-def test_music_gets_softer_but_nothing_is_added(denoiser):
-    """Four chords below 2.6 kHz: no frame grows, and above 4 kHz, where there was nothing, there is nothing."""
+def test_music_gets_softer_without_added_components(denoiser):
+    """For four chords below 2.6 kHz no frame grows, and nothing appears above 4 kHz."""
     time = np.arange(2 * RATE) / RATE
     chords = [
         sum(np.sin(2 * np.pi * root * third * n * time) / n for third in (1, 1.26, 1.5) for n in range(1, 6))

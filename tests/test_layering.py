@@ -25,13 +25,13 @@ ROOMS = {
     "batch": "atomic audio checkpoint hub pretrained inference",
     "plots": "audio",
     "demo": "audio inference plots",
-    "evaluation": "atomic audio metrics data inference",
+    "evaluation": "audio metrics data",
     "report": "atomic audio metrics data inference plots",
     "info": "checkpoint hub pretrained inference",
     "export": "atomic stft models checkpoint hub pretrained inference",
     "training": "atomic stft models checkpoint pretrained losses metrics data",
     "doctor": "checkpoint hub pretrained inference training",
-    "cli": "atomic audio data inference batch plots demo evaluation report info export training doctor",
+    "cli": "atomic audio metrics data inference batch plots demo evaluation report info export training doctor",
     "plugin": "atomic audio models checkpoint hub losses metrics data inference evaluation export training cli",
     "__init__": "plugin",
     "__main__": "cli",
@@ -52,14 +52,11 @@ LATE = {
     "speechmos",
 }
 #: Most imports of our own within functions. The aim is 10.
-MOST_LATE_IMPORTS = 38
+MOST_LATE_IMPORTS = 25
 #: Modules that are not cleaned yet; none of the rules may need them in the end.
 NOT_YET = {
     "modelscope_ext.cli.train",
-    "modelscope_ext.demo",
-    "modelscope_ext.evaluation",
     "modelscope_ext.export.parity",
-    "modelscope_ext.report",
 }
 
 
@@ -98,7 +95,7 @@ def test_the_order_is_strict():
 
 
 def test_rooms_are_all_known():
-    assert {path.stem for path in PACKAGE.iterdir() if path.name != "__pycache__"} == set(ROOMS)
+    assert {path.stem for path in PACKAGE.iterdir()} - {"__pycache__", "templates"} == set(ROOMS)
 
 
 @each_module

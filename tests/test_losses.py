@@ -8,7 +8,7 @@ from modelscope_ext.losses import CompressedSpectralLoss, LoudnessLoss, active_s
 
 
 def equation_one(estimate, target, c=0.3, share=0.3):
-    """The paper's equation in float64 with scipy's STFT, on bins that all frames see whole."""
+    """Compute the paper's equation in float64 with scipy's STFT over complete frames."""
     level = target.std()  # white noise: every frame is active
     window = np.sqrt(signal.get_window("hann", 320))
     stft = signal.ShortTimeFFT(window, 160, 16000)
@@ -23,11 +23,11 @@ def test_equals_equation_one():
     rng = np.random.default_rng(0)
     target = rng.standard_normal(16000) * 0.1
     estimate = target * 0.5 + rng.standard_normal(16000) * 0.03
-    ours = CompressedSpectralLoss()(*(torch.tensor(x, dtype=torch.float32)[None] for x in (estimate, target)))
-    assert float(ours) == pytest.approx(equation_one(estimate, target), rel=1e-2)
+    loss = CompressedSpectralLoss()(*(torch.tensor(x, dtype=torch.float32)[None] for x in (estimate, target)))
+    assert float(loss) == pytest.approx(equation_one(estimate, target), rel=1e-2)
 
 
-def test_level_does_not_matter_and_the_target_costs_nothing():
+def test_the_loss_ignores_the_level_and_is_zero_at_the_target():
     torch.manual_seed(0)
     loss = CompressedSpectralLoss()
     target, estimate = torch.randn(2, 1, 8000) * 0.1
@@ -37,7 +37,7 @@ def test_level_does_not_matter_and_the_target_costs_nothing():
 
 @pytest.mark.parametrize("estimate", ["zeros", "noise"])
 @pytest.mark.parametrize("target", ["zeros", "noise"])
-def test_silence_is_finite_and_so_are_its_gradients(estimate, target):
+def test_loss_and_gradients_are_finite_on_silence(estimate, target):
     make = {"zeros": torch.zeros, "noise": torch.randn}
     e, s = make[estimate](2, 3200).requires_grad_(), make[target](2, 3200)
     loss = CompressedSpectralLoss()(e, s)
@@ -57,10 +57,10 @@ def test_shapes_are_checked():
         CompressedSpectralLoss()(torch.zeros(1, 100), torch.zeros(1, 101))
 
 
-def test_a_target_far_below_its_noise_weighs_no_more_than_its_noise():
-    """Without the noisy signal it is divided by the target's own level, and rules the batch.
+def test_the_noise_level_bounds_the_weight_of_a_quiet_target():
+    """Without the noisy signal the divisor is the target's level, and one utterance dominates the batch.
 
-    The loss goes with 1 / level here (c = 0.5): 25 times less, for a level of a quarter of the noise's.
+    With c = 0.5 the loss is proportional to 1 / level: a quarter of the noise level gives a 25th of the loss.
     """
     torch.manual_seed(0)
     loss = CompressedSpectralLoss(0.5, 0.5)
@@ -73,7 +73,7 @@ def test_a_target_far_below_its_noise_weighs_no_more_than_its_noise():
 
 
 def test_the_snr_term_is_the_power_of_the_error_up_to_30_db():
-    """By hand: a target of level one (constant power), an error of a tenth, and one that is far too small to matter."""
+    """The target has constant power; errors are 10, 20 and 60 dB below it."""
     torch.manual_seed(1)
     target = torch.sign(torch.randn(2, 16000)) * 0.2
     with_term, without = CompressedSpectralLoss(snr_weight=0.5), CompressedSpectralLoss()
@@ -86,24 +86,26 @@ def test_the_snr_term_is_the_power_of_the_error_up_to_30_db():
     assert torch.isfinite(gradient).all()
 
 
-def test_loudness_goes_with_pesq(noisy, clean):
-    """Speech in more and more noise: the points lost rise as raw PESQ falls, and by about as much."""
+def test_loudness_follows_pesq(noisy, clean):
+    """With rising noise the loss rises about as much as raw PESQ falls."""
     rng = np.random.default_rng(0)
     audio = clean[:48000]
     level = active_std(torch.from_numpy(audio[None])).unsqueeze(1)
     lost, raw = [], []
     for snr_db in (30, 20, 10, 0):
         noise = rng.standard_normal(len(audio)) * audio.std() * 10 ** (-snr_db / 20)
-        heard = (audio + noise).astype(np.float32)
-        lost.append(float(LoudnessLoss()(torch.from_numpy(heard[None]) / level, torch.from_numpy(audio[None]) / level)))
-        mos = metrics.pesq(heard, audio)
-        raw.append((3.8224 - np.log((4.999 - mos) / (mos - 0.999))) / 1.3669)  # P.862.2, turned round
+        mixture = (audio + noise).astype(np.float32)
+        lost.append(
+            float(LoudnessLoss()(torch.from_numpy(mixture[None]) / level, torch.from_numpy(audio[None]) / level))
+        )
+        mos = metrics.pesq(mixture, audio)
+        raw.append((3.8224 - np.log((4.999 - mos) / (mos - 0.999))) / 1.3669)  # inverse of P.862.2
     assert np.all(np.diff(lost) > 0.2)
     assert np.polyfit(lost, raw, 1)[0] == pytest.approx(-0.8, abs=0.4)
     assert np.corrcoef(lost, raw)[0, 1] < -0.95
 
 
-def test_loudness_costs_nothing_where_nothing_differs():
+def test_loudness_is_zero_for_equal_signals():
     torch.manual_seed(0)
     audio = torch.randn(2, 16000) * torch.tensor([[1.0], [0.0]])
     points = LoudnessLoss()(audio, audio)

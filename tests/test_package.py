@@ -33,6 +33,7 @@ def test_the_wheel_holds_the_model_and_nothing_of_the_tests(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     model = "modelscope_ext/pretrained/speech_cruse_ans_16k"
     assert {f"{model}/{name}" for name in ("configuration.json", "model.safetensors", "README.md")} <= set(names)
+    assert "modelscope_ext/templates/report.html" in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "examples"))]
     assert wheel.stat().st_size < 5e6
     metadata = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith("METADATA"))).decode()

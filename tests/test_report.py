@@ -1,4 +1,4 @@
-"""The page of `modelscope-ext report`, its figures, and the pictures."""
+"""The page of `modelscope-ext report`, its figures and pictures."""
 
 import base64
 import io
@@ -26,7 +26,7 @@ def report(*arguments):
 
 
 class Page(HTMLParser):
-    """What a page shows, and everything that it refers to."""
+    """The contents of a page and all its references."""
 
     def __init__(self, path):
         super().__init__()
@@ -67,16 +67,16 @@ def test_a_file(tmp_path, noisy, denoiser):
     (kind, before), (_, after) = page.sounds
     assert kind == "data:audio/ogg"
     for sound, expected in ((before, noisy), (after, denoiser(noisy, RATE))):
-        heard, rate = soundfile.read(io.BytesIO(sound), dtype="float32")
-        assert (rate, len(heard)) == (RATE, len(noisy))
-        assert np.corrcoef(heard, expected)[0, 1] > 0.9
+        audio, rate = soundfile.read(io.BytesIO(sound), dtype="float32")
+        assert (rate, len(audio)) == (RATE, len(noisy))
+        assert np.corrcoef(audio, expected)[0, 1] > 0.9
     ((kind, picture),) = page.pictures
     assert kind == "data:image/png"
     assert Image.open(io.BytesIO(picture)).width >= 800
     assert "estimated" in page.text
 
 
-def test_the_page_needs_nothing_but_itself(folder):
+def test_the_page_is_self_contained(folder):
     assert report(folder / "noisy", "-o", folder / "page.html") == 0
     page = Page(folder / "page.html")
     assert len(page.sounds) == 4
@@ -87,11 +87,11 @@ def test_the_page_needs_nothing_but_itself(folder):
     assert "default-src 'none'" in text
     assert "url(" not in text
     assert "@import" not in text
-    assert "a <b> & 'c'.wav" in page.text  # escaped: otherwise <b> were a tag
+    assert "a <b> & 'c'.wav" in page.text  # escaped: otherwise <b> would be a tag
     assert "b" not in page.tags
 
 
-def test_references_give_scores(folder):
+def test_clean_references_give_scores(folder):
     pytest.importorskip("pesq")
     assert report(folder / "noisy", "--reference", folder / "clean", "-o", folder / "page.html") == 0
     page = Page(folder / "page.html")
@@ -108,7 +108,7 @@ def test_references_give_scores(folder):
     assert after > before
 
 
-def test_without_the_metrics_si_sdr_is_left(folder, monkeypatch):
+def test_without_the_metrics_packages_only_si_sdr_is_shown(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "pesq", None)
     arguments = (folder / "noisy" / "deep" / "d.flac", "--reference", folder / "clean" / "deep" / "d.flac")
     assert report(*arguments, "-o", folder / "page.html") == 0
@@ -118,7 +118,7 @@ def test_without_the_metrics_si_sdr_is_left(folder, monkeypatch):
     assert "WB-PESQ and STOI are left out: PESQ needs the package pesq: pip install" in page.text
 
 
-def test_a_long_file_is_heard_in_part_and_seen_whole(tmp_path, noisy):
+def test_players_of_a_long_file_hold_its_beginning(tmp_path, noisy):
     long = np.tile(noisy[:RATE], PLAYER_S + 5)
     soundfile.write(tmp_path / "long.wav", long, RATE)
     assert report(tmp_path / "long.wav", "-o", tmp_path / "page.html") == 0
@@ -128,7 +128,7 @@ def test_a_long_file_is_heard_in_part_and_seen_whole(tmp_path, noisy):
     assert "65.0 s" in page.text
 
 
-def test_a_bad_file_is_told_and_the_others_are_shown(folder, capsys, caplog):
+def test_a_bad_file_is_reported_and_the_others_are_shown(folder, capsys, caplog):
     (folder / "noisy" / "bad.wav").write_text("text")
     soundfile.write(folder / "noisy" / "empty.wav", np.zeros(0), RATE)
     assert report(folder / "noisy", "-o", folder / "page.html") == 1
@@ -146,23 +146,22 @@ def test_a_bad_file_is_told_and_the_others_are_shown(folder, capsys, caplog):
         (["clean/deep/d.flac", "--reference", "none"], "none: no such file or folder"),
         (["clean/deep/d.flac", "--reference", "clean"], "the reference of a file is a file"),
         (["noisy", "--reference", "clean/deep"], "has no clean file"),
-        (["noisy", "-o", "clean"], "is a folder; -o names the page"),
+        (["noisy", "-o", "clean"], "clean: is a folder, but the page is a file"),
         (["short", "--reference", "noisy/deep"], "is 0.3628 s long, its clean file"),
         (["nothing"], "no audio files in this folder"),
     ],
 )
-def test_what_cannot_be_done_is_told(folder, monkeypatch, capsys, clean, arguments, message):
+def test_errors(folder, monkeypatch, capsys, clean, arguments, message):
     monkeypatch.chdir(folder)
     (folder / "nothing").mkdir()
     (folder / "short").mkdir()
     soundfile.write(folder / "short" / "d.wav", clean[:16000], 44100)
     assert report(*arguments) == 1
     assert message in capsys.readouterr().err
-    assert not list(folder.glob("*.html"))
-    assert not list(folder.glob(".*.half"))
+    assert {path.name for path in folder.iterdir()} == {"noisy", "clean", "nothing", "short"}
 
 
-def test_without_matplotlib_there_is_a_hint(tmp_path, monkeypatch, capsys):
+def test_a_missing_matplotlib_is_an_error_with_a_hint(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert report(EXAMPLES / "noisy.wav", "-o", tmp_path / "page.html") == 1
     assert "pip install 'modelscope-ext[demo]'" in capsys.readouterr().err
@@ -173,7 +172,7 @@ def test_without_matplotlib_there_is_a_hint(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_powers_are_those_of_the_files(tmp_path, channels):
+def test_powers_match_the_files(tmp_path, channels):
     rng = np.random.default_rng(0)
     before, after = rng.uniform(-0.5, 0.5, (2, 11 * 16000 + 77, channels))
     for name, audio in (("x", before), ("y", after)):
@@ -192,7 +191,7 @@ def test_powers_are_those_of_the_files(tmp_path, channels):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_the_estimate_is_exact_where_the_parts_are_known(tmp_path, clean, share):
+def test_the_estimate_is_exact_if_the_parts_are_known(tmp_path, clean, share):
     noise = np.random.default_rng(0).standard_normal(len(clean)) * active_rms(clean) * 10 ** (-7 / 20)
     soundfile.write(tmp_path / "x.wav", clean + noise, RATE, "FLOAT")
     soundfile.write(tmp_path / "y.wav", clean + share * noise, RATE, "FLOAT")
@@ -206,8 +205,8 @@ def test_silence_has_no_estimate(tmp_path):
 
 @pytest.mark.shared
 @pytest.mark.slow
-def test_the_estimates_error_is_as_documented(tmp_path, denoiser):
-    """Every fifth of the 300 mixtures that the docstring's figures come from would be too few: 90 at 0 … 15 dB."""
+def test_the_error_of_the_estimate_is_as_documented(tmp_path, denoiser):
+    """Check 90 mixtures at 0 … 15 dB; the docstring's figures come from 300."""
     speech = [read_mono(path, RATE) for path in audio_files(SHARED / "data" / "valid_speech")]
     speech = [audio[: 4 * RATE] for audio in speech if len(audio) >= 4 * RATE]
     noises = [read_mono(path, RATE) for path in audio_files(SHARED / "data" / "valid_noise")]

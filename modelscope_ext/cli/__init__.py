@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from modelscope_ext import __version__
-from modelscope_ext.cli.common import add_device, add_quiet, configure_logging, print_error
+from modelscope_ext.cli.common import configure_logging, print_error
 
 __all__ = ["COMMANDS", "add_command", "execute", "main"]
 
@@ -29,12 +29,6 @@ COMMANDS = {
     "train": "train a CRUSE on folders of audio, or a model folder on prepared data",
     "evaluate": "score a model on pairs of noisy and clean recordings",
     "export": "write a model as an ONNX file",
-}
-#: Commands that are not in `cli/` yet → their modules, with `add_command(commands, parents)`.
-_ELSEWHERE = {
-    "report": "modelscope_ext.report",
-    "demo": "modelscope_ext.demo",
-    "evaluate": "modelscope_ext.evaluation",
 }
 
 
@@ -69,11 +63,6 @@ def execute(parse: Callable[[], argparse.Namespace]) -> int:
 
 def add_command(commands: Any, name: str) -> argparse.ArgumentParser:
     """Import a command and add its parser to the sub-commands of `modelscope-ext` or `modelscope`."""
-    if name in _ELSEWHERE:
-        common = argparse.ArgumentParser(add_help=False)
-        add_quiet(common)
-        add_device(common)
-        return importlib.import_module(_ELSEWHERE[name]).add_command(commands, [common])
     module = importlib.import_module(f"modelscope_ext.cli.{name.replace('-', '_')}")
     parser = commands.add_parser(name, help=COMMANDS[name])
     module.add_arguments(parser)

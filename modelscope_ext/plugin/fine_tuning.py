@@ -7,7 +7,7 @@ from pathlib import Path
 from modelscope_ext.checkpoint import has_weights
 from modelscope_ext.data.matching import find_pairs
 from modelscope_ext.data.segments import to_segment
-from modelscope_ext.evaluation import MARGINS, Evaluation, evaluate, gate
+from modelscope_ext.evaluation import MARGINS, Evaluation, evaluate, regression_gate
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.plugin.trainer import NoiseSuppressionTrainer
 
@@ -41,7 +41,7 @@ def fine_tune(
         learning_rate: likewise.
         device: "cpu", "cuda" …
         gate_pairs: pairs, as `evaluate` takes them: a result that scores worse than `model` by more than the margins
-            of `evaluation.gate` is refused.
+            of `evaluation.regression_gate` is refused.
         progress: show bars.
 
     Returns:
@@ -64,7 +64,7 @@ def fine_tune(
     shutil.rmtree(refused, ignore_errors=True)
     os.replace(output, refused)
     after = evaluate(pairs, Denoiser(refused), GATE_METRICS, name="after")
-    if complaints := gate(before, after, {name: MARGINS[name] for name in GATE_METRICS}):
+    if complaints := regression_gate(before, after, {name: MARGINS[name] for name in GATE_METRICS}):
         raise ValueError(f"the result is worse than {model} and stays in {refused}: {'; '.join(complaints)}")
     os.replace(refused, output)
     return trainer.metric_values

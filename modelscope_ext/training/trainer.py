@@ -67,7 +67,8 @@ def validate(net: nn.Module, pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict
         row = [metrics.pesq(out, clean), metrics.si_sdr(out, clean), metrics.stoi(out, clean)]
         rows.append([*row, metrics.cepstral_distance(out, clean)])
     pesq, si_sdr, stoi, cd = (float(value) for value in np.nanmean(rows, axis=0))
-    return {"pesq": pesq, "si_sdr": si_sdr, "stoi": stoi, "cd": cd, "q": pesq + 0.2 * si_sdr - cd}
+    q = metrics.model_selection_score(pesq, si_sdr, cd)
+    return {"pesq": pesq, "si_sdr": si_sdr, "stoi": stoi, "cd": cd, "q": q}
 
 
 @dataclass

@@ -1,0 +1,28 @@
+"""The command `demo`: a page that denoises in the browser."""
+
+import argparse
+
+from modelscope_ext.cli.common import add_device, add_quiet
+from modelscope_ext.demo import build_page, launch
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `demo`."""
+    parser.description = (
+        "Serves a page to upload or record audio, play and see it before and after, and download the result. It "
+        "works without a network. It needs gradio: pip install 'modelscope-ext[demo]'."
+    )
+    parser.add_argument("--model", action="append", metavar="M", help="also offer this folder or id; repeatable")
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="IP", help="address to listen on; 0.0.0.0 for every network [127.0.0.1]"
+    )
+    parser.add_argument("--port", type=int, default=7860, metavar="N", help="[7860]")
+    add_device(parser)
+    add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serve the page until Ctrl-C."""
+    launch(build_page(args.model or (), args.device), args.host, args.port, quiet=args.quiet)

@@ -1,0 +1,165 @@
+"""The command `evaluate`: scores of a model on pairs, as a table, JSON and CSV."""
+
+import argparse
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pandas as pd
+
+from modelscope_ext.atomic import atomic_write
+from modelscope_ext.cli.common import add_device, add_quiet
+from modelscope_ext.data.matching import find_pairs
+from modelscope_ext.evaluation import COLUMNS, MARGINS, Evaluation, evaluate_systems, regression_gate, to_markdown
+from modelscope_ext.inference.denoiser import Denoiser
+from modelscope_ext.metrics import require
+
+__all__ = ["add_arguments", "run"]
+
+METHOD = "mean over files ± half of the 95 % confidence interval (Student's t over files)"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `evaluate`."""
+    parser.description = (
+        "Computes PESQ, STOI, SI-SDR and DNSMOS of noisy recordings and of a model's output or enhanced files."
+    )
+    add = parser.add_argument
+    add(
+        "--pairs",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder with noisy/ and clean/ of the same names, or with noisy_fileid_7.wav and clean_fileid_7.wav (DNS)",
+    )
+    system = parser.add_mutually_exclusive_group()
+    system.add_argument(
+        "--model", metavar="M", help="model folder, or id of ModelScope's hub [the model in this package]"
+    )
+    system.add_argument("--enhanced", type=Path, metavar="DIR", help="score these files, named as the noisy ones")
+    add(
+        "--metrics",
+        type=lambda text: text.split(","),
+        default=list(COLUMNS),
+        metavar="A,B",
+        help=f"only these of {','.join(COLUMNS)}; DNSMOS (the last four) takes longest",
+    )
+    add("--json", type=Path, metavar="F", help="write everything to this file")
+    add("--csv", type=Path, metavar="F", help="write a row per file and system to this file")
+    add("--workers", type=int, default=_cores(), metavar="N", help="processes [%(default)s]")
+    add(
+        "--baseline",
+        nargs="?",
+        const="",
+        metavar="M",
+        help="also score this model (without M: the one in this package), and fail if ours lost more than the margins",
+    )
+    add(
+        "--margin",
+        action="append",
+        metavar="X",
+        help="permitted loss of a mean: a number for PESQ and DNSMOS, ten times as much for STOI and SI-SDR, or "
+        "METRIC=NUMBER, repeatable [0.05]",
+    )
+    add_device(parser)
+    add_quiet(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Score, print and write. Raise ValueError if the gate refuses or a file has no scores."""
+    if args.margin and args.baseline is None:
+        raise ValueError("--margin needs a --baseline to compare with")
+    margins = _parse_margins(args.margin or [], args.metrics)
+    require(args.metrics)
+    noisy = find_pairs(args.pairs)
+    systems, sources = {"noisy": (noisy, None)}, {"noisy": str(args.pairs)}
+    models = {"baseline": args.baseline} if args.baseline is not None else {}
+    if args.enhanced is None:
+        models["model"] = args.model
+    for name, model in models.items():
+        systems[name] = noisy, Denoiser(model or None, args.device)
+        sources[name] = model or "the model in this package"
+    if args.enhanced is not None:
+        systems["enhanced"], sources["enhanced"] = (find_pairs(args.pairs, args.enhanced), None), str(args.enhanced)
+    for path in filter(None, (args.json, args.csv)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    results = evaluate_systems(systems, args.metrics, args.workers, not args.quiet)
+    print(f"{len(noisy)} files; {METHOD}\n{'; '.join(f'{name}: {source}' for name, source in sources.items())}\n")
+    print(to_markdown(results))
+    gate = regression_gate(results[1], results[2], margins) if args.baseline is not None else None
+    if args.json:
+        _write_json(args.json, results, sources, gate)
+    if args.csv:
+        _write_csv(args.csv, results)
+    problems = [f"refused: {reason}" for reason in gate or []]
+    problems += [f"{each.name}: {len(each.failed)} file(s) could not be scored" for each in results if each.failed]
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def _cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _parse_margins(texts: Iterable[str], metrics: Sequence[str]) -> dict[str, float]:
+    margins = {name: MARGINS[name] for name in metrics if name in MARGINS}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            raise ValueError(f"--margin takes a number or METRIC=NUMBER, got {text!r}") from None
+        if not name:
+            margins = {each: value * MARGINS[each] / 0.05 for each in margins}
+        elif name in margins:
+            margins[name] = value
+        else:
+            raise ValueError(f"--margin {text}: the metrics are {', '.join(margins)}")
+    return margins
+
+
+def _write_json(
+    path: Path, results: Iterable[Evaluation], sources: Mapping[str, str], gate: Sequence[str] | None
+) -> None:
+    systems = [
+        {
+            "name": each.name,
+            "source": sources[each.name],
+            "summary": {
+                name: _without_nan({"mean": found.mean, "half": found.half_width, "count": found.count})
+                for name, found in each.summary().items()
+            },
+            "files": {file: _without_nan(row) for file, row in each.rows.items()},
+            "failed": each.failed,
+        }
+        for each in results
+    ]
+    content = {"method": METHOD, "packages": _versions(), "systems": systems, "gate": gate}
+    with atomic_write(path) as temp:
+        temp.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _without_nan(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Replace NaN, which JSON lacks, by null."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("modelscope-ext", "pesq", "pystoi", "speechmos", "onnxruntime", "torch"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _write_csv(path: Path, results: Sequence[Evaluation]) -> None:
+    names = [each.name for each in results]
+    table = pd.concat([each.to_frame() for each in results], keys=names, names=["system", "file"]).swaplevel()
+    with atomic_write(path) as temp:
+        table.to_csv(temp, float_format="%.6g", lineterminator="\n", encoding="utf-8")
