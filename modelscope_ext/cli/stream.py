@@ -10,13 +10,12 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 
 from modelscope_ext.audio import check_layout
 from modelscope_ext.cli.common import add_device, add_model, add_quiet, add_strength
+from modelscope_ext.cli.stream_ends import EXAMPLE, add_devices, check_ends, open_ends
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.inference.stream import DenoiseStream
 
@@ -34,7 +33,6 @@ PATIENCE_S = 5.0
 LONGEST_BLOCK_S = 10.0
 #: Blocks of silence that are processed before a stream begins. The first calls take much longer than later ones.
 WARMUP_BLOCKS = 8
-EXAMPLE = "arecord -t raw -f S16_LE -r 16000 | modelscope-ext stream | aplay -t raw -f S16_LE -r 16000"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,25 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     add_strength(parser)
     add_quiet(parser)
-    devices = parser.add_argument_group(
-        "sound devices", "These need sounddevice (pip install 'modelscope-ext[live]'). Ctrl-C ends the stream."
-    )
-    for name, end in (("input", "standard input"), ("output", "standard output")):
-        devices.add_argument(
-            f"--{name}",
-            nargs="?",
-            const="",
-            metavar="DEV",
-            help=f"device to use instead of {end}: its number or part of its name; without DEV the system's default; "
-            "python -m sounddevice lists them",
-        )
+    add_devices(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Denoise until the input ends."""
     block = _check(args)
-    sounds = _import_sounddevice() if (args.input, args.output) != (None, None) else None
-    _check_pipes(args)
+    check_ends(args)
     dtype = np.dtype(FORMATS[args.format])
     shape = (-1, args.channels) if args.channels > 1 else (-1,)
     stream = _open_stream(args, np.zeros((block, *shape[1:]), dtype))
@@ -83,8 +69,9 @@ def run(args: argparse.Namespace) -> None:
             return stream.feed(samples).tobytes()
 
     with ExitStack() as stack:
-        read, write = _open_ends(args, block, dtype, sounds, stack)
-        latency, devices = stream.latency_ms + args.block_ms, ", without the devices'" if sounds else ""
+        read, write = open_ends(args, block, dtype, stack)
+        latency = stream.latency_ms + args.block_ms
+        devices = "" if (args.input, args.output) == (None, None) else ", without the devices'"
         logger.info(
             f"{args.rate} Hz, {args.channels} channel{'s' * (args.channels > 1)}, {args.format}: "
             f"latency {latency:.0f} ms, of which {args.block_ms:g} ms for the block{devices}"
@@ -112,15 +99,6 @@ def _check(args: argparse.Namespace) -> int:
     if block < 1:
         raise ValueError(f"--block-ms {args.block_ms:g} is less than a sample at {args.rate} Hz")
     return block
-
-
-def _check_pipes(args: argparse.Namespace) -> None:
-    if args.input is None and (not sys.stdin or sys.stdin.isatty()):
-        state = "a terminal" if sys.stdin else "closed"
-        raise ValueError(f"standard input is {state}; pipe raw PCM into it, as in: {EXAMPLE}; or use --input")
-    if args.output is None and (not sys.stdout or sys.stdout.isatty()):
-        state = "a terminal, which cannot show raw PCM" if sys.stdout else "closed"
-        raise ValueError(f"standard output is {state}; pipe it to a program or use --output")
 
 
 def _open_stream(args: argparse.Namespace, silence: np.ndarray) -> DenoiseStream:
@@ -181,55 +159,3 @@ class _Clock:
     def __str__(self) -> str:
         seconds, slowest = self.samples / self.rate, 1000 * self.slowest
         return f"{seconds:.1f} s of audio: real-time factor {self.factor:.3f}, slowest block {slowest:.1f} ms"
-
-
-def _open_ends(
-    args: argparse.Namespace, block: int, dtype: np.dtype, sounds: ModuleType | None, stack: ExitStack
-) -> tuple[Callable[[], bytes], Callable[[bytes], object]]:
-    """Return `read() -> bytes`, which gives a block, or less at the end, and `write(bytes)`."""
-
-    def device(kind: str, name: str) -> Any:
-        number = int(name) if name.isdecimal() else name or None
-        options = {"samplerate": args.rate, "blocksize": block, "channels": args.channels, "dtype": dtype.name}
-        try:
-            return stack.enter_context(getattr(sounds, f"Raw{kind.title()}Stream")(device=number, **options))
-        except (sounds.PortAudioError, ValueError) as error:
-            option = f"--{kind} {name}".rstrip()
-            raise ValueError(f"{option}: {error}; python -m sounddevice lists the devices") from error
-
-    microphone = None if args.input is None else device("input", args.input)
-
-    def read() -> bytes:
-        if microphone is None:
-            return sys.stdin.buffer.read(block * dtype.itemsize * args.channels)
-        data, overflowed = microphone.read(block)
-        if overflowed:
-            logger.warning("the microphone was not read in time; samples were lost")
-        return bytes(data)
-
-    return read, _write if args.output is None else device("output", args.output).write
-
-
-def _write(data: bytes) -> None:
-    try:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python's exit fails too
-        raise OSError(f"standard output: {error.strerror}") from error
-
-
-def _import_sounddevice() -> ModuleType:
-    try:
-        import sounddevice
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "--input and --output need the package sounddevice: pip install 'modelscope-ext[live]'"
-        ) from error
-    except OSError as error:  # PortAudio, which the package depends on, is missing
-        raise OSError(
-            f"sounddevice cannot be used ({error}); on Debian and Ubuntu: apt install libportaudio2"
-        ) from error
-    return sounddevice
