@@ -1,4 +1,4 @@
-"""Speech denoising that plugs into ModelScope: CRUSE (and FRCRN) networks, files, streams, training.
+"""Speech denoising that plugs into ModelScope: CRUSE and FRCRN networks, files, streams, training.
 
 >>> from modelscope_ext import Denoiser
 >>> denoiser = Denoiser()
@@ -13,6 +13,7 @@ from modelscope_ext.plugin import plug_in
 __version__ = "0.1.0"
 __all__ = ["Denoiser", "build", "to_segment"]
 
+#: Name → its module, imported at the first use: the command line starts without numpy and torch.
 _HOMES = {
     "Denoiser": "modelscope_ext.inference.denoiser",
     "build": "modelscope_ext.models",
@@ -26,8 +27,8 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-# Torch's threads spin while they wait for each other. Beside other work on the same cores that made denoising ten to
-# twenty times slower; with a short spin it is hardly slower there, and as fast on idle cores (asleep at once, it took
-# four times as long there). Heard by a torch that is imported later.
+# Torch's threads spin while they wait for each other. With other work on the same cores, that made denoising ten to
+# twenty times slower. A short spin costs little there, and nothing on idle cores. No spin at all was four times slower
+# on idle cores. It takes effect if torch is imported after this package.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 plug_in()

@@ -1,4 +1,4 @@
-"""`python -m modelscope_ext` is the command `modelscope-ext`."""
+"""Run `modelscope-ext` as `python -m modelscope_ext`."""
 
 import sys
 
