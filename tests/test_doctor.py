@@ -15,7 +15,7 @@ from modelscope_ext.pretrained import DEFAULT
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Without the imports in another process, and without asking the hub."""
+    """Skip the imports in other processes, and the request to the hub."""
     monkeypatch.setattr(doctor, "PROBES", {})
     monkeypatch.setattr(hub, "hub_answers", lambda: False)
 
@@ -38,17 +38,17 @@ def change(folder, **sections):
 def test_this_installation_has_no_problem(capsys, monkeypatch):
     monkeypatch.setattr(hub, "hub_answers", lambda: True)
     code = main(["doctor", "--json"])
-    told = json.loads(capsys.readouterr().out)
-    assert [result for result in told["findings"] if result["level"] == "problem"] == []
-    assert (code, told["problems"]) == (0, 0)
-    fine = [result["what"] for result in told["findings"] if result["level"] == "ok"]
+    report = json.loads(capsys.readouterr().out)
+    assert [result for result in report["findings"] if result["level"] == "problem"] == []
+    assert (code, report["problems"]) == (0, 0)
+    fine = [result["what"] for result in report["findings"] if result["level"] == "ok"]
     assert {"torch", "pipeline of ModelScope", "trainer of ModelScope", "ModelScope's hub answers"} <= set(fine)
     assert any("all weights (model.safetensors, 3.7 MB) fit together" in what for what in fine)
     assert any(what.startswith("denoises a second of audio in 0.") for what in fine)
 
 
 def test_lines_for_a_pipe(quick, capsys):
-    """A result a line, commands below, however long; nothing else."""
+    """Each result is a line, and its fix the next, however long."""
     assert main(["doctor", "nowhere"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert "  PROBLEM  nowhere: no such folder, and no id" in lines
@@ -102,7 +102,7 @@ def damage(folder, how):
         shutil.copyfile(ROOT / "configuration.json", folder / "configuration.json")
     elif how == "code":
         weights.unlink()
-        # What unpickling it would run
+        # Unpickling it would write this file
         target = folder / "executed"
         (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bad(target), 2))
     elif how == "other":
@@ -143,7 +143,7 @@ def test_a_model_that_cannot_be_used(quick, model, capsys, how, message, fix):
     assert main(["doctor", str(model)]) == 1
 
 
-def test_the_model_in_the_package_is_brought_anew(quick, model, monkeypatch):
+def test_the_model_in_the_package_is_restored_by_pip(quick, model, monkeypatch):
     damage(model, "cut")
     monkeypatch.setattr("modelscope_ext.pretrained.DEFAULT", model)
     (problem,) = [result for result in of_model(run_checks(), "The model") if result.level == "problem"]
@@ -207,7 +207,7 @@ def test_packages(quick, monkeypatch):
     ]
 
 
-def test_imports_that_fail_or_crash_are_told_and_the_rest_is_tried(quick, monkeypatch):
+def test_imports_that_fail_or_crash_are_reported_and_the_rest_is_tried(quick, monkeypatch):
     probes = {
         "a, b": ("import os", "all"),
         "b": ("import none_such.deep", "something"),
@@ -242,7 +242,7 @@ def test_imports_that_fail_or_crash_are_told_and_the_rest_is_tried(quick, monkey
     ]
 
 
-def test_without_torch_models_are_not_looked_at(quick, monkeypatch):
+def test_without_torch_models_are_not_checked(quick, monkeypatch):
     monkeypatch.setattr(doctor, "PROBES", {"torch": ("import none_such", "everything")})
     groups = [result.group for result in run_checks(DEFAULT)]
     assert "Models" in groups

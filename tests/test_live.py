@@ -40,13 +40,13 @@ def test_a_pipe_gives_the_samples_of_a_stream(stream, denoiser, noisy, format, r
     arguments = ("--rate", rate, "--channels", channels, "--format", format, "--block-ms", block_ms)
     code, out = stream(samples.tobytes(), *arguments)
     assert code == 0
-    heard = np.frombuffer(out, FORMATS[format]).reshape(samples.shape)
+    out = np.frombuffer(out, FORMATS[format]).reshape(samples.shape)
     expected = streamed(denoiser, samples, rate)
-    assert np.abs(as_float(heard) - as_float(expected)).max() <= max(1e-4, 2.0 ** (1 - 8 * heard.dtype.itemsize))
-    assert np.abs(as_float(heard) - as_float(samples)).max() > 0.01  # something was done
+    assert np.abs(as_float(out) - as_float(expected)).max() <= max(1e-4, 2.0 ** (1 - 8 * out.dtype.itemsize))
+    assert np.abs(as_float(out) - as_float(samples)).max() > 0.01  # something was done
 
 
-def test_what_is_told(stream, caplog):
+def test_the_log(stream, caplog):
     caplog.set_level("INFO")
     assert stream(bytes(3201), "--block-ms", "10") == (0, bytes(3200))
     first, odd, last = caplog.messages
@@ -66,12 +66,12 @@ def test_what_is_told(stream, caplog):
         (b"", ["--wet", "2"], "wet must be 0 … 1"),
     ],
 )
-def test_what_cannot_be_done_is_told(stream, capsys, data, arguments, message):
+def test_errors_are_reported_in_a_line(stream, capsys, data, arguments, message):
     assert stream(data, *arguments) == (1, b"")
     assert message in capsys.readouterr().err
 
 
-def test_a_model_that_cannot_stream_is_told(stream, capsys, frcrn_folder):
+def test_a_model_that_cannot_stream_is_an_error(stream, capsys, frcrn_folder):
     assert stream(b"", "--model", frcrn_folder)[0] == 1
     assert "it cannot stream" in capsys.readouterr().err
 
@@ -132,7 +132,7 @@ class Device:
     opened = []
 
     def __init__(self, **options):
-        self.options, self.heard, self.left = options, b"", 2
+        self.options, self.out, self.left = options, b"", 2
         Device.opened.append(self)
 
     def __enter__(self):
@@ -148,7 +148,7 @@ class Device:
         return memoryview(np.full(frames, 1000, "<i2").tobytes()), self.left == 0
 
     def write(self, data):
-        self.heard += data
+        self.out += data
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_from_a_microphone_to_a_loudspeaker(stream, sounds, caplog):
     expected = {"samplerate": 48000, "blocksize": 960, "channels": 1, "dtype": "int16"}
     assert microphone.options == {"device": "usb", **expected}
     assert loudspeaker.options == {"device": None, **expected}
-    assert len(loudspeaker.heard) == 2 * 2 * 960  # what waited when Ctrl-C came, too
+    assert len(loudspeaker.out) == 2 * 2 * 960  # what waited when Ctrl-C came, too
     assert microphone.closed
     assert loudspeaker.closed
     assert "samples were lost" in caplog.text
@@ -186,9 +186,9 @@ def test_from_a_microphone_to_a_loudspeaker(stream, sounds, caplog):
 )
 def test_a_device_that_is_not_there(stream, sounds, capsys, device, message):
     assert stream(b"", "--output", device) == (1, b"")
-    told = capsys.readouterr().err
-    assert message in told
-    assert "python -m sounddevice lists the devices" in told
+    text = capsys.readouterr().err
+    assert message in text
+    assert "python -m sounddevice lists the devices" in text
 
 
 def test_without_sounddevice_there_is_a_hint(stream, monkeypatch, capsys):

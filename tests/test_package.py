@@ -1,6 +1,7 @@
 """What is shipped: the wheel, the examples, the documents."""
 
 import configparser
+import doctest
 import os
 import re
 import subprocess
@@ -11,6 +12,9 @@ import pytest
 import soundfile
 from conftest import EXAMPLES, ROOT
 from packaging.requirements import Requirement
+
+import modelscope_ext
+from modelscope_ext.inference import denoiser
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +75,10 @@ def test_examples_run(script, tmp_path):
 
 
 def test_docstrings_that_are_examples():
-    run(sys.executable, "-m", "doctest", ROOT / "modelscope_ext" / "enhance.py")
+    for module in (modelscope_ext, denoiser):
+        result = doctest.testmod(module)
+        assert result.attempted
+        assert not result.failed
 
 
 def test_waiting_threads_spin_shortly_unless_the_user_says_otherwise():
