@@ -31,7 +31,8 @@ ROOMS = {
     "export": "atomic stft models checkpoint hub pretrained inference",
     "training": "atomic stft models checkpoint pretrained losses metrics data",
     "doctor": "checkpoint hub pretrained inference training",
-    "cli": "atomic audio metrics data inference batch plots demo evaluation report info export training doctor",
+    "cli": "atomic audio checkpoint hub metrics data inference batch plots demo evaluation report info export training "
+    "doctor",
     "plugin": "atomic audio models checkpoint hub losses metrics data inference evaluation export training cli",
     "__init__": "plugin",
     "__main__": "cli",
