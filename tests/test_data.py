@@ -189,6 +189,28 @@ def test_simulated_rooms_reverberate_and_are_kept(tmp_path):
         assert np.allclose(a, b, atol=2e-3 * np.abs(a).max())
 
 
+def test_rooms_of_older_files_have_one_position_each(tmp_path):
+    responses = [np.arange(1, length, dtype=np.float16) for length in (5, 9, 3)]
+    np.savez(tmp_path / "rooms.npz", samples=np.concatenate(responses), ends=np.cumsum([4, 8, 2]))
+    kept = load_rooms(tmp_path / "rooms.npz")
+    assert [len(room) for room in kept] == [1, 1, 1]
+    assert all(np.array_equal(room[0], response) for room, response in zip(kept, responses, strict=True))
+
+
+def test_responses_in_a_folder_are_rooms_by_their_names(tmp_path):
+    house = [f"pack_house_{place}" for place in ("kitchen_far_ch0", "kitchen_far_ch1", "hall_ch0")]
+    names = [*house, "Church_ch0_t165", "Church_ch1_t168", "HallPosition1_ch0_t153", "HallPosition2_ch0_t139"]
+    names.append("small/Church_ch0_t165")
+    (tmp_path / "small").mkdir()
+    response = np.r_[np.ones(1), np.full(999, 1e-2)]
+    for name in names:
+        soundfile.write(tmp_path / f"{name}.wav", response, RATE)
+    assert sorted(len(room) for room in load_rooms(tmp_path)) == [1, 1, 2, 2, 3]
+    assert sorted(len(room) for room in load_rooms(tmp_path, leave_out=["Hall*", "small/*"])) == [1, 2, 3]
+    with pytest.raises(AudioError, match="no impulse response"):
+        load_rooms(tmp_path, leave_out=["*"])
+
+
 def test_responses_begin_at_their_direct_sound():
     response = np.zeros(1000, np.float32)
     response[50], response[300] = 0.5, -0.9  # the reflection is stronger

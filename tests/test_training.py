@@ -172,6 +172,7 @@ def test_a_run_of_an_older_version_goes_on(config, corpora, tmp_path):
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     known = json.loads(state["config"])
     del known["start"], known["loudness_weight"], known["data"]["mix"]["second_noise_share"]
+    del known["data"]["max_speaker_share"]
     torch.save({**state, "config": json.dumps(known)}, tmp_path / "run" / "last.pt")
     assert Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False).done.step == 1
 
@@ -214,6 +215,23 @@ def test_configurations_that_do_not_fit_are_told(config, change, message):
     config.write_text(json.dumps({name: value for name, value in CONFIG.items() if name != "data"}))
     with pytest.raises(ValueError, match=r"missing 1 required .*'data'"):
         load_config(config)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"speech": {"speech": {"speaker": "one"}}}, "speech speech: needs a weight"),
+        ({"noise": {"noise": {"weight": 1.0, "speaker": "one"}}}, "noise noise: .* weight, kind"),
+        ({"noise": {"noise": {"weight": 1.0, "kind": "music"}}}, "one without a kind is needed"),
+        ({"max_speaker_share": 0.3}, "2 speakers cannot fill"),
+        ({"max_speaker_share": 0.3, "speech": {"speech": {"weight": 1.0, "speaker": "voices"}}}, "not 'voices'"),
+        ({"rooms_left_out": ["room*"]}, "no impulse response"),
+    ],
+)
+def test_data_that_cannot_be_as_configured_are_an_error(config, corpora, tmp_path, data, message):
+    config.write_text(json.dumps({**CONFIG, "data": {**CONFIG["data"], "rooms": 0, **data}}))
+    with pytest.raises(ValueError, match=message):
+        Trainer(load_config(config), corpora, tmp_path / "run", progress=False).run(1)
 
 
 def test_learning_rate_warms_up_and_falls(config):

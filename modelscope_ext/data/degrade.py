@@ -1,5 +1,6 @@
 """Filters, microphones, converters, telephones and codecs. Signals are (N,) float32."""
 
+import functools
 import io
 
 import numpy as np
@@ -22,12 +23,17 @@ def spectral_augmentation(rng: np.random.Generator, audio: np.ndarray) -> np.nda
 
 def low_pass(audio: np.ndarray, cutoff_hz: float, sample_rate: int, order: int = 12) -> np.ndarray:
     """Remove the content above `cutoff_hz`, by 6 dB an octave and order."""
-    return sosfilt(butter(order, cutoff_hz, fs=sample_rate, output="sos"), audio).astype(np.float32)
+    return sosfilt(_design(order, cutoff_hz, "lowpass", sample_rate), audio).astype(np.float32)
 
 
 def high_pass(audio: np.ndarray, cutoff_hz: float, sample_rate: int) -> np.ndarray:
     """Remove the content below `cutoff_hz`, by 24 dB an octave."""
-    return sosfilt(butter(4, cutoff_hz, "highpass", fs=sample_rate, output="sos"), audio).astype(np.float32)
+    return sosfilt(_design(4, cutoff_hz, "highpass", sample_rate), audio).astype(np.float32)
+
+
+@functools.lru_cache(1024)  # a design takes longer than its use
+def _design(order: int, cutoff_hz: float | tuple[float, float], kind: str, sample_rate: int) -> np.ndarray:
+    return butter(order, cutoff_hz, kind, fs=sample_rate, output="sos")
 
 
 def dc_offset(rng: np.random.Generator, size: tuple[float, float]) -> np.float32:
@@ -45,7 +51,7 @@ def telephone(
     rng: np.random.Generator, noisy: np.ndarray, target: np.ndarray, sample_rate: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Keep 300 to 3400 Hz of both; half the time also resample both to 8 kHz, half the time code `noisy` by mu-law."""
-    band = butter(int(rng.integers(2, 7)), (300, 3400), "bandpass", fs=sample_rate, output="sos")
+    band = _design(int(rng.integers(2, 7)), (300, 3400), "bandpass", sample_rate)
     noisy, target = (sosfilt(band, audio).astype(np.float32) for audio in (noisy, target))
     if rng.random() < 0.5:
         noisy, target = (_narrow(audio, sample_rate) for audio in (noisy, target))

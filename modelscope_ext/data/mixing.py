@@ -97,7 +97,7 @@ class Mixer(Dataset):
             position = int(rng.integers(len(self.responses)))
             room = self.responses[position]
             shaped = shape_decay(room, config.target_t60, self.sample_rate)
-            speech, target = (self._in_room(speech, response) for response in (room, shaped))
+            speech, target = self._in_room(speech, np.stack((room, shaped)))
         noise = self._scaled_noise(rng, speech, corpus, position)
         if silent:
             speech, target = np.zeros_like(speech), np.zeros_like(target)
@@ -150,7 +150,7 @@ class Mixer(Dataset):
             noisy, target = degrade.telephone(rng, noisy, target, self.sample_rate)
         else:
             if _happens(rng, config.low_pass_share):
-                cutoff, order = rng.uniform(*config.low_pass_hz), int(rng.integers(2, 17))
+                cutoff, order = round(rng.uniform(*config.low_pass_hz), -2), int(rng.integers(2, 17))
                 noisy, target = (degrade.low_pass(each, cutoff, self.sample_rate, order) for each in (noisy, target))
             if _happens(rng, config.codec_share):
                 noisy = degrade.code(rng, noisy, self.sample_rate, config.mp3_kbps, config.opus_kbps)
@@ -159,8 +159,9 @@ class Mixer(Dataset):
         gain = np.float32(min(1.0, _headroom(noisy, target)))
         return noisy * gain, target * gain
 
-    def _in_room(self, audio: np.ndarray, response: np.ndarray) -> np.ndarray:
-        return fftconvolve(audio, response)[: self.length].astype(np.float32)
+    def _in_room(self, audio: np.ndarray, responses: np.ndarray) -> np.ndarray:
+        """Return the audio (N,) at positions (P, M) of a room, (P, N)."""
+        return fftconvolve(audio[None], responses, axes=1)[:, : self.length].astype(np.float32)
 
     def _scaled_noise(
         self, rng: np.random.Generator, speech: np.ndarray, corpus: int, position: int | None
@@ -204,7 +205,7 @@ class Mixer(Dataset):
         voices = rng.integers(config.babble_voices[0], config.babble_voices[1] + 1)
         babble = sum(self._speech(rng)[0] * np.float32(rng.uniform(0.5, 1)) for _ in range(voices))
         if self.responses and _happens(rng, config.babble_room_share):
-            babble = self._in_room(babble, self._response_for_noise(rng, position))
+            return self._in_room(babble, self._response_for_noise(rng, position)[None])[0]
         return babble
 
     def _response_for_noise(self, rng: np.random.Generator, position: int | None) -> np.ndarray:
