@@ -205,8 +205,8 @@ def test_responses_in_a_folder_are_rooms_by_their_names(tmp_path):
     response = np.r_[np.ones(1), np.full(999, 1e-2)]
     for name in names:
         soundfile.write(tmp_path / f"{name}.wav", response, RATE)
-    assert sorted(len(room) for room in load_rooms(tmp_path)) == [1, 1, 2, 2, 3]
-    assert sorted(len(room) for room in load_rooms(tmp_path, leave_out=["Hall*", "small/*"])) == [1, 2, 3]
+    assert sorted(len(room) for room in load_rooms(tmp_path)) == [1, 2, 2, 3]
+    assert sorted(len(room) for room in load_rooms(tmp_path, leave_out=["Hall*", "small/*"])) == [2, 3]
     with pytest.raises(AudioError, match="no impulse response"):
         load_rooms(tmp_path, leave_out=["*"])
 
