@@ -223,9 +223,9 @@ def lag(a, b):
 
 def test_codecs_keep_length_and_place(clean):
     """A narrow band's half sample at the lowest Opus rates is all the delay that is left."""
-    voice = clean[: 3 * RATE + 77]
+    voice = clean[: RATE + 77]
     distances = set()
-    for seed in range(40):
+    for seed in range(20):
         coded, again = (code(np.random.default_rng(seed), voice, RATE, (32, 96), (8, 32)) for _ in range(2))
         assert coded.dtype == np.float32
         assert len(coded) == len(voice)
