@@ -27,7 +27,7 @@ from modelscope.pipelines.audio.ans_pipeline import ANSPipeline as StockPipeline
 from modelscope_ext import Denoiser
 from modelscope_ext.audio import read_mono
 from modelscope_ext.checkpoint import load_model, save_released
-from modelscope_ext.data.matching import find_pairs
+from modelscope_ext.data.pairs import find_pairs
 from modelscope_ext.export import export_onnx
 from modelscope_ext.metrics import scores
 from modelscope_ext.plugin.pipeline import NoiseSuppressionPipeline

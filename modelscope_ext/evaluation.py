@@ -23,7 +23,7 @@ from scipy.special import stdtrit
 from tqdm import tqdm
 
 from modelscope_ext.audio import read_mono
-from modelscope_ext.data.matching import Pair, find_pairs
+from modelscope_ext.data.pairs import Pair, find_pairs
 from modelscope_ext.metrics import SAMPLE_RATE, require, scores
 
 __all__ = ["COLUMNS", "MARGINS", "Evaluation", "evaluate", "evaluate_systems", "regression_gate", "to_markdown"]

@@ -18,7 +18,7 @@ import soundfile
 
 from modelscope_ext.atomic import atomic_write
 from modelscope_ext.audio import AudioError, audio_files, open_audio, read_blocks, read_mono, resample
-from modelscope_ext.data.matching import match_pairs
+from modelscope_ext.data.pairs import match_pairs
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.metrics import SAMPLE_RATE, require, scores
 from modelscope_ext.plots import draw_spectrograms

@@ -13,6 +13,8 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 EXAMPLES = ROOT / "examples"
 RATE = 16000
+#: Samples of the pairs in `dns`.
+LENGTHS = [RATE, 2 * RATE + 300, 3 * RATE - 1, RATE + 1]
 
 # Two threads can be ten times slower than one where the other core is busy; processes that tests start know it too.
 torch.set_num_threads(1)
@@ -92,3 +94,43 @@ def frcrn_folder(tmp_path_factory):
             parameter.data *= 0.03
     save_released(net, folder / "pytorch_model.bin")
     return folder
+
+
+@pytest.fixture(scope="session")
+def stock():
+    from modelscope.utils.audio.audio_utils import to_segment as stock
+
+    return stock
+
+
+@pytest.fixture
+def load_split(tmp_path):
+    """`load_dataset` with its cache in the test's folder."""
+    from datasets import load_dataset
+
+    def load(folder, split):
+        return load_dataset(str(folder), split, split=split, cache_dir=str(tmp_path / "hf"))
+
+    return load
+
+
+@pytest.fixture
+def dns(tmp_path, clean, noisy):
+    """Pairs as the DNS challenge lays them out; sorted by name, the noisy files are in another order than the clean."""
+
+    def make(lengths=LENGTHS, root=tmp_path / "dns"):
+        for kind, audio, name in (
+            ("noisy", noisy, "book_{}_snr5_fileid_{}.wav"),
+            ("clean", clean, "clean_fileid_{1}.wav"),
+        ):
+            (root / kind).mkdir(parents=True, exist_ok=True)
+            for i, length in enumerate(lengths):
+                path = root / kind / name.format(len(lengths) - i, i)
+                soundfile.write(path, audio[i * 1000 : i * 1000 + length], RATE)
+        return root
+
+    return make
+
+
+def shard_bytes(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}

@@ -19,7 +19,8 @@ with atheris.instrument_imports(include=["modelscope_ext", "soundfile"]):
 
 import numpy as np
 import torch
-from fuzzing import KINDS, SUFFIX, Models, check_file, mutated, seed_file
+from fuzz_common import Models
+from fuzz_sounds import KINDS, SUFFIX, check_file, mutated, seed_file
 
 torch.set_num_threads(1)
 SUFFIXES = sorted({SUFFIX.get(name, name.lower()) for name, _ in KINDS})

@@ -8,11 +8,15 @@ import soxr
 from modelscope_ext.audio import (
     AudioError,
     StreamResampler,
+    as_float,
     audio_files,
+    find_problem,
+    from_float,
     open_audio,
     read_blocks,
     read_mono,
     resample,
+    validate_format,
     write_audio,
 )
 
@@ -112,3 +116,54 @@ def test_a_written_file_is_whole_or_not_there(tmp_path):
 def test_same_rate_is_no_work():
     audio = np.zeros(3)
     assert resample(audio, 16000, 16000) is audio
+
+
+@pytest.mark.parametrize(
+    ("samples", "block", "whole"),
+    [
+        ([0.5, -0.5], None, None),
+        ([], None, "empty"),
+        ([0.25, 0.25, 0.25], None, "silent"),
+        ([2.0**-15, -(2.0**-15)], None, "silent"),
+        ([2.0**-15, -(2.0**-14)], None, None),
+        ([0.5, np.nan], "has NaN or infinite samples", "has NaN or infinite samples"),
+        ([0.5, -np.inf], "has NaN or infinite samples", "has NaN or infinite samples"),
+        ([2.0**31, 0.0], None, None),
+        (
+            [2.0**32, 0.0],
+            "has samples of up to 4.3e+09 where full scale is 1",
+            "has samples of up to 4.3e+09 where full",
+        ),
+        ([3e38, -3e38], "has samples of up to 3e+38 where full scale is 1", "has samples of up to 3e+38"),
+    ],
+)
+def test_unusable_audio_has_one_definition(samples, block, whole):
+    for shape in ((-1,), (-1, 1)):
+        audio = np.array(samples, np.float32).reshape(shape)
+        assert find_problem(audio) == block
+        assert (find_problem(audio, whole=True) or "").startswith(whole or "")
+        assert (find_problem(audio, whole=True) is None) == (whole is None)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", ">i2", "i4", "u4", "f2", "f4", "f8"])
+def test_samples_of_every_type_survive_the_way_through_floats(dtype):
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f":
+        samples = np.array([0, 0.5, -1, 1], dtype)
+    else:
+        limits = np.iinfo(dtype)
+        samples = np.array([limits.min, limits.max // 256 * 128, limits.max // 256 * 256], dtype)
+    back = from_float(as_float(samples), dtype)
+    assert back.dtype == dtype
+    assert np.array_equal(back, samples)
+
+
+def test_silence_of_unsigned_samples_is_in_the_middle():
+    assert as_float(np.array([128, 0], np.uint8)).tolist() == [0, -1]
+
+
+def test_impossible_formats_are_refused():
+    validate_format(np.int32(1000), 1024)
+    for arguments in ((999,), (16000.0,), (1_000_001,), (16000, 0), (16000, 1025)):
+        with pytest.raises(AudioError, match=r"must be a whole number|need 1 … 1024 channels"):
+            validate_format(*arguments)

@@ -9,10 +9,9 @@ import torch
 from conftest import EXAMPLES, ROOT, SHARED, streamed
 
 from modelscope_ext import Denoiser, build
-from modelscope_ext.audio import AudioError
+from modelscope_ext.audio import AudioError, as_float, from_float
 from modelscope_ext.data.corpus import load_corpus
 from modelscope_ext.data.mixing import validation_pairs
-from modelscope_ext.inference.stream import as_float, from_float
 from modelscope_ext.metrics import pesq, si_sdr, stoi
 
 

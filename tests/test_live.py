@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, streamed
 
+from modelscope_ext.audio import as_float, from_float
 from modelscope_ext.cli import main
 from modelscope_ext.cli.stream import FORMATS
-from modelscope_ext.inference.stream import as_float, from_float
 
 
 @pytest.fixture

@@ -1,4 +1,42 @@
 """Audio files and arrays: reading, writing, rates, channels, sample formats."""
 
-from modelscope_ext.audio.files import *  # noqa: F403
-from modelscope_ext.audio.files import __all__ as __all__
+from modelscope_ext.audio.files import (
+    SUFFIXES,
+    audio_files,
+    open_audio,
+    output_format,
+    read_blocks,
+    read_mono,
+    read_native,
+    write_audio,
+)
+from modelscope_ext.audio.pcm import (
+    SAMPLE_RATE,
+    AudioError,
+    as_float,
+    block_length,
+    find_problem,
+    from_float,
+    validate_format,
+)
+from modelscope_ext.audio.resample import StreamResampler, resample
+
+__all__ = [
+    "SAMPLE_RATE",
+    "SUFFIXES",
+    "AudioError",
+    "StreamResampler",
+    "as_float",
+    "audio_files",
+    "block_length",
+    "find_problem",
+    "from_float",
+    "open_audio",
+    "output_format",
+    "read_blocks",
+    "read_mono",
+    "read_native",
+    "resample",
+    "validate_format",
+    "write_audio",
+]

@@ -12,7 +12,7 @@ import pandas as pd
 
 from modelscope_ext.atomic import atomic_write
 from modelscope_ext.cli.common import add_device, add_quiet
-from modelscope_ext.data.matching import find_pairs
+from modelscope_ext.data.pairs import find_pairs
 from modelscope_ext.evaluation import COLUMNS, MARGINS, Evaluation, evaluate_systems, regression_gate, to_markdown
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.metrics import require

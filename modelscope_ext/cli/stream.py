@@ -13,7 +13,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from modelscope_ext.audio import check_layout
+from modelscope_ext.audio import validate_format
 from modelscope_ext.cli.common import add_device, add_model, add_quiet, add_strength
 from modelscope_ext.cli.stream_ends import EXAMPLE, add_devices, check_ends, open_ends
 from modelscope_ext.inference.denoiser import Denoiser
@@ -92,7 +92,7 @@ def _check(args: argparse.Namespace) -> int:
     """Return the samples in a block, of each channel."""
     if args.channels < 1:
         raise ValueError(f"--channels must be at least 1, got {args.channels}")
-    check_layout(args.rate, args.channels)
+    validate_format(args.rate, args.channels)
     if not args.block_ms * args.channels <= 1000 * LONGEST_BLOCK_S:
         raise ValueError(f"--block-ms {args.block_ms:g} is too long: at most {LONGEST_BLOCK_S:g} s of all channels")
     block = round(args.block_ms * args.rate / 1000)

@@ -1,191 +1,195 @@
-"""Data sets from pairs of audio files: two folders, or an earlier data set with tables or folders of them."""
+"""Pairs of noisy and clean files: matched by name, and checked before they are scored or trained on."""
 
-import csv
 import re
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
+from modelscope_ext.audio import AudioError, audio_files, find_problem, read_native, resample
 
-from modelscope_ext.audio import AudioError, open_audio, read_mono
-from modelscope_ext.data.matching import FilePair, match_pairs
-from modelscope_ext.data.rows import SAMPLE_RATE, Row, on_grid
-from modelscope_ext.data.shards import SPLITS, THREADS, Plan, Progress, Summary, file_facts, write
+__all__ = ["Pair", "check_pairs", "find_pairs", "match_pairs"]
 
-__all__ = ["FilePairs", "prepare_from_dataset", "prepare_pairs"]
-
+THREADS = 2
 CHECKED_AT_ONCE = 32  # pairs; Ctrl-C waits for them
+_FILE_ID = re.compile(r"(?:^|_)fileid_(\d+)$")
+#: Audio files of a folder by their path in it.
+Names = Mapping[Path, Path]
 
 
 @dataclass(frozen=True)
-class FilePairs:
-    """Rows from pairs of audio files of any rate, channels averaged.
+class Pair:
+    """A noisy file and its clean file; `names` are their names in the two folders or in a table."""
 
-    problems: what was wrong before any file was opened, by name; shortest_s: a shorter pair is unusable. One second is
-    what ModelScope's `to_segment` needs.
-    """
+    noisy: Path
+    clean: Path
+    names: tuple[str, str]
 
-    pairs: list[FilePair]
+    @property
+    def name(self) -> str:
+        """Return the name of the noisy file."""
+        return self.names[0]
+
+
+class CheckedPair(NamedTuple):
+    """The result of a check: samples of both signals, rates of both files in Hz, and problems by path."""
+
+    samples: int
+    rates: tuple[int, ...]
     problems: dict[str, str]
-    shortest_s: float = 1.0
-
-    def facts(self) -> dict[str, Any]:
-        """See `Source`."""
-        files = [(name, path) for pair in self.pairs for name, path in zip(pair.names, pair[:2], strict=True)]
-        return {"shortest_s": self.shortest_s, "problems": len(self.problems), "files": file_facts(files)}
-
-    def plan(self, progress: Progress) -> Plan:
-        """Decodes every file; see `Source`."""
-        rows, rates, skipped = [], Counter(), dict(self.problems)
-        with ThreadPoolExecutor(THREADS) as pool:
-            for start in progress(range(0, len(self.pairs), CHECKED_AT_ONCE)):
-                checked = pool.map(self._check, self.pairs[start : start + CHECKED_AT_ONCE])
-                for index, (samples, found, problems) in enumerate(checked, start):
-                    if problems:
-                        skipped.update(problems)
-                    else:
-                        rows.append((index, samples))
-                        rates.update(found)
-        return Plan(rows, dict(rates), skipped)
-
-    def _check(self, pair: FilePair) -> tuple[int, list[int], dict[str, str]]:
-        """Samples of the row, rates of the files, and what is wrong with them."""
-        lengths, rates, problems = [], [], {}
-        for path in pair[:2]:
-            try:
-                audio, rate = _read(path)
-            except AudioError as error:
-                problems[str(path)] = str(error).removeprefix(f"{path}: ")
-                continue
-            lengths.append(len(audio))
-            rates.append(rate)
-            if not len(audio):
-                problems[str(path)] = "empty"
-            elif audio.min() == audio.max():
-                problems[str(path)] = "silent"
-        if problems:
-            return 0, rates, problems
-        if abs(lengths[0] - lengths[1]) > (rates[0] != rates[1]):  # a resampler may round the length
-            seconds = [f"{length / SAMPLE_RATE:.4f} s" for length in lengths]
-            problems[str(pair.noisy)] = f"is {seconds[0]} long, its clean file {pair.clean} is {seconds[1]}"
-        elif min(lengths) < self.shortest_s * SAMPLE_RATE:
-            problems[str(pair.noisy)] = f"is {min(lengths) / SAMPLE_RATE:.2f} s long, shorter than {self.shortest_s} s"
-        return min(lengths), rates, problems
-
-    def reader(self) -> Callable[[int], Row]:
-        """See `Source`."""
-
-        def read(index: int) -> Row:
-            pair = self.pairs[index]
-            noisy, clean = _read(pair.noisy)[0], _read(pair.clean)[0]
-            length = min(len(noisy), len(clean))
-            return Row(noisy[:length], clean[:length], pair.names)
-
-        return read
 
 
-def _read(path: Path) -> tuple[np.ndarray, int]:
-    """(N,) float32 at 16 kHz, and the rate of the file."""
-    with open_audio(path) as file:
-        rate = file.samplerate
-    return on_grid(read_mono(path, SAMPLE_RATE)), rate
+def match_pairs(noisy_dir: str | Path, clean_dir: str | Path) -> tuple[list[Pair], dict[str, str]]:
+    """Return the pairs of two folders, sorted by clean file, and the problems of all other files by path.
 
-
-def prepare_pairs(
-    noisy_dir: str | Path,
-    clean_dir: str | Path,
-    out: str | Path,
-    split: str = "train",
-    *,
-    shortest_s: float = 1.0,
-    **options: Any,
-) -> Summary:
-    """Writes a split from a folder of noisy and one of clean files; see `match_pairs`, `FilePairs` and `write`.
-
-    Unusable is what has no partner, cannot be read, has NaN or infinite samples, is silent, shorter than `shortest_s`
-    or not as long as its partner. Any rate will do.
-    """
-    pairs, problems = match_pairs(noisy_dir, clean_dir)
-    return write({split: FilePairs(pairs, problems, shortest_s)}, out, **options)[0]
-
-
-def prepare_from_dataset(
-    folder: str | Path, out: str | Path, split: str | None = None, **options: Any
-) -> list[Summary]:
-    """Writes the splits of a script-based data set folder anew, from its files; the script is not run.
-
-    Understood are, for each split: tables `*.csv` or `*.tsv` (commas or tabs) with columns `noisy` and `clean`, and
-    `train` or `test` in their name or as their folder, whose paths are relative to the table or to `folder`; or the
-    folders `train/noisy` and `train/clean`, `test/noisy` and `test/clean`, paired by `match_pairs`.
-
-    Args:
-        folder: the data set, its archives unpacked.
-        out: another folder; see `write`.
-        split: write only this one; None for all that are found.
-        **options: see `write`.
+    Partners are in the same subfolder. Their names differ only in the suffix, as in VoiceBank+DEMAND, or end with the
+    same `fileid_<number>`, as in the DNS challenge.
 
     Raises:
-        ValueError: nothing of this kind is there; and the errors of `write`.
+        AudioError: a folder is missing or has no audio.
     """
-    folder, out = Path(folder), Path(out)
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
-    if folder.resolve() == out.resolve():
-        raise ValueError(f"{out}: is the data set that is read; choose another folder to write to")
-    tables = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".csv", ".tsv"))
-    sources = {}
-    for name in SPLITS if split is None else (split,):
-        pairs, problems = [], {}
-        for table in tables:
-            if _split_of(table, folder) == name:
-                _read_table(table, folder, pairs, problems)
-        if not pairs and not problems and all((folder / name / kind).is_dir() for kind in ("noisy", "clean")):
-            pairs, problems = match_pairs(folder / name / "noisy", folder / name / "clean")
-        if pairs or problems:
-            sources[name] = FilePairs(list(dict.fromkeys(pairs)), problems)
-    if not sources:
-        raise ValueError(
-            f"{folder}: no data set that is understood. Looked for tables *.csv and *.tsv with columns noisy and clean"
-            f" and train or test in their name, and for the folders train/noisy, train/clean, test/noisy, test/clean."
-            f" Found: {', '.join(sorted(p.name for p in folder.iterdir())[:20]) or 'nothing'}. Unpack archives first."
+    folders = Path(noisy_dir), Path(clean_dir)
+    noisy, clean = files = [_names(folder) for folder in folders]
+    for folder, names in zip(folders, files, strict=True):
+        if not names:
+            raise AudioError(f"{folder}: no audio files in this folder")
+    pairs, problems = _match(noisy, clean, *folders)
+    return sorted(pairs, key=lambda pair: Path(pair.names[1])), dict(sorted(problems.items()))
+
+
+def find_pairs(folder: str | Path, enhanced: str | Path | None = None) -> list[Pair]:
+    """Return the pairs of a folder for scoring, all of them checked.
+
+    Args:
+        folder: contains `noisy` and `clean`, as for `match_pairs`. Or it has the DNS layout, where `…fileid_7.wav`
+            belongs to `clean_fileid_7.wav`, in these two folders or all in one.
+        enhanced: a folder of enhanced files with the names of the noisy ones. They replace `Pair.noisy`.
+
+    Raises:
+        AudioError: a file is unusable or has no partner, see `check_pairs`. The message lists all problems.
+    """
+    folder = Path(folder)
+    pairs, problems = _match(*_layout(folder))
+    for checked in check_pairs(pairs):
+        problems |= checked.problems
+    if enhanced is not None:
+        noisy = {Path(pair.name): pair.noisy for pair in pairs}
+        matched, missing, _ = _partners(noisy, _names(Path(enhanced)), "enhanced", Path(enhanced))
+        by_name = {Path(pair.name): pair for pair in pairs}
+        pairs = [replace(by_name[name], noisy=Path(enhanced, other)) for name, other in matched]
+        for checked in check_pairs(pairs):
+            problems |= checked.problems
+        problems |= missing
+    if problems:
+        lines = [f"{path}: {reason}" for path, reason in problems.items()]
+        raise AudioError("\n  ".join([f"{folder}: {len(problems)} problem(s); nothing was computed", *lines]))
+    return pairs
+
+
+def check_pairs(
+    pairs: Sequence[Pair], sample_rate: int | None = None, progress: Callable[[Iterable], Iterable] = iter
+) -> Iterator[CheckedPair]:
+    """Decode all pairs and yield the result of each check.
+
+    A file must be readable and finite, the clean one neither empty nor silent, and both of one length.
+
+    Args:
+        pairs: pairs to check.
+        sample_rate: None for scoring: both files must have one rate. In Hz for training: the signals are compared at
+            this rate, and the noisy file must not be empty or silent either.
+        progress: a wrapper of the list of steps, for example `tqdm`.
+    """
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in progress(range(0, len(pairs), CHECKED_AT_ONCE)):
+            chosen = pairs[start : start + CHECKED_AT_ONCE]
+            yield from pool.map(_check, chosen, [sample_rate] * len(chosen))
+
+
+def _check(pair: Pair, sample_rate: int | None) -> CheckedPair:
+    lengths, rates, problems = [], [], {}
+    for path in (pair.noisy, pair.clean):
+        try:
+            audio, rate = read_native(path)
+        except AudioError as error:
+            problems[str(path)] = str(error).removeprefix(f"{path}: ")
+            continue
+        if sample_rate:
+            audio = resample(audio, rate, sample_rate)
+        lengths.append(len(audio))
+        rates.append(rate)
+        if (sample_rate or path == pair.clean) and (problem := find_problem(audio, whole=True)):
+            problems[str(path)] = problem
+    if len(rates) == 2:
+        if rates[0] != rates[1] and not sample_rate:
+            problems.setdefault(str(pair.noisy), f"{rates[0]} Hz, but {pair.clean} {rates[1]} Hz")
+        elif abs(lengths[0] - lengths[1]) > (rates[0] != rates[1]):  # resampling may round the length
+            reason = f"{lengths[0]} samples, but {pair.clean} {lengths[1]}"
+            if sample_rate:
+                seconds = [f"{length / sample_rate:.4f} s" for length in lengths]
+                reason = f"is {seconds[0]} long, its clean file {pair.clean} is {seconds[1]}"
+            problems.setdefault(str(pair.noisy), reason)
+    return CheckedPair(min(lengths, default=0), tuple(rates), problems)
+
+
+def _layout(folder: Path) -> tuple[Names, Names, Path, Path]:
+    """Return the noisy and the clean files of a folder, and where they are."""
+    noisy_dir, clean_dir = folder / "noisy", folder / "clean"
+    if noisy_dir.is_dir() and clean_dir.is_dir():
+        noisy, clean = _names(noisy_dir), _names(clean_dir)
+    else:
+        noisy_dir = clean_dir = folder
+        names = _names(folder) if folder.is_dir() else {}
+        with_id = {name: path for name, path in names.items() if _FILE_ID.search(name.stem)}
+        clean = {name: path for name, path in with_id.items() if name.stem.startswith("clean_")}
+        parts = re.compile(r"(clean|noise)_fileid_\d+")
+        noisy = {name: path for name, path in with_id.items() if not parts.fullmatch(name.stem)}
+    if not noisy or not clean:
+        raise AudioError(
+            f"{folder}: holds no pairs: neither audio in noisy/ and clean/, nor noisy_fileid_N and clean_fileid_N"
         )
-    return write(sources, out, **options)
+    return noisy, clean, noisy_dir, clean_dir
 
 
-def _split_of(table: Path, folder: Path) -> str | None:
-    """The split that the name of a table tells, or else the folder it lies in."""
-    for part in reversed(table.relative_to(folder).with_suffix("").parts):
-        told = [split for split in SPLITS if re.search(rf"(?<![a-z]){split}(?![a-z])", part.lower())]
-        if len(told) == 1:
-            return told[0]
-    return None
+def _names(folder: Path) -> dict[Path, Path]:
+    if not folder.is_dir():
+        raise AudioError(f"{folder}: no such folder")
+    return {path.relative_to(folder): path for path in audio_files(folder)}
 
 
-def _read_table(table: Path, folder: Path, pairs: list[FilePair], problems: dict[str, str]) -> None:
-    """Adds the pairs of a table, if it has any."""
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        header = file.readline()
-        separator = "\t" if "\t" in header else ","
-        # ModelScope's tables tell the type in the header too: noisy:FILE.
-        columns = [name.split(":")[0].strip().lower() for name in next(csv.reader([header], delimiter=separator), [])]
-        if not {"noisy", "clean"} <= set(columns):
-            return
-        for number, cells in enumerate(csv.reader(file, delimiter=separator), 2):
-            if not cells:
-                continue
-            row = dict(zip(columns, cells, strict=False))
-            names = [row.get(kind, "").strip() for kind in ("noisy", "clean")]
-            paths = [_existing(name, table.parent, folder) for name in names]
-            missing = [name or "(no name)" for name, path in zip(names, paths, strict=True) if path is None]
-            if missing:
-                problems[f"{table}, line {number}"] = f"no such file: {', '.join(missing)}"
-            else:
-                pairs.append(FilePair(*paths, tuple(Path(n).name if Path(n).is_absolute() else n for n in names)))
+def _match(noisy: Names, clean: Names, noisy_dir: Path, clean_dir: Path) -> tuple[list[Pair], dict[str, str]]:
+    matched, problems, alone = _partners(noisy, clean, "clean", clean_dir)
+    problems |= {str(clean[name]): f"has no noisy file in {noisy_dir}" for name in alone}
+    return [Pair(noisy[a], clean[b], (a.as_posix(), b.as_posix())) for a, b in matched], problems
 
 
-def _existing(name: str, *folders: Path) -> Path | None:
-    return next((folder / name for folder in folders if name and (folder / name).is_file()), None)
+def _partners(
+    noisy: Names, others: Names, kind: str, folder: Path
+) -> tuple[list[tuple[Path, Path]], dict[str, str], list[Path]]:
+    """Return pairs of names, problems of the other noisy files, and names in `others` without a candidate."""
+    index: dict[Path, list[Path]] = {}
+    for name in others:
+        for key in _keys(name):
+            index.setdefault(key, []).append(name)
+    pairs, problems, taken = [], {}, {}
+    alone = dict.fromkeys(others)
+    for name, path in noisy.items():
+        candidates = next((index[key] for key in _keys(name) if key in index), [])
+        for candidate in candidates:
+            alone.pop(candidate, None)
+        if not candidates:
+            problems[str(path)] = f"has no {kind} file in {folder}"
+        elif len(candidates) > 1:
+            problems[str(path)] = f"has several {kind} files: {', '.join(str(others[each]) for each in candidates)}"
+        elif candidates[0] in taken:
+            problems[str(path)] = f"is named like {taken[candidates[0]]}; which one is meant?"
+        else:
+            taken[candidates[0]] = path
+            pairs.append((name, candidates[0]))
+    return pairs, problems, list(alone)
+
+
+def _keys(name: Path) -> list[Path]:
+    """Return the keys of a file for matching: its name without a suffix, and its DNS file id."""
+    number = _FILE_ID.search(name.stem)
+    return [name.with_suffix(""), *([name.parent / f"*fileid_{int(number[1])}"] if number else [])]

@@ -1,6 +1,6 @@
-"""Clips of a data set cut into training segments: what the model card calls `to_segment`, for any form of audio column.
+"""Clips of a data set cut into training segments: `to_segment` of the model card, for any form of audio column.
 
-A cell is one clip of a column; audio is (N,), or (channels, N) as `datasets` has it, and comes out at 16 kHz, mono.
+A cell is one clip of a column. Audio is (N,), or (channels, N) as in `datasets`, and is returned at 16 kHz, mono.
 """
 
 import io
@@ -10,32 +10,28 @@ from typing import Any
 
 import numpy as np
 
-from modelscope_ext.audio import AudioError, read_mono, resample
+from modelscope_ext.audio import SAMPLE_RATE, AudioError, find_problem, read_mono, resample
 
-__all__ = ["to_segment"]
-
-SAMPLE_RATE = 16000
+__all__ = ["find_row_problem", "to_segment"]
 
 
 def to_segment(
     batch: Mapping[str, Any], segment_length: int = SAMPLE_RATE, keep_remainder: bool = False
 ) -> dict[str, list[np.ndarray]]:
-    """Segments of the noisy and the clean clips of a batch, one after the other.
+    """Return the segments of the noisy and the clean clips of a batch.
 
-    For `dataset.map(to_segment, batched=True, remove_columns=["duration"])`; any other column must be removed too. On
-    clips at 16 kHz the samples are those of ModelScope's function of this name, whose place this one takes. Where a
-    batch comes from `map`, the samples are taken from the table underneath: that is ten times as fast, and an `Audio`
-    column is decoded without torchcodec.
+    For `dataset.map(to_segment, batched=True, remove_columns=["duration"])`; all other columns must be removed too.
+    For 16 kHz clips the samples equal those of ModelScope's function of this name, which this one replaces. In `map`
+    the samples are read from the Arrow table: ten times as fast, and `Audio` columns need no torchcodec.
 
     Args:
-        batch: columns `noisy` and `clean`. A cell is a dict with `array` and `sampling_rate` (without it: 16 kHz), a
-            dict with `bytes` or `path`, a path, or a decoder whose `get_all_samples()` has `data` and `sample_rate`.
+        batch: columns `noisy` and `clean`. A cell is a dict with `array` and `sampling_rate` (default 16 kHz), a dict
+            with `bytes` or `path`, a path, or a decoder whose `get_all_samples()` has `data` and `sample_rate`.
         segment_length: samples of a segment at 16 kHz.
-        keep_remainder: whether the end of each clip, and a clip shorter than a segment, becomes a segment too,
-            filled up with zeros; else it is left out.
+        keep_remainder: also return the end of each clip, padded with zeros, and clips shorter than a segment.
 
     Raises:
-        AudioError: a cell is no audio; the message names the column, the row of the batch and the file.
+        AudioError: a cell is not audio. The message names the column, the row of the batch and the file.
     """
     if segment_length < 1:
         raise ValueError(f"segment_length must be at least 1 sample, got {segment_length}")
@@ -51,9 +47,24 @@ def to_segment(
     return segments
 
 
+def find_row_problem(row: Mapping[str, Any]) -> str | None:
+    """Return why a row of segments cannot be trained on, or None. A silent target is allowed."""
+    if missing := [column for column in ("noisy", "clean") if column not in row]:
+        return f"has no {' and no '.join(missing)}"
+    noisy, clean = (np.asarray(row[column]) for column in ("noisy", "clean"))
+    if noisy.shape != clean.shape or noisy.ndim != 1:
+        return f"noisy is {noisy.shape} and clean {clean.shape} instead of two (N,)"
+    if not len(noisy):
+        return "is empty"
+    for column, signal in (("noisy", noisy), ("clean", clean)):
+        if problem := find_problem(signal):
+            return f"{column} {problem}"
+    return None if noisy.any() else "noisy is silent"
+
+
 def _cells(batch: Mapping[str, Any], name: str) -> Iterator[Any]:
-    """The cells of a column, one at a time."""
-    if name in getattr(batch, "keys_to_format", ()):  # a batch of `datasets` whose column nobody has looked at yet
+    """Return an iterator over the cells of a column."""
+    if name in getattr(batch, "keys_to_format", ()):  # a batch of `datasets` with a column that is not formatted yet
         from datasets.formatting.formatting import LazyRow
 
         batched = not isinstance(batch, LazyRow)
@@ -67,8 +78,8 @@ def _cells(batch: Mapping[str, Any], name: str) -> Iterator[Any]:
 
 
 def _from_arrow(scalar: Any) -> Any:
-    """An Arrow scalar as a cell, its samples not copied."""
-    value = getattr(scalar, "value", scalar)  # what an extension type is stored as
+    """Return an Arrow scalar as a cell without a copy of its samples."""
+    value = getattr(scalar, "value", scalar)  # the storage of an extension type
     if not (isinstance(value, Mapping) and "array" in value and hasattr(value["array"], "values")):
         return scalar.as_py()
     cell = {key: item.as_py() for key, item in value.items() if key != "array"}
@@ -77,28 +88,32 @@ def _from_arrow(scalar: Any) -> Any:
 
 
 def _decode(cell: Any, name: str, row: int) -> np.ndarray:
-    """The (N,) samples of a cell at 16 kHz; at that rate they keep their type."""
-    path = cell.get("path") if isinstance(cell, Mapping) else cell if isinstance(cell, (str, Path)) else None
-    where = f"row {row} of the batch, {name}" + (f" ({path})" if path else "")
-    if isinstance(cell, Mapping) and cell.get("array") is not None:
-        audio, rate = np.asarray(cell["array"]), cell.get("sampling_rate") or SAMPLE_RATE
-    elif hasattr(cell, "get_all_samples"):
+    """Return the (N,) samples of a cell at 16 kHz; samples at that rate keep their type."""
+    is_dict = isinstance(cell, Mapping)
+    path = cell.get("path") if is_dict else cell if isinstance(cell, (str, Path)) else None
+    where = f"row {row} of the batch, {name}"
+    source = f"{where} ({path})" if path else where
+    if is_dict and cell.get("array") is not None:
+        return _to_16_khz(np.asarray(cell["array"]), cell.get("sampling_rate") or SAMPLE_RATE, source)
+    if hasattr(cell, "get_all_samples"):
         samples = cell.get_all_samples()
-        audio, rate = np.asarray(samples.data), samples.sample_rate
-    elif isinstance(cell, Mapping) and cell.get("bytes") is not None:
-        file = io.BytesIO(cell["bytes"])
-        try:
-            return read_mono(file, SAMPLE_RATE)
-        except AudioError as error:
-            raise AudioError(f"{where}: {str(error).removeprefix(f'{file}: ')}") from error
-    elif path:
-        try:
-            return read_mono(path, SAMPLE_RATE)
-        except AudioError as error:
-            raise AudioError(f"row {row} of the batch, {name}: {error}") from error
-    else:
-        given = f"a dict of {', '.join(cell)}" if isinstance(cell, Mapping) else type(cell).__name__
-        raise AudioError(f"{where}: need a dict with array, bytes or path, a path or a decoder, got {given}")
+        return _to_16_khz(np.asarray(samples.data), samples.sample_rate, source)
+    if is_dict and cell.get("bytes") is not None:
+        return _read(io.BytesIO(cell["bytes"]), source)
+    if path:
+        return _read(path, where)
+    given = f"a dict of {', '.join(cell)}" if is_dict else type(cell).__name__
+    raise AudioError(f"{source}: need a dict with array, bytes or path, a path or a decoder, got {given}")
+
+
+def _read(file: str | Path | io.BytesIO, where: str) -> np.ndarray:
+    try:
+        return read_mono(file, SAMPLE_RATE)
+    except AudioError as error:
+        raise AudioError(f"{where}: {error}") from error
+
+
+def _to_16_khz(audio: np.ndarray, rate: int, where: str) -> np.ndarray:
     if audio.ndim not in (1, 2):
         raise AudioError(f"{where}: need (N,) or (channels, N) samples, got shape {audio.shape}")
     if audio.ndim == 2:

@@ -10,17 +10,18 @@ import numpy as np
 from modelscope_ext.audio import (
     AudioError,
     StreamResampler,
+    as_float,
     block_length,
-    check_layout,
     open_audio,
     output_format,
     read_blocks,
+    validate_format,
     write_audio,
 )
 from modelscope_ext.inference.backend import Backend
 from modelscope_ext.inference.chunking import ChunkedInference, reference_gain
 from modelscope_ext.inference.recording import recording_means
-from modelscope_ext.inference.stream import DenoiseStream, as_float
+from modelscope_ext.inference.stream import DenoiseStream
 
 if TYPE_CHECKING:  # torch is imported when it is needed: not for ONNX files
     from torch import nn
@@ -98,7 +99,7 @@ class Denoiser:
         if audio.ndim not in (1, 2):
             raise AudioError(f"need (N,) or (N, channels) audio, got shape {audio.shape}")
         channels = 1 if audio.ndim == 1 else audio.shape[1]
-        check_layout(sample_rate, channels)
+        validate_format(sample_rate, channels)
 
         def blocks() -> Iterator[np.ndarray]:
             block = block_length(sample_rate, channels, BLOCK_S)
@@ -153,7 +154,7 @@ class Denoiser:
 
     def _stream(self, sample_rate: int, channels: int, blocks: Blocks | None = None) -> DenoiseStream:
         """`blocks` gives the whole input, as often as it is asked, where all of it is there."""
-        check_layout(sample_rate, channels)
+        validate_format(sample_rate, channels)
         engine = self.engine
         lead_in_s = engine.lead_in_s if blocks else 0.0
         if not engine.causal:

@@ -10,46 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from modelscope_ext.audio import AudioError, StreamResampler, why_unusable
+from modelscope_ext.audio import AudioError, StreamResampler, as_float, from_float
 from modelscope_ext.inference.backend import Backend
 from modelscope_ext.inference.chunking import ChunkedInference
 
-__all__ = ["DenoiseStream", "as_float", "from_float"]
-
-
-def as_float(audio: np.ndarray) -> np.ndarray:
-    """Samples as float32 in -1 … 1: floating point as it is, integers by their range.
-
-    Unsigned integers have silence in the middle of theirs.
-
-    Raises:
-        AudioError: the type is none that audio has, or samples are NaN, infinite, or louder than any integer.
-    """
-    if audio.dtype.kind == "f":
-        if audio.dtype != np.float32:
-            with np.errstate(over="ignore"):  # what overflows is infinite, and refused below
-                audio = audio.astype(np.float32)
-        if reason := why_unusable(audio):
-            raise AudioError(f"the audio has {reason} (as 32-bit floats)")
-        return audio
-    if audio.dtype.kind not in "iu":
-        raise AudioError(f"audio must be floating point or integers, not {audio.dtype}")
-    span = 2.0 ** (8 * audio.dtype.itemsize - 1)
-    middle = span if audio.dtype.kind == "u" else 0
-    return ((audio.astype(np.float64) - middle) / span).astype(np.float32)
-
-
-def from_float(audio: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The way back from `as_float`; integers are rounded, and clipped at full scale, as 16-bit floats are at theirs."""
-    if dtype.kind == "f":
-        if dtype.itemsize < audio.itemsize:
-            audio = audio.clip(np.finfo(dtype).min, np.finfo(dtype).max)
-        return audio.astype(dtype, copy=False)
-    span = 2.0 ** (8 * dtype.itemsize - 1)
-    middle = span if dtype.kind == "u" else 0
-    limits = np.iinfo(dtype)
-    scaled = np.rint(audio.astype(np.float64) * span) + middle
-    return scaled.clip(limits.min, np.nextafter(limits.max + 1.0, 0)).astype(dtype)
+__all__ = ["DenoiseStream"]
 
 
 class DenoiseStream:

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from modelscope_ext.checkpoint import has_weights
-from modelscope_ext.data.matching import find_pairs
+from modelscope_ext.data.pairs import find_pairs
 from modelscope_ext.data.segments import to_segment
 from modelscope_ext.evaluation import MARGINS, Evaluation, evaluate, regression_gate
 from modelscope_ext.inference.denoiser import Denoiser

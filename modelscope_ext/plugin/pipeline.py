@@ -10,13 +10,12 @@ from modelscope.outputs import OutputKeys
 from modelscope.pipelines.base import Pipeline
 from modelscope.pipelines.builder import PIPELINES
 
-from modelscope_ext.audio import SUFFIXES, write_audio
+from modelscope_ext.audio import SAMPLE_RATE, SUFFIXES, from_float, write_audio
 from modelscope_ext.checkpoint import has_weights, load_model
 from modelscope_ext.inference.chunking import reference_gain
 from modelscope_ext.inference.denoiser import Denoiser
-from modelscope_ext.inference.stream import from_float
 from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE, TASK
-from modelscope_ext.plugin.preprocessor import SAMPLE_RATE, AudioPreprocessor
+from modelscope_ext.plugin.preprocessor import AudioPreprocessor
 
 __all__ = ["NoiseSuppressionPipeline"]
 

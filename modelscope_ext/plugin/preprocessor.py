@@ -9,13 +9,10 @@ from modelscope.fileio import File
 from modelscope.preprocessors import Preprocessor
 from modelscope.preprocessors.builder import PREPROCESSORS
 
-from modelscope_ext.audio import AudioError, check_layout, open_audio, read_blocks, resample
-from modelscope_ext.inference.stream import as_float
+from modelscope_ext.audio import SAMPLE_RATE, AudioError, as_float, open_audio, read_blocks, resample, validate_format
 from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE
 
 __all__ = ["AudioPreprocessor"]
-
-SAMPLE_RATE = 16000
 
 
 @PREPROCESSORS.register_module("audio", module_name=CRUSE_TYPE)
@@ -45,7 +42,7 @@ class AudioPreprocessor(Preprocessor):
         if isinstance(data, np.ndarray):
             if data.ndim not in (1, 2):
                 raise AudioError(f"need (N,) or (N, channels) audio, got shape {data.shape}")
-            check_layout(sample_rate, data.shape[1] if data.ndim == 2 else 1)
+            validate_format(sample_rate, data.shape[1] if data.ndim == 2 else 1)
             return {"noisy": to_16k(mono(as_float(data)), sample_rate, SAMPLE_RATE)}
         if not isinstance(data, (str, os.PathLike, bytes)):
             raise AudioError(f"need a path, a URL, bytes, an array or a row with audio, got {type(data).__name__}")

@@ -15,12 +15,11 @@ from modelscope.trainers.base import BaseTrainer
 from modelscope.trainers.builder import TRAINERS
 
 from modelscope_ext.atomic import atomic_write
-from modelscope_ext.audio import resample
+from modelscope_ext.audio import SAMPLE_RATE, resample
 from modelscope_ext.checkpoint import CONFIGURATION, RELEASED_WEIGHTS, load_weights
 from modelscope_ext.hub import model_folder
 from modelscope_ext.plugin.model import CruseModel, FrcrnModel
 from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE
-from modelscope_ext.plugin.preprocessor import SAMPLE_RATE
 from modelscope_ext.training.epochs import BadDataError, EpochConfig, EpochTrainer
 
 __all__ = ["NoiseSuppressionTrainer"]

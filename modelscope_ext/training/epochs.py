@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from modelscope_ext.checkpoint import save_tensors
+from modelscope_ext.data.segments import find_row_problem
 from modelscope_ext.training.distributed import agree, average, join
 from modelscope_ext.training.log import Log
 
@@ -120,29 +121,13 @@ def check_rows(rows: Dataset, name: str, limit: int = CHECKED_ROWS) -> None:
         raise BadDataError(f"{name}: has no rows")
     problems = []
     for index in range(count) if count <= limit else np.linspace(0, count - 1, limit).astype(int).tolist():
-        if problem := _problem(rows[index]):
+        if problem := find_row_problem(rows[index]):
             problems.append(f"row {index}: {problem}")
         if len(problems) == 10:
             problems.append("and perhaps more")
             break
     if problems:
         raise BadDataError(f"{name}: " + "; ".join(problems))
-
-
-def _problem(row: Any) -> str | None:
-    if missing := [column for column in ("noisy", "clean") if column not in row]:
-        return f"has no {' and no '.join(missing)}"
-    noisy, clean = (np.asarray(row[column]) for column in ("noisy", "clean"))
-    if noisy.shape != clean.shape or noisy.ndim != 1:
-        return f"noisy is {noisy.shape} and clean {clean.shape} instead of two (N,)"
-    if not len(noisy):
-        return "is empty"
-    for column, signal in (("noisy", noisy), ("clean", clean)):
-        if not np.isfinite(signal).all():
-            return f"{column} has NaN or infinite samples"
-    if not noisy.any():
-        return "noisy is silent"
-    return None
 
 
 class _Order:
@@ -413,7 +398,7 @@ class EpochTrainer:
 def _collate(rows: list[dict]) -> dict[str, torch.Tensor]:
     """Rows of equal length as a batch; a row that has gone bad is told before it spoils the weights."""
     for row in rows:
-        if problem := _problem(row):
+        if problem := find_row_problem(row):
             raise BadDataError(f"a row of the data {problem}")
     lengths = {len(row["noisy"]) for row in rows}
     if len(lengths) > 1:
