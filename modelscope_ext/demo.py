@@ -82,9 +82,7 @@ def build_page(models: Sequence[str] = (), device: str | None = None) -> Any:
     work = tempfile.TemporaryDirectory(prefix="modelscope-ext-demo-")
 
     def run(source: str | None, model: str, wet: float, limit_db: float) -> tuple[str, str, str]:
-        for old in Path(work.name).iterdir():
-            if time.time() - old.stat().st_mtime > KEPT_S:
-                shutil.rmtree(old, ignore_errors=True)
+        _remove_old(Path(work.name))
         folder = tempfile.mkdtemp(dir=work.name)
         try:
             chosen = None if model == DEFAULT_NAME else model
@@ -116,6 +114,12 @@ def build_page(models: Sequence[str] = (), device: str | None = None) -> Any:
                 picture = gradio.Image(label="Spectrograms", interactive=False, buttons=[], elem_id="picture")
         start.click(run, [before, model, wet, limit], [after, result, picture], concurrency_limit=1)
     return page
+
+
+def _remove_old(folder: Path) -> None:
+    for old in folder.iterdir():
+        if time.time() - old.stat().st_mtime > KEPT_S:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def launch(
