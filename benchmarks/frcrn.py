@@ -1,13 +1,13 @@
-"""FRCRN: ours beside the stock classes of modelscope, interleaved in one process. Prints Markdown.
+"""Compare FRCRN with ModelScope's stock classes, interleaved in one process. Prints Markdown.
 
     python benchmarks/frcrn.py [--seconds 5] [--threads 1 2] [--rounds 3] [--device cuda]
 
-The weights are random, which costs as much as any. Network: from samples to samples. Pipeline: from a wav file to
-16-bit PCM; the stock one pads. The machine decides the figures; look at the ratios, and set nothing else to work. On a
-GPU it is the networks: ours in 32 bits, and as `Denoiser` has it there.
+The weights are random; the cost is the same. Network: from samples to samples. Pipeline: from a wav file to 16-bit PCM;
+the stock one pads. Figures depend on the machine: look at the ratios, with nothing else running. On a GPU it compares
+the networks: ours in 32 bits, and as in `Denoiser`.
 """
 
-import modelscope_ext  # noqa: F401, I001 (before torch, whose threads it makes wait for less long: for both)
+import modelscope_ext  # noqa: F401, I001 (before torch: it shortens how long threads spin, for both)
 
 import argparse
 import contextlib
@@ -33,13 +33,13 @@ RATE = 16000
 
 
 def silent(work: Callable[[], object]) -> object:
-    """The stock classes print."""
+    """Run without the output of the stock classes."""
     with contextlib.redirect_stdout(io.StringIO()):
         return work()
 
 
 def compare(name: str, works: dict[str, Callable], given: object, short: object, rounds: int) -> None:
-    """Each work on what is given, in turn; what is short prepares them."""
+    """Time each work on `given` in turn, after a run on `short`."""
     took: dict[str, list[float]] = {key: [] for key in works}
     for work in works.values():
         silent(lambda work=work: work(short))
@@ -55,18 +55,20 @@ def compare(name: str, works: dict[str, Callable], given: object, short: object,
     )
 
 
-def on_gpu(stock: torch.nn.Module, engine: TorchBackend, audio: torch.Tensor, rounds: int) -> None:
+def on_gpu(stock: torch.nn.Module, net: torch.nn.Module, audio: torch.Tensor, rounds: int) -> None:
+    backend, device = TorchBackend(net), net.window.device
+
     def on_its_device(work: Callable[[torch.Tensor], torch.Tensor | list]) -> Callable[[torch.Tensor], object]:
         def called(audio: torch.Tensor) -> None:
             with torch.inference_mode():
-                work(audio.to(engine.device))
-                torch.cuda.synchronize(engine.device)  # what was begun is done
+                work(audio.to(device))
+                torch.cuda.synchronize(device)
 
         return called
 
     for name, ours in {
-        "network, 32 bits": on_its_device(engine.net.enhance),
-        "network, as `Denoiser` has it": lambda audio: engine.enhance(audio.numpy()),
+        "network, 32 bits": on_its_device(net.enhance),
+        "network, as in `Denoiser`": lambda audio: backend.enhance(audio.numpy()),
     }.items():
         compare(name, {"stock": on_its_device(stock), "ours": ours}, audio, audio, rounds)
 
@@ -98,7 +100,7 @@ def main() -> None:
         title = f"{args.seconds:g} s, {args.device}"
         print(f"| {title} | stock, s | ours, s | ratio of the fastest | of each round |\n|---|---|---|---|---|")
         if args.device != "cpu":
-            on_gpu(stock.model.to(args.device), TorchBackend(ours.to(args.device)), batch, args.rounds)
+            on_gpu(stock.model.to(args.device), ours.to(args.device), batch, args.rounds)
             return
         for threads in args.threads:
             torch.set_num_threads(threads)

@@ -1,11 +1,10 @@
-"""Time and memory against the length of a file, each length in a process of its own. Prints Markdown, draws a PNG.
+"""Measure time and memory for lengths of a file, each in its own process. Prints Markdown, draws a PNG.
 
     python benchmarks/length.py [--model FOLDER] [--seconds 10 60 600] [--picture length.png]
     python benchmarks/length.py --model FRCRN_FOLDER --seconds 600 10800 --chunks 3
 
-Peak memory is the process's largest resident set, less what it has when the model is loaded and nothing denoised yet.
-With `--chunks` the network is called so often, for one chunk or two of 15 s, and the others pass it: the memory of
-hours, in minutes.
+Peak memory is the largest resident set of the process minus that after loading the model. With `--chunks` the network
+is called that often, for one or two chunks of 15 s, and the other chunks pass: the memory of hours, in minutes.
 """
 
 import argparse
@@ -22,7 +21,7 @@ RATE = 16000
 
 
 def one(model: str | None, seconds: float, chunks: int | None) -> None:
-    """Denoises one file and prints seconds taken and megabytes needed."""
+    """Denoise one file; print seconds and megabytes."""
     import numpy as np
     import soundfile
 
@@ -30,9 +29,9 @@ def one(model: str | None, seconds: float, chunks: int | None) -> None:
 
     denoiser = Denoiser(model)
     if chunks is not None:
-        network, left_to_hear = denoiser.engine.enhance_part, iter(range(chunks))
-        denoiser.engine.enhance_part = lambda audio, *more: (
-            (audio, None) if next(left_to_hear, None) is None else network(audio, *more)
+        network, left = denoiser.backend.enhance, iter(range(chunks))
+        denoiser.backend.enhance = lambda audio, *more: (
+            (audio, None) if next(left, None) is None else network(audio, *more)
         )
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "noisy.wav", Path(folder) / "denoised.wav"
@@ -54,7 +53,7 @@ def main() -> None:
     parser.add_argument("--model", help="a model folder or an ONNX file [the default model]")
     parser.add_argument("--seconds", type=float, nargs="+", default=[10, 60, 600])
     parser.add_argument("--picture", type=Path)
-    parser.add_argument("--chunks", type=int, help="how many a network for whole utterances hears [all]")
+    parser.add_argument("--chunks", type=int, help="number of calls of a network for whole utterances [all]")
     parser.add_argument("--one", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:

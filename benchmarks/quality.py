@@ -113,7 +113,7 @@ def main() -> None:
     if limited.noisy_share:
         full = Denoiser(args.model, attenuation_limit_db=np.inf)
         systems["ours, no attenuation limit"] = lambda noisy: full(noisy, RATE)
-    if limited.engine.causal:
+    if limited.backend.causal:
         systems["ours, as a stream"] = lambda noisy: streamed(limited, noisy)
     with tempfile.TemporaryDirectory() as cache:
         speech, noise = (load_corpus(args.data_dir / name, cache) for name in ("valid_speech", "valid_noise"))

@@ -1,10 +1,10 @@
-"""How far chunks of a long recording, faded into each other, are from the recording in one piece. Prints Markdown.
+"""Measure the difference between a long recording in cross-faded chunks and in one piece. Prints Markdown.
 
     python benchmarks/seams.py --model FOLDER --audio FOLDER [--seconds 50]
 
-The files of the second folder, one after the other, are the recording. A seam is where one chunk's output fades
-into the next one's. The level of the difference is told against that of the whole denoised recording and, in
-brackets, against what is left of the recording in that seam: chunks end in pauses.
+The files of the second folder, one after the other, are the recording. A seam is the fade from one chunk's output into
+the next one's. The level of the difference is relative to the whole denoised recording and, in brackets, to the output
+at that seam: chunks end in pauses.
 """
 
 import argparse
@@ -15,15 +15,15 @@ import torch
 
 from modelscope_ext.audio import audio_files, read_mono
 from modelscope_ext.checkpoint import load_model
-from modelscope_ext.inference.chunking import ChunkedInference, reference_gain
-from modelscope_ext.inference.recording import recording_means
+from modelscope_ext.inference.chunking import ChunkedInference
+from modelscope_ext.inference.recording import RecordingStats, scan
 from modelscope_ext.inference.torch_backend import TorchBackend
 
 RATE = 16000
 
 
 class Watched(ChunkedInference):
-    """Chunks that remember where their fades are."""
+    """Chunks that record the positions of their fades."""
 
     def _quiet_step(self, waiting: np.ndarray, count: int) -> int:
         step = super()._quiet_step(waiting, count)
@@ -38,22 +38,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=50.0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    engine = TorchBackend(load_model(args.model))
+    backend = TorchBackend(load_model(args.model))
     audio = np.concatenate([read_mono(path, RATE) for path in audio_files(Path(args.audio))])
     audio = audio[None, : round(args.seconds * RATE)].astype(np.float32)
-    gain = reference_gain(audio)
-    whole = engine.enhance(audio * gain.astype(np.float32)) / gain
-    known = recording_means(engine, gain, lambda: [audio])
+    known = scan(backend, [audio])
+    gain = known.gain
+    whole = backend.enhance(audio * gain.astype(np.float32))[0] / gain
     print("| means | chunks at once | difference at the seams, dB | over all, dB |\n|---|---|---|---|")
-    for name, means in (("of the chunk", None), ("of the recording", known)):
+    for name, stats in (("of the chunk", RecordingStats(gain)), ("of the recording", known)):
         for batch in (1, 2):
-            chunks = Watched(engine, gain, means, batch=batch)
+            chunks = Watched(backend, stats, batch=batch)
             out, state = chunks.feed(audio)
-            difference = np.concatenate((out, chunks.finish(state)), 1) - whole
+            difference = np.concatenate((out, chunks.flush(state)), 1) - whole
             fades = [slice(s, s + chunks.fade) for s in np.cumsum(chunks.steps) + chunks.margin]
             seams = [(power(difference[:, f]), power(whole[:, f])) for f in fades]
-            told = ", ".join(f"{db(d / power(whole)):.0f} ({db(d / there):.0f})" for d, there in seams)
-            print(f"| {name} | {batch} | {told} | {db(power(difference) / power(whole)):.0f} |", flush=True)
+            cells = ", ".join(f"{db(d / power(whole)):.0f} ({db(d / there):.0f})" for d, there in seams)
+            print(f"| {name} | {batch} | {cells} | {db(power(difference) / power(whole)):.0f} |", flush=True)
 
 
 def power(audio: np.ndarray) -> float:

@@ -1,9 +1,9 @@
-"""An hour of a stream: memory, milliseconds a chunk, and whether the output stays where it belongs. Prints Markdown.
+"""Run an hour of a stream: memory, milliseconds a chunk and alignment of the output. Prints Markdown.
 
     OMP_NUM_THREADS=1 python benchmarks/soak.py [--minutes 60] [--rates 16000 48000] [--model M]
 
-The hour goes by as fast as it can be worked off. It is ten seconds of a noisy voice, again and again, so that the last
-round can be compared with what the same `Denoiser` makes of an array of a few.
+The hour runs as fast as possible. It is ten seconds of a noisy voice, repeated: the last round is compared with the
+output of the same `Denoiser` for an array of a few rounds.
 """
 
 import argparse
@@ -21,14 +21,14 @@ from modelscope_ext.audio import resample
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "noisy.wav"
 ROUND_S = 10
-#: From this round on it does not matter that there was silence before the first one, to about 1e-5; what the network
-#: remembers of it fades by a factor of about four a round.
+#: From this round on the silence before the first one has no effect above about 1e-5: its trace in the network's state
+#: fades by a factor of about four a round.
 SETTLED = 5
 
 
 @dataclass
 class Soak:
-    """What came of a run; memory in MiB: after the first twelfth, then after each quarter."""
+    """The result of a run. Memory is in MiB, after the first twelfth and then after each quarter."""
 
     rate: int
     samples_in: int
@@ -40,20 +40,20 @@ class Soak:
 
 
 def soak(denoiser: Denoiser, rate: int, minutes: float) -> Soak:
-    """Streams chunks of 10 ms; at least six rounds."""
+    """Stream chunks of 10 ms, at least six rounds."""
     audio = resample(soundfile.read(EXAMPLE, dtype="float32")[0], 16000, rate)
     audio = np.resize(audio, ROUND_S * rate)
     rounds, chunk = max(SETTLED + 1, round(60 * minutes / ROUND_S)), rate // 100
     chunks = audio.reshape(-1, chunk)
-    took = np.full(rounds * len(chunks), np.inf)  # written to now: memory that comes later is not ours
+    took = np.full(rounds * len(chunks), np.inf)  # written to now: later growth of memory has other causes
     at = {max(1, round(rounds * share)) for share in (1 / 12, 1 / 4, 1 / 2, 3 / 4, 1)}
     out, memory, done = np.zeros(2 * len(audio), np.float32), [], 0
     stream = denoiser.stream(rate)
     for number in range(rounds * len(chunks)):
         start = time.perf_counter()
-        heard = stream.feed(chunks[number % len(chunks)])
+        output = stream.feed(chunks[number % len(chunks)])
         took[number] = 1000 * (time.perf_counter() - start)
-        done = _keep(out, done, heard)
+        done = _keep(out, done, output)
         if (number + 1) % len(chunks) == 0 and (number + 1) // len(chunks) in at:
             memory.append(resident())
     done = _keep(out, done, stream.flush())
@@ -65,14 +65,14 @@ def soak(denoiser: Denoiser, rate: int, minutes: float) -> Soak:
     return Soak(rate, len(took) * chunk, done, np.sort(took), memory, float(np.abs(last - whole).max()), lag)
 
 
-def _keep(out: np.ndarray, done: int, heard: np.ndarray) -> int:
-    """Writes to `out` as to a ring, where sample n has its place; returns how many there have been."""
-    out[np.arange(done, done + len(heard)) % len(out)] = heard
-    return done + len(heard)
+def _keep(out: np.ndarray, done: int, output: np.ndarray) -> int:
+    """Write to the ring `out`; return the number of samples so far."""
+    out[np.arange(done, done + len(output)) % len(out)] = output
+    return done + len(output)
 
 
 def resident() -> float:
-    """MiB of memory of this process."""
+    """Return MiB of memory of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 

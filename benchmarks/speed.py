@@ -1,9 +1,9 @@
-"""How fast: real-time factor, milliseconds a frame in a stream by each back end, start of the command. Prints Markdown.
+"""Measure real-time factors, milliseconds a frame of streams by each back end and the start of the command; Markdown.
 
     python benchmarks/speed.py [--seconds 60]
     python benchmarks/speed.py --frcrn …    # FRCRN beside the stock pipeline: benchmarks/frcrn.py, and its options
 
-The machine decides the figures; compare only what one run prints. Set nothing else to work meanwhile.
+Figures depend on the machine: compare only those of one run, with nothing else running.
 """
 
 import argparse
@@ -19,19 +19,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from published import PUBLISHED, published_macs
 
 from modelscope_ext import Denoiser
+from modelscope_ext.checkpoint import load_model
 from modelscope_ext.export import export_onnx
 from modelscope_ext.inference.backend import Backend
 from modelscope_ext.models import build
-from modelscope_ext.models.cruse.network import PUBLISHED, Cruse, CruseConfig, CruseState, published_macs
+from modelscope_ext.models.cruse.network import Cruse, CruseState
+from modelscope_ext.pretrained import DEFAULT
 
 RATE = 16000
 EXAMPLE = Path(__file__).parent.parent / "examples" / "noisy.wav"
 
 
 def timed(work, repeats: int = 3) -> float:
-    """Seconds of the fastest run: what disturbs a run only makes it slower."""
+    """Return seconds of the fastest run: disturbances only make runs slower."""
     runs = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -50,7 +53,7 @@ def files(denoisers: dict[str, Denoiser], seconds: int) -> None:
 
 
 def percentiles(work: Callable[[np.ndarray], object], chunks: np.ndarray) -> str:
-    """Milliseconds a call as cells of a table; the first hundred calls do not count."""
+    """Return milliseconds a call as cells of a table, without the first hundred calls."""
     took = []
     for chunk in chunks:
         start = time.perf_counter()
@@ -60,9 +63,8 @@ def percentiles(work: Callable[[np.ndarray], object], chunks: np.ndarray) -> str
     return " | ".join(f"{took[int(share * len(took))]:.3f}" for share in (0.5, 0.95, 0.999))
 
 
-def frames(title: str, denoisers: dict[str, Denoiser]) -> None:
-    """Each chunk is a hop, so that each brings one frame."""
-    net = denoisers["PyTorch"].engine.net
+def frames(title: str, net: Cruse, denoisers: dict[str, Denoiser]) -> None:
+    """Time frames: each chunk is a hop."""
     print(
         f"\n| {title}, {1000 * net.hop / RATE:g}-ms frames, 1 thread | median ms | 95 % | 99.9 % |\n|---|---|---|---|"
     )
@@ -70,30 +72,30 @@ def frames(title: str, denoisers: dict[str, Denoiser]) -> None:
     for rate in (16000, 48000):
         chunks = (rng.standard_normal((3000, net.hop * rate // RATE)) * 0.1).astype(np.float32)
         for name, denoiser in denoisers.items():
-            if denoiser.engine.causal:
+            if denoiser.backend.causal:
                 print(f"| {name}: stream at {rate // 1000} kHz | {percentiles(denoiser.stream(rate).feed, chunks)} |")
-    # Beneath the stream: the network alone, its state handed back by the caller.
+    # The network alone.
     chunks = (rng.standard_normal((3000, 1, net.hop)) * 0.1).astype(np.float32)
     for name, denoiser in denoisers.items():
-        if denoiser.engine.causal:
-            print(f"| {name}: network alone | {percentiles(stepper(denoiser.engine), chunks)} |")
+        if denoiser.backend.causal:
+            print(f"| {name}: network alone | {percentiles(stepper(denoiser.backend), chunks)} |")
     for name, step in compiled_steps(net).items():
         print(f"| {name}: network alone | {percentiles(step, chunks)} |")
 
 
-def stepper(engine: Backend) -> Callable[[np.ndarray], np.ndarray]:
+def stepper(backend: Backend) -> Callable[[np.ndarray], np.ndarray]:
     state = None
 
     def step(audio: np.ndarray) -> np.ndarray:
         nonlocal state
-        out, state = engine.feed(audio, state)
+        out, state = backend.feed(audio, state)
         return out
 
     return step
 
 
 class Flat(torch.nn.Module):
-    """A step of a CRUSE with one layer of GRUs, its state as plain arguments and results."""
+    """A step of a CRUSE with one layer of GRUs; its state is plain arguments and results."""
 
     def __init__(self, net: Cruse) -> None:
         super().__init__()
@@ -106,7 +108,7 @@ class Flat(torch.nn.Module):
 
 
 def compiled_steps(net: Cruse) -> dict[str, Callable[[np.ndarray], object]]:
-    """What PyTorch itself offers to make a step faster."""
+    """Return steps that PyTorch itself makes faster."""
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         audio = torch.zeros(1, net.hop)
@@ -147,7 +149,7 @@ def variants() -> None:
     for name, printed in PUBLISHED.items():
         net = build(name)
         parameters = sum(p.numel() for p in net.parameters()) / 1e6
-        formula = published_macs(CruseConfig.from_name(name)) / 1e6
+        formula = published_macs(name) / 1e6
         print(f"| {name} | {parameters:.2f} | {net.macs_per_frame() / 1e6:.2f} | {formula:.2f} | {printed} |")
 
 
@@ -161,14 +163,15 @@ def main() -> None:
     variants()
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
-    default, published = back_ends(None), back_ends(build("CRUSE4-64-1xGRU4", mask="complex", batch_norm=False).eval())
-    files(default, args.seconds)
-    frames("the default model", default)
-    frames("CRUSE4-64-1xGRU4 with the paper's windows", published)
+    net, published = load_model(DEFAULT), build("CRUSE4-64-1xGRU4", mask="complex", batch_norm=False).eval()
+    denoisers = back_ends(net)
+    files(denoisers, args.seconds)
+    frames("the default model", net, denoisers)
+    frames("CRUSE4-64-1xGRU4 with the paper's windows", published, back_ends(published))
     command()
 
 
-def back_ends(net: Cruse | None) -> dict[str, Denoiser]:
+def back_ends(net: Cruse) -> dict[str, Denoiser]:
     with tempfile.TemporaryDirectory() as folder:
         path, found = Path(folder) / "net.onnx", {"PyTorch": Denoiser(net)}
         for name, options in {

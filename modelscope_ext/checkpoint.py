@@ -1,8 +1,8 @@
 """Model folders and weights files, read strictly and never executed.
 
-A folder holds `configuration.json` and `model.safetensors`, or, for FRCRN, `pytorch_model.bin` in one of the layouts
-that are about: the released one, in which every layer goes by two names; that of modelscope's trainer, the same
-behind `model.` and perhaps inside `{"state_dict": …}`; and the state dict of our own network.
+A folder holds `configuration.json` and `model.safetensors`. For FRCRN it may hold `pytorch_model.bin` instead, in one
+of three layouts: the released one, in which every layer has two names; that of ModelScope's trainer, the same with a
+prefix `model.` and perhaps inside `{"state_dict": …}`; the state dict of our network.
 """
 
 import io
@@ -20,13 +20,12 @@ from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from modelscope_ext.atomic import atomic_write
-from modelscope_ext.models import build
-from modelscope_ext.models.frcrn.network import Frcrn, dft_matrices
+from modelscope_ext.models import CRUSE_TYPE, FRCRN_TYPE, build
+from modelscope_ext.models.frcrn.network import FrcrnBase
+from modelscope_ext.stft import analysis_matrix, synthesis_matrix
 
 __all__ = [
     "CONFIGURATION",
-    "CRUSE_TYPE",
-    "FRCRN_TYPE",
     "RELEASED_WEIGHTS",
     "WEIGHTS",
     "CheckpointError",
@@ -43,20 +42,18 @@ __all__ = [
 CONFIGURATION = "configuration.json"
 WEIGHTS = "model.safetensors"
 RELEASED_WEIGHTS = "pytorch_model.bin"
-CRUSE_TYPE = "speech_cruse_ans_16k"
-FRCRN_TYPE = "speech_frcrn_ans_cirm_16k"
 
 LONGEST_CONFIGURATION = 1_000_000  # bytes
-#: A weights file has at most so many times the bytes of the network: both names, 64 bits, a state of training.
+#: Limit of the size of a weights file, in sizes of the network: two names, 64 bits, a training state.
 MOST_COPIES = 10
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-#: What the pickle of a state dict calls.
+#: Names that the pickle of a state dict may use.
 HARMLESS = re.compile(
     r"collections (OrderedDict|Counter)|torch\._utils _rebuild_(tensor_v2|parameter)|torch Size"
     r"|torch (\w+Storage|float16|bfloat16|float32|float64|int64|uint8)|torch\.storage \w+Storage"
 )
 
-#: Our name → the other name of the same tensor in the released FRCRN.
+#: Our name → the second name of the same tensor in the released FRCRN.
 ALIASES = {
     "encoders": "encoder",
     "decoders": "decoder",
@@ -68,11 +65,11 @@ ALIASES = {
 
 
 class CheckpointError(ValueError):
-    """A model folder or a weights file that cannot be used; the message names it and says what is wrong."""
+    """A model folder or a weights file that cannot be used; the message names it and the reason."""
 
 
 def read_configuration(folder: str | Path) -> dict:
-    """The `configuration.json` of a model folder."""
+    """Return the `configuration.json` of a model folder."""
     path = Path(folder) / CONFIGURATION
     try:
         with path.open("rb") as file:
@@ -90,13 +87,16 @@ def read_configuration(folder: str | Path) -> dict:
 
 
 def load_model(folder: str | Path, need_weights: bool = True) -> nn.Module:
-    """The network of a model folder, with its weights, in eval mode, and with `attenuation_limit_db` if it has one.
+    """Load the network of a model folder in eval mode.
 
-    `model.safetensors` is taken where there is one, `pytorch_model.bin` otherwise. Where neither is there and
-    `need_weights` is false, the weights are random, for training from scratch.
+    `model.safetensors` comes before `pytorch_model.bin`. The folder's `attenuation_limit_db` is set if there is one.
+
+    Args:
+        folder: the model folder.
+        need_weights: False returns random weights if the folder has none, for training from scratch.
 
     Raises:
-        CheckpointError: configuration or weights are missing, of another architecture, damaged, or not finite.
+        CheckpointError: configuration or weights are missing, damaged, not finite or of another architecture.
     """
     folder = Path(folder)
     configuration = read_configuration(folder)
@@ -134,25 +134,25 @@ def _attenuation_limit_db(configuration: dict) -> float | None:
 
 
 def has_weights(folder: str | Path) -> bool:
-    """Whether a model folder has a weights file, good or bad."""
+    """Return True if a model folder has a weights file, good or bad."""
     return any((Path(folder) / name).exists() for name in (WEIGHTS, RELEASED_WEIGHTS))
 
 
 def load_weights(net: nn.Module, path: str | Path) -> None:
-    """Fills a network from a file: every name, every shape, nothing missing and nothing left over.
+    """Load weights from a file; every name and every shape must match.
 
     Args:
-        net: filled only if all is well.
-        path: safetensors if it is called so, otherwise what `torch.save` wrote; for an FRCRN in any known layout.
+        net: unchanged if there is an error.
+        path: a `.safetensors` file, or one that `torch.save` wrote; an FRCRN may have any known layout.
 
     Raises:
-        CheckpointError: the message says what is wrong.
+        CheckpointError: the message gives the reason.
     """
     path = Path(path)
     own = net.state_dict()
     found = _read(path, sum(value.nbytes for value in own.values()))
     second_names = {"stft.weight", *map(_alias, own)} - own.keys()
-    released = isinstance(net, Frcrn) and found.keys() & second_names
+    released = isinstance(net, FrcrnBase) and found.keys() & second_names
     if problems := _problems(found, released_state_dict(net) if released else own):
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise CheckpointError(f"{path}: {'; '.join(problem[:200] for problem in sorted(problems)[:4])}{more}")
@@ -160,7 +160,7 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
 
 
 def _read(path: Path, size: int) -> dict[str, Tensor]:
-    """The tensors of a file by their names in a network of `size` bytes, with nothing but their wrapping checked."""
+    """Read the tensors of a file by name; `size` is that of the network in bytes. Only the wrapping is checked."""
     try:
         with path.open("rb") as file:
             start, length = file.read(64), os.fstat(file.fileno()).st_size
@@ -188,15 +188,15 @@ def _read(path: Path, size: int) -> dict[str, Tensor]:
 
 
 def _code(path: Path, zipped: bool) -> str | None:
-    """What the pickles of a file would call, other than what tensors are made of; looked up without unpickling.
+    """Return a name that the pickles of a file would call and that tensors do not need, or None; without unpickling.
 
-    `torch.load` calls a few things more, `bytearray` among them, which takes as much memory as it is told to.
+    `torch.load` permits a few more, among them `bytearray`, which allocates any size.
 
     Raises:
-        ValueError: there is no pickle, or what is compressed or told twice would grow beyond the size of the file.
+        ValueError: there is no pickle, or the entries are larger than the file.
     """
     with path.open("rb") as file:
-        pickles = [file] * 5  # before there were zip files: a number, a version, the system, the tensors, their order
+        pickles = [file] * 5  # the format before zip files: a number, a version, the system, the tensors, their order
         if zipped:
             archive = zipfile.ZipFile(file)
             entries = archive.infolist()
@@ -223,7 +223,7 @@ def _unwrap(found: object, path: Path) -> dict[str, Tensor]:
 
 
 def _alias(name: str) -> str:
-    """`unet.encoders.0.bn` → `unet.encoder0.bn`; names without an alias stay as they are."""
+    """Return the second name, `unet.encoders.0.bn` → `unet.encoder0.bn`, or the name if it has none."""
     return re.sub(rf"^(unet2?)\.({'|'.join(ALIASES)})\.", lambda m: f"{m[1]}.{ALIASES[m[2]]}", name)
 
 
@@ -246,42 +246,57 @@ def _problems(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
 
 
 def _plain(tensor: Tensor, wanted: Tensor) -> bool:
-    """Dense, in memory, and of a type that becomes the wanted one without surprises."""
+    """Return True if a tensor is dense, in memory and of a type that converts to the wanted one."""
     dense = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_nested)
     return dense and tensor.device.type == "cpu" and tensor.dtype in (*FLOATS, wanted.dtype)
 
 
-def released_state_dict(net: Frcrn) -> dict[str, Tensor]:
-    """The state dict of an FRCRN in the released layout: every layer by both names, and the DFT's matrices."""
+def dft_matrices(window: Tensor) -> dict[str, Tensor]:
+    """Return the matrices of a released checkpoint besides the network, float64.
+
+    A window of W samples gives `stft.weight` and `istft.weight`, (2F, 1, W), F rows for the real parts and F for the
+    imaginary ones; `istft.window`, (1, W, 1); `istft.enframe`, a unit matrix (W, 1, W).
+    """
+    window = window.double().cpu()
+    return {
+        "stft.weight": analysis_matrix(window).T.unsqueeze(1),
+        "istft.weight": synthesis_matrix(window).unsqueeze(1),
+        "istft.window": window[None, :, None],
+        "istft.enframe": torch.eye(len(window), dtype=window.dtype).unsqueeze(1),
+    }
+
+
+def released_state_dict(net: FrcrnBase) -> dict[str, Tensor]:
+    """Return the state dict of an FRCRN in the released layout: layers by both names and the matrices of the DFT."""
     own = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
     matrices = {name: value.float().contiguous() for name, value in dft_matrices(net.window.cpu()).items()}
     return matrices | {_alias(name): value for name, value in own.items()} | own
 
 
 def save_model(net: nn.Module, folder: str | Path, configuration: dict) -> None:
-    """Writes a model folder, each file whole or not at all.
+    """Write a model folder; each file is complete or absent.
 
     Args:
-        net: the network whose weights are kept, in the precision that they have; `load_model` makes 32 bits of all.
-        folder: made if it is not there.
-        configuration: what goes into `configuration.json`.
+        net: weights keep their precision; `load_model` converts to 32 bits.
+        folder: created if missing.
+        configuration: content of `configuration.json`.
     """
     folder = Path(folder)
     weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-    with atomic_write(folder / WEIGHTS) as half:
-        half.write_bytes(serialized(weights))
-    with atomic_write(folder / CONFIGURATION) as half:
-        half.write_text(json.dumps(configuration, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    with atomic_write(folder / WEIGHTS) as temp:
+        temp.write_bytes(serialized(weights))
+    with atomic_write(folder / CONFIGURATION) as temp:
+        temp.write_text(json.dumps(configuration, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def save_released(net: nn.Module, path: str | Path) -> None:
-    """Writes an FRCRN's weights in the released layout, which modelscope's own class loads; whole or not at all."""
+    """Write an FRCRN's weights in the released layout for ModelScope's own class; the file is complete or absent."""
     save_tensors(released_state_dict(net), path)
 
 
 def save_tensors(content: dict, path: str | Path) -> None:
-    """`torch.save`, whole or not at all; an `OSError` names the file and says why."""
-    buffer = io.BytesIO()  # torch's own writer does not say that the disk is full
+    """Write `content` by `torch.save`; the file is complete or absent. An `OSError` names the file and the reason."""
+    buffer = io.BytesIO()  # torch's own writer does not report a full disk
     torch.save(content, buffer)
-    with atomic_write(path) as half:
-        half.write_bytes(buffer.getbuffer())
+    with atomic_write(path) as temp:
+        temp.write_bytes(buffer.getbuffer())

@@ -1,4 +1,4 @@
-"""Models by the ids of ModelScope's hub."""
+"""Models by their ids on ModelScope's hub."""
 
 import functools
 import os
@@ -12,16 +12,16 @@ __all__ = ["cached", "cached_if_offline", "hub_answers", "is_id", "model_folder"
 
 
 def model_folder(model: str | Path, revision: str | None = None) -> Path:
-    """A folder that exists as it is; an id such as `iic/speech_frcrn_ans_cirm_16k` is downloaded, once.
+    """Return a model's folder; an id such as `iic/speech_frcrn_ans_cirm_16k` is downloaded once.
 
-    Without a network the copy in ModelScope's cache is taken.
+    Without a network, use the copy in ModelScope's cache.
 
     Args:
         model: a folder or an id.
         revision: of an id; None is the newest.
 
     Raises:
-        ValueError: neither a folder nor an id that the hub has, or it cannot be reached; the message says which.
+        ValueError: there is no such folder or id, or the hub cannot be reached; the message gives the reason.
     """
     if not is_id(model):
         return Path(model)
@@ -31,22 +31,22 @@ def model_folder(model: str | Path, revision: str | None = None) -> Path:
         return folder
     try:
         return Path(snapshot_download(str(model), revision=revision))
-    except Exception as error:  # the client and what it stands on raise classes of many libraries
+    except Exception as error:  # the client raises classes of many libraries
         reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
-        raise ValueError(f"{model}: no such folder, and not to be had from ModelScope's hub: {reason}") from error
+        raise ValueError(f"{model}: no such folder, and no download from ModelScope's hub: {reason}") from error
 
 
 def cached_if_offline(model: object) -> Path | None:
-    """The whole copy of a hub's model in ModelScope's cache, if the hub cannot be reached; otherwise None.
+    """Return the complete copy in ModelScope's cache if the hub cannot be reached, otherwise None.
 
-    ModelScope's client asks the hub even when it needs nothing from it, and fails after half a minute.
+    ModelScope's client contacts the hub even when it needs nothing from it, and fails after half a minute.
     """
     folder = cached(model)
     return None if folder is None or hub_answers() else folder
 
 
 def cached(model: object) -> Path | None:
-    """The whole copy of a hub's model in ModelScope's cache; None if there is none, or if `model` is no id."""
+    """Return the complete copy of a model in ModelScope's cache, or None; None also if `model` is no id."""
     if not is_id(model):
         return None
     from modelscope.hub.snapshot_download import snapshot_download
@@ -55,20 +55,20 @@ def cached(model: object) -> Path | None:
         folder = Path(snapshot_download(str(model), local_files_only=True))
     except Exception:  # as above; there is no copy
         return None
-    # What was broken off keeps another name, so that a weights file that has its own is whole.
-    whole = any((folder / name).exists() for name in ("model.safetensors", "pytorch_model.bin"))
-    if not whole or not (folder / "configuration.json").exists() or any(folder.rglob("*.incomplete")):
+    # An interrupted download has another name: a weights file with its own name is complete.
+    complete = any((folder / name).exists() for name in ("model.safetensors", "pytorch_model.bin"))
+    if not complete or not (folder / "configuration.json").exists() or any(folder.rglob("*.incomplete")):
         return None
     return folder
 
 
 def hub_answers() -> bool:
-    """Whether anything listens where ModelScope's client looks for the hub; asked again every half minute."""
+    """Return True if the address of ModelScope's hub accepts connections; the answer is kept for half a minute."""
     return _hub_answers(int(time.time() / 30))
 
 
 def is_id(model: object) -> bool:
-    """Whether this is an id of the hub: two names and a slash, and no folder here."""
+    """Return True for an id of the hub: two names and a slash, and no local folder."""
     known = isinstance(model, (str, Path)) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w", str(model))
     return bool(known) and not Path(model).exists()
 

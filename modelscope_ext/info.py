@@ -172,11 +172,12 @@ def _describe_onnx(path: Path) -> ModelInfo:
 
 
 def _behaviour(net: Any) -> dict[str, Any]:
-    limit = net.attenuation_limit_db
+    limits = getattr(net, "limits", net)  # of a back end
+    limit = limits.attenuation_limit_db
     return {
         "sample_rate": net.sample_rate,
         "causal": net.causal,
-        "latency_ms": 1000 * net.latency / net.sample_rate if net.causal else None,
+        "latency_ms": 1000 * limits.latency / net.sample_rate if net.causal else None,
         "attenuation_limit_db": limit if math.isfinite(limit) else None,
     }
 

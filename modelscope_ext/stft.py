@@ -7,7 +7,16 @@ Both sides use the square root of a periodic Hann window: synthesis inverts anal
 import torch
 from torch import Tensor
 
-__all__ = ["analysis", "istft", "overlap_add", "sqrt_hann", "stft", "synthesis"]
+__all__ = [
+    "analysis",
+    "analysis_matrix",
+    "istft",
+    "overlap_add",
+    "sqrt_hann",
+    "stft",
+    "synthesis",
+    "synthesis_matrix",
+]
 
 
 def sqrt_hann(length: int) -> Tensor:
@@ -47,3 +56,17 @@ def istft(spec: Tensor, window: Tensor, length: int) -> Tensor:
     hop = window.shape[0] // 2
     audio, _ = overlap_add(synthesis(spec, window), spec.real.new_zeros(spec.shape[0], hop))
     return audio[:, hop : hop + length]
+
+
+def analysis_matrix(window: Tensor) -> Tensor:
+    """Return window and DFT of a frame as a matrix (W, 2F) in float64: real parts first."""
+    window = window.double().cpu()
+    spec = analysis(torch.eye(len(window), dtype=window.dtype), window)[:, 0]
+    return torch.cat((spec.real, spec.imag), 1)
+
+
+def synthesis_matrix(window: Tensor) -> Tensor:
+    """Return inverse DFT and window as a matrix (2F, W) in float64."""
+    window = window.double().cpu()
+    bins = torch.eye(len(window) // 2 + 1, dtype=torch.complex128)
+    return torch.cat((synthesis(bins, window), synthesis(1j * bins, window)))

@@ -6,7 +6,6 @@ from safetensors.torch import save_file
 
 from modelscope_ext.checkpoint import CRUSE_TYPE, CheckpointError, load_model, save_model
 from modelscope_ext.models import build
-from modelscope_ext.plugin import names
 
 NAME = "CRUSE2-8-1xGRU2"
 CONFIGURATION = {"model": {"type": CRUSE_TYPE, "name": NAME, "skip": "concat"}}
@@ -83,7 +82,3 @@ def test_configurations_that_do_not_fit_are_told(folder, content, message):
     (folder / "configuration.json").write_text(content)
     with pytest.raises(CheckpointError, match=message):
         load_model(folder)
-
-
-def test_the_plugins_name_is_the_checkpoints():
-    assert names.CRUSE_TYPE == CRUSE_TYPE

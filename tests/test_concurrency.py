@@ -115,7 +115,7 @@ def stream(denoiser):
 
 def test_a_stream_refuses_two_threads_at_once(denoiser, stream, noisy, monkeypatch):
     inside, go_on = threading.Event(), threading.Event()
-    feed = denoiser.engine.feed
+    feed = denoiser.backend.feed
 
     def slow(audio, state):
         inside.set()
@@ -123,7 +123,7 @@ def test_a_stream_refuses_two_threads_at_once(denoiser, stream, noisy, monkeypat
         return feed(audio, state)
 
     with ThreadPoolExecutor(1) as pool, monkeypatch.context() as patch:
-        patch.setattr(denoiser.engine, "feed", slow)
+        patch.setattr(denoiser.backend, "feed", slow)
         first = pool.submit(stream.feed, noisy[:1000])
         assert inside.wait(60)
         for use in (lambda: stream.feed(noisy[:10]), stream.flush):

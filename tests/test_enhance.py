@@ -10,9 +10,11 @@ from conftest import EXAMPLES, ROOT, SHARED, streamed
 
 from modelscope_ext import Denoiser, build
 from modelscope_ext.audio import AudioError, as_float, from_float
+from modelscope_ext.checkpoint import load_model
 from modelscope_ext.data.corpus import load_corpus
 from modelscope_ext.data.mixing import validation_pairs
 from modelscope_ext.metrics import pesq, si_sdr, stoi
+from modelscope_ext.pretrained import DEFAULT
 
 
 def test_the_example_comes_out_cleaner(denoiser, noisy, clean):
@@ -38,8 +40,9 @@ def test_the_card_says_the_truth(denoiser, tmp_path):
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000, 96000, 192000])
 def test_any_rate_keeps_length_alignment_and_level(rate, noisy):
     """With a gain of one everywhere, what goes in comes out (below the Nyquist frequency of 16 kHz)."""
-    bypass = Denoiser()
-    bypass.engine.net.mask = lambda spec, state: (torch.ones_like(spec.real), state)
+    net = load_model(DEFAULT)
+    bypass = Denoiser(net)
+    net.mask = lambda spec, state: (torch.ones_like(spec.real), state)
     time = np.arange(rate + 7) / rate
     audio = (0.3 * np.sin(2 * np.pi * 440 * time) + 0.2 * np.sin(2 * np.pi * 3000 * time)).astype(np.float32)
     out = bypass(audio, rate)
@@ -141,10 +144,10 @@ def test_chunks_do_not_change_a_stream(denoiser, noisy, rate, channels):
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [(16000, 5), (16000, 1.5), (44100, 3)])
-def test_an_array_is_a_stream_that_has_heard_its_beginning_backwards(denoiser, noisy, rate, seconds):
+def test_an_array_is_a_stream_after_a_time_reversed_warm_up(denoiser, noisy, rate, seconds):
     audio = np.resize(noisy, round(seconds * rate))
-    lead_in = audio[1 : 2 * rate + 1][::-1]
-    expected = streamed(denoiser, np.concatenate((lead_in, audio)), rate)[len(lead_in) :]
+    warmup = audio[1 : 2 * rate + 1][::-1]
+    expected = streamed(denoiser, np.concatenate((warmup, audio)), rate)[len(warmup) :]
     assert np.abs(denoiser(audio, rate) - expected).max() < 1e-5
 
 
@@ -194,7 +197,7 @@ def test_a_stream_checks_its_chunks(denoiser):
 def test_what_cannot_be_used_is_told():
     with pytest.raises(ValueError, match="cannot use the device 'warp'"):
         Denoiser(device="warp")
-    with pytest.raises(ValueError, match="Frcrn hears a whole utterance before it answers, so it cannot stream"):
+    with pytest.raises(ValueError, match="Frcrn needs a whole utterance before its first output, so it cannot stream"):
         Denoiser(build("FRCRN")).stream(16000)
 
 

@@ -8,11 +8,12 @@ import torch
 from conftest import SHARED
 from torch.nn import functional
 
+from modelscope_ext.checkpoint import dft_matrices
 from modelscope_ext.losses import frcrn_loss, si_snr
 from modelscope_ext.models import build
 from modelscope_ext.models.frcrn.complex_conv import ComplexConv2d, ComplexConvTranspose2d
+from modelscope_ext.models.frcrn.config import FrcrnConfig
 from modelscope_ext.models.frcrn.fsmn import ComplexFsmn
-from modelscope_ext.models.frcrn.network import FrcrnConfig, dft_matrices
 
 NAMES = ("spec_l1", "wav_l1", "mask_l1", "spec_l2", "wav_l2", "mask_l2")  # the order of the stock class's list
 RELEASED = {
@@ -180,11 +181,11 @@ def test_means_of_another_input_can_be_given(ours):
     """Those of a longer one, for a part; the fast way and the plain one agree, and its own change nothing."""
     audio, other = torch.randn(2, 4000) * 0.1, torch.randn(2, 6000) * torch.linspace(0, 0.3, 6000)
     with torch.no_grad():
-        (means,), (own,) = ours.means(other), ours.means(audio)
+        (means,), (own,) = ours.squeeze_means(other), ours.squeeze_means(audio)
         assert means.shape == (2, 22, 256)
         (fast, told), (same, _), alone = *(ours.enhance_part(audio, each) for each in (means, own)), ours.enhance(audio)
     with torch.enable_grad():
-        (plain, plain_told), (plain_means,) = ours.enhance_part(audio, means.detach()), ours.means(other)
+        (plain, plain_told), (plain_means,) = ours.enhance_part(audio, means.detach()), ours.squeeze_means(other)
     assert relative(plain_means, means) < 1e-5
     assert relative(plain_told, told) < 1e-5
     assert relative(told, own) > 1e-4
@@ -199,7 +200,7 @@ def test_quick_means_are_about_the_same(ours, monkeypatch, amx):
     assert ours.quick_means == amx
     with torch.inference_mode():
         audio = torch.randn(2, 20_000) * torch.linspace(0, 0.3, 20_000)
-        (means,), (quick,) = ours.means(audio), ours.means(audio, quick=True)
+        (means,), (quick,) = ours.squeeze_means(audio), ours.squeeze_means(audio, quick=True)
     assert means.dtype == quick.dtype
     apart = [relative(*layers) for layers in zip(quick.unbind(1), means.unbind(1), strict=True)]
     assert max(apart) < 10 ** (-40 / 20)
@@ -210,23 +211,25 @@ def test_means_of_parts_are_those_of_these_frames(ours):
     """Quiet and loud thirds; on average they are those of all; the plain way and the fast one agree."""
     audio = torch.randn(2, 3 * 4800) * torch.tensor([0.01, 0.3, 0.1]).repeat_interleave(4800)
     with torch.no_grad():
-        parts, (whole,), alone = ours.means(audio, 3), ours.means(audio), ours.means(audio[:, 4800:9600])
+        parts, (whole,), alone = (
+            ours.squeeze_means(audio, 3),
+            ours.squeeze_means(audio),
+            ours.squeeze_means(audio[:, 4800:9600]),
+        )
     assert parts.shape == (3, 2, 22, 256)
     assert relative(parts.mean(0), whole) < 0.02
     assert relative(parts[1], whole) > 0.1
     assert relative(parts[1, :, 0], alone[0, :, 0]) < 0.1  # the first layer's: later ones depend on gains before them
     with torch.enable_grad():
-        assert relative(ours.means(audio, 3), parts) < 1e-5
+        assert relative(ours.squeeze_means(audio, 3), parts) < 1e-5
 
 
 def test_calls_that_share_memory_give_the_same(ours):
     """Of any lengths and batches, one after the other."""
-    buffers = []
     with torch.inference_mode():
-        for shape in ((1, 4000), (2, 1500), (1, 5000), (1, 1)):
-            audio = torch.randn(shape)
-            assert torch.equal(ours.enhance_part(audio, None, buffers)[0], ours.enhance(audio))
-    assert len(buffers) == 1
+        audios = [torch.randn(shape) for shape in ((1, 4000), (2, 1500), (1, 5000), (1, 1))]
+        shared = [ours.enhance_part(audio, keep_memory=True)[0] for audio in audios]
+        assert all(torch.equal(out, ours.enhance(audio)) for out, audio in zip(shared, audios, strict=True))
 
 
 @pytest.mark.parametrize("length", [1, 319, 640, 1001])
@@ -307,9 +310,9 @@ def test_a_causal_one_streams(causal, chunk):
         for start in range(0, audio.shape[1], chunk):
             part, state = causal(audio[:, start : start + chunk], state)
             parts.append(part)
-        parts.append(causal.finish(state))
+        parts.append(causal.flush(state))
         alone = causal.enhance(audio[1:])
-    found = torch.cat(parts, 1)[:, causal.delay :][:, : audio.shape[1]]
+    found = torch.cat(parts, 1)[:, causal.algorithmic_delay :][:, : audio.shape[1]]
     assert relative(found, whole) < 1e-5
     assert relative(alone, whole[1:]) < 1e-5
 

@@ -17,7 +17,7 @@ ROOMS = {
     "pretrained": "",
     "audio": "atomic",
     "models": "audio stft",
-    "checkpoint": "atomic models",
+    "checkpoint": "atomic models stft",
     "losses": "stft",
     "metrics": "stft",
     "data": "atomic audio stft",

@@ -1,7 +1,7 @@
 """CRUSE as an ONNX graph: one frame with its state, or whole utterances.
 
-Written by hand and not traced: a frame is some eighty small operations, and takes as long as they are many. So window
-and DFT are one matrix, batch norm and constant factors are part of the weights, and the past and the present frame lie
+Written by hand and not traced: a frame is about eighty small operations, and their number determines the time. Window
+and DFT are one matrix, batch norm and constant factors are part of the weights, and the past and the present frame are
 side by side in the channels. Axes as in the network, (B, C, T, F); T is 1 in a step.
 """
 
@@ -12,36 +12,35 @@ from torch import Tensor, nn
 
 from modelscope_ext.export.graph import (
     Graph,
-    analysis_matrix,
     frame_of_step,
     frames_of_utterance,
     step_of_frame,
-    synthesis_matrix,
     utterance_of_frames,
 )
 from modelscope_ext.models.cruse.network import Cruse
+from modelscope_ext.stft import analysis_matrix, synthesis_matrix
 
 __all__ = ["cruse_step", "cruse_utterance"]
 
-#: Spectra in the graph are those of the network times this, so that the logarithm of their power needs no offset.
+#: Factor of spectra in the graph to those in the network: the logarithm of their power then needs no offset.
 SCALE = 100.0
 
 
 def cruse_step(net: Cruse, int8: bool = False) -> Graph:
-    """The graph of audio (B, hop) → enhanced (B, hop), delayed by the network's `delay`.
+    """Return the graph of audio (B, hop) → enhanced (B, hop), delayed by the network's `algorithmic_delay`.
 
     Every other input is a state, zeros before the first step; the output `new_X` is the input `X` of the next step.
 
     Args:
         net: the network.
-        int8: the recurrent layers' matrices, nearly all of the weights, in 8 bits.
+        int8: store the recurrent layers' matrices, nearly all of the weights, in 8 bits.
     """
-    return _Step(net, int8).built()
+    return _Step(net, int8).build()
 
 
 def cruse_utterance(net: Cruse) -> Graph:
-    """The graph of audio (B, N) → enhanced (B, N), aligned."""
-    return _Utterance(net).built()
+    """Return the graph of audio (B, N) → enhanced (B, N), aligned."""
+    return _Utterance(net).build()
 
 
 class _Step:
@@ -49,7 +48,7 @@ class _Step:
         self.net, self.config, self.int8, self.graph = net, net.config, int8, Graph()
         self.hop, self.bins = net.hop, net.config.freqs[0]
 
-    def built(self) -> Graph:
+    def build(self) -> Graph:
         spec = self.spectra()  # (B, 2, T, F)
         x, skips = self.features(spec), []
         for i, layer in enumerate(self.net.encoder):
@@ -101,7 +100,7 @@ class _Step:
         return graph("Add", skipped, x)
 
     def with_past(self, x: str, name: str, channels: int, freqs: int) -> str:
-        """(B, C, T, F) → (B, 2C, T, F): the frame before each frame, and the frame; x, if the kernels see one only."""
+        """Return (B, 2C, T, F): each frame of (B, C, T, F) after the one before; or x for kernels of one frame."""
         if self.config.time_kernel == 1:
             return x
         return self.graph("Concat", self.past(x, name, channels, freqs), x, axis=1)
@@ -113,12 +112,12 @@ class _Step:
 
     def spectra(self) -> str:
         graph = self.graph
-        # With a batch of matrices, of one, onnxruntime takes a kernel that is faster for single rows.
+        # For a batch of one matrix onnxruntime takes a kernel that is faster for single rows.
         spec = graph("MatMul", frame_of_step(graph, self.hop), analysis_matrix(self.net.window)[None] * SCALE)
         return graph("Reshape", spec, [-1, 2, 1, self.bins])
 
     def features(self, spec: str) -> str:
-        """The network's features, but for `feature_factors`."""
+        """Return the network's features without `feature_factors`."""
         graph = self.graph
         log_power = graph("Log", graph("Add", graph("ReduceSumSquare", spec, [1], keepdims=1), 1e-8 * SCALE**2))
         if self.config.mask == "gain":
@@ -130,13 +129,13 @@ class _Step:
         return torch.tensor([1 / (4 * math.log(10)), SCALE**-0.3, SCALE**-0.3][: self.config.widths[0]])
 
     def recurrent(self, x: str) -> str:
-        """One step."""
+        """Add one step of the recurrent layers."""
         graph, rnn = self.graph, self.net.rnn
         products = self.in_8_bits if self.int8 else self.in_32_bits
         size = [rnn.groups, rnn.width] if self.int8 else [rnn.groups * rnn.width, 1, 1]
         x = graph("Reshape", x, [0, *size])
         for layer in range(rnn.layers):
-            w_ih, w_hh, b_ih, b_hh = rnn._weights(layer)
+            w_ih, w_hh, b_ih, b_hh = rnn.layer_weights(layer)
             h = graph.state(f"rnn.{layer}", size)
             of_x, of_h = products(x, w_ih, b_ih), products(h, w_hh, b_hh)
 
@@ -156,13 +155,15 @@ class _Step:
         return graph("Reshape", x, [0, self.config.channels, 1, self.config.freqs[-1]])
 
     def in_32_bits(self, x: str, weight: Tensor, bias: Tensor) -> list[str]:
-        """For each gate the products of x (B, R, 1, 1) with weights (P, gates * H, H): grouped 1 x 1 convolutions,
-        which onnxruntime computes with what comes after them."""
+        """Return the products of x (B, R, 1, 1) with weights (P, gates * H, H), one for each gate.
+
+        They are grouped 1 x 1 convolutions, which onnxruntime fuses with the next operation.
+        """
         gates = zip(weight.split(self.net.rnn.width, 1), bias.split(self.net.rnn.width, 1), strict=True)
         return [self.graph("Conv", x, w.flatten(0, 1)[:, :, None, None], b.flatten(), group=len(w)) for w, b in gates]
 
     def in_8_bits(self, x: str, weight: Tensor, bias: Tensor) -> list[str]:
-        """The same of x (B, P, H): weights in 8 bits, a scale for each output, and x in 8 bits when it is there."""
+        """Return the same for x (B, P, H), with weights in 8 bits and a scale for each output."""
         graph, (groups, outputs, width) = self.graph, weight.shape
         parts = graph("Split", x, [1] * groups, outputs=groups, axis=1) if groups > 1 else [x]
         products = []
@@ -174,7 +175,7 @@ class _Step:
         return graph("Split", product, [width] * (outputs // width), outputs=outputs // width, axis=2)
 
     def masked(self, spec: str, x: str) -> str:
-        """The spectra times the mask that the last layer's output stands for."""
+        """Return the spectra times the mask of the last layer."""
         graph = self.graph
         if self.config.mask == "gain":
             return graph("Mul", spec, graph("Sigmoid", x))
@@ -191,7 +192,7 @@ class _Step:
 
 
 class _Utterance(_Step):
-    """All frames at once; nothing goes in or out but audio."""
+    """All frames at once; audio is the only input and output."""
 
     def past(self, x: str, name: str, channels: int, freqs: int) -> str:
         return self.graph("Pad", x, [0, 0, 1, 0, 0, 0, -1, 0])
@@ -210,7 +211,8 @@ class _Utterance(_Step):
         for layer in range(rnn.layers):
             for p, part in enumerate(parts):
                 w_ih, w_hh, b_ih, b_hh = (
-                    torch.cat([each[p].split(rnn.width)[gate] for gate in order])[None] for each in rnn._weights(layer)
+                    torch.cat([each[p].split(rnn.width)[gate] for gate in order])[None]
+                    for each in rnn.layer_weights(layer)
                 )
                 options = {"linear_before_reset": 1} if rnn.kind == "GRU" else {}
                 biases = torch.cat((b_ih, b_hh), 1)
@@ -228,7 +230,7 @@ class _Utterance(_Step):
 
 
 def _folded(layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a layer's (transposed) convolution and batch norm."""
+    """Return weight and bias of a layer's (transposed) convolution with its batch norm."""
     conv, norm = layer.causal.conv, layer.norm
     if isinstance(norm, nn.Identity):
         return conv.weight, conv.bias

@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from modelscope_ext.export.graph import (
     Graph,
-    analysis_matrix,
     frame_of_step,
     frames_of_utterance,
     step_of_frame,
-    synthesis_matrix,
     utterance_of_frames,
 )
 from modelscope_ext.models.dual_path import DualPath
+from modelscope_ext.stft import analysis_matrix, synthesis_matrix
 
 __all__ = ["dual_path_step", "dual_path_utterance"]
 
@@ -26,16 +25,16 @@ SCALE = 100.0
 
 
 def dual_path_step(net: DualPath) -> Graph:
-    """Return the graph of audio (B, hop) → enhanced (B, hop), delayed by the network's `delay`.
+    """Return the graph of audio (B, hop) → enhanced (B, hop), delayed by the network's `algorithmic_delay`.
 
     Every other input is a state, zeros before the first step; the output `new_X` is the input `X` of the next step.
     """
-    return _Step(net).built()
+    return _Step(net).build()
 
 
 def dual_path_utterance(net: DualPath) -> Graph:
     """Return the graph of audio (B, N) → enhanced (B, N), aligned."""
-    return _Utterance(net).built()
+    return _Utterance(net).build()
 
 
 class _Step:
@@ -43,7 +42,7 @@ class _Step:
         self.net, self.config, self.graph = net, net.config, Graph()
         self.hop = net.hop
 
-    def built(self) -> Graph:
+    def build(self) -> Graph:
         graph, net = self.graph, self.net
         spec = self.spectra()  # (N, 2, 256), real and imaginary parts times SCALE
         x, skips = self.features(spec), []

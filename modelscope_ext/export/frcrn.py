@@ -1,7 +1,7 @@
-"""FRCRN as an ONNX graph: whole utterances, and one frame with its state of a causal one.
+"""FRCRN as an ONNX graph: whole utterances, and one frame with its state for a causal network.
 
-Pairs of real weights become one weight inside the graph, from constants, so that the file holds each number once;
-onnxruntime does that when it loads the file. Axes as in the network: (B, 2C, F, T), C real parts, C imaginary ones.
+The graph makes one weight of each pair of real weights, so that the file holds each number once; onnxruntime computes
+it when it loads the file. Axes as in the network: (B, 2C, F, T), C real parts and C imaginary ones.
 """
 
 import math
@@ -11,56 +11,60 @@ from torch import Tensor, nn
 
 from modelscope_ext.export.graph import (
     Graph,
-    analysis_matrix,
     frame_of_step,
     frames_of_utterance,
     step_of_frame,
-    synthesis_matrix,
     utterance_of_frames,
 )
-from modelscope_ext.models.frcrn.network import Frcrn
+from modelscope_ext.models.frcrn.config import (
+    BINS,
+    CHANNELS,
+    DECODER,
+    ENCODER,
+    FSMN_ORDER,
+    HOP,
+    SLOPE,
+    SQUEEZES,
+    STRIDE,
+)
+from modelscope_ext.models.frcrn.network import FrcrnBase
+from modelscope_ext.stft import analysis_matrix, synthesis_matrix
 
 __all__ = ["frcrn_step", "frcrn_utterance"]
 
-HOP, BINS, ORDER, SLOPE = 320, 321, 20, 0.01
-#: Frequencies after each encoder layer, and channels: real and imaginary parts.
-FREQS, CHANNELS = [321, 159, 78, 37, 17, 7, 2, 1], 256
-#: Layers of squeeze and excitation.
-MEANS = 22
-STRIDES = [2, 1]
 
-
-def frcrn_step(net: Frcrn) -> Graph:
-    """The graph of audio (B, 320) → enhanced (B, 320), delayed by 320 samples, for a causal net.
+def frcrn_step(net: FrcrnBase) -> Graph:
+    """Return the graph of audio (B, 320) → enhanced (B, 320), delayed by 320 samples, for a causal network.
 
     Every other input is a state, zeros before the first step; the output `new_X` is the input `X` of the next step.
     """
-    return _Step(net).built()
+    return _Step(net).build()
 
 
-def frcrn_utterance(net: Frcrn) -> Graph:
-    """The graph of audio (B, N) → enhanced (B, N), aligned.
+def frcrn_utterance(net: FrcrnBase) -> Graph:
+    """Return the graph of audio (B, N) → enhanced (B, N), aligned.
 
-    A net that is not causal has own_means (B, 22, 256), too, which are `Frcrn.means`, and an input that may be left
-    out: means (B, 22, 256), those to take where they are not NaN.
+    A network that is not causal also has the output own_means (B, 22, 256), which are `Frcrn.squeeze_means`, and the
+    optional input means (B, 22, 256), which replaces them where it is not NaN.
     """
-    return (_CausalUtterance if net.causal else _Utterance)(net).built()
+    return (_CausalUtterance if net.causal else _Utterance)(net).build()
 
 
 class _Utterance:
-    """The net as released: convolutions see a frame before and one after, excitation averages over all."""
+    """The network as released: convolutions use a frame before and one after, squeezes average over all frames."""
 
-    #: Frames of padding before and after, of a convolution; those that a transposed one loses.
+    #: Frames of padding before and after for a convolution; frames that a transposed one loses.
     pads, crops = (1, 1), (1, 1)
 
-    def __init__(self, net: Frcrn) -> None:
+    def __init__(self, net: FrcrnBase) -> None:
         self.net, self.graph = net, Graph()
-        self.own: list[str] = []  # means, (B, 256, 1, 1) each
+        self.own: list[str] = []  # squeeze means, (B, 256, 1, 1) each
 
-    def built(self) -> Graph:
+    def build(self) -> Graph:
         graph = self.graph
         if not self.net.causal:
-            graph.input("means", ["means_batch", MEANS, CHANNELS], torch.full((1, MEANS, CHANNELS), math.nan))
+            shape = (2 * SQUEEZES, CHANNELS)
+            graph.input("means", ["means_batch", *shape], torch.full((1, *shape), math.nan))
         spec = self.spectra()  # (B, 2, F, T)
         first = self.unet("unet", spec)
         second = self.unet("unet2", first)
@@ -77,30 +81,25 @@ class _Utterance:
 
     def unet(self, name: str, x: str) -> str:
         graph, net = self.graph, getattr(self.net, name)
-        self.name, skips, excited = name, [], 0
-        last = len(net.encoders) - 1
-        for i, encoder in enumerate(net.encoders):
-            if i:
-                x = self.fsmn(net.fsmn_enc[i], x)
-            x = graph("LeakyRelu", self.conv(encoder.conv, encoder.bn, x, i), alpha=SLOPE)
-            if i < last:
-                skips.append(self.excited(net.se_layers_enc[i], x, excited))
-                excited += 1
+        self.name, self.squeezes, skips = name, 0, []
+        for i, stage in enumerate(net.encoder_stages):
+            x = x if stage.fsmn is None else self.fsmn(stage.fsmn, x)
+            x = graph("LeakyRelu", self.conv(stage.conv.conv, stage.conv.bn, x, i), alpha=SLOPE)
+            if stage.squeeze is not None:
+                skips.append(self.excited(stage.squeeze, x))
         for layer in (1, 2):
             x = self.complex_memory(net.fsmn, layer, x, along_time=True)
-        for i, decoder in enumerate(net.decoders):
-            if i:
-                x = self.fsmn(net.fsmn_dec[i - 1], x)
-                if i < last:
-                    x = self.excited(net.se_layers_dec[i - 1], x, excited)
-                    excited += 1
+        for i, stage in enumerate(net.decoder_stages):
+            if stage.fsmn is not None:
+                x = self.fsmn(stage.fsmn, x)
+                x = x if stage.squeeze is None else self.excited(stage.squeeze, x)
                 x = graph("Concat", x, skips.pop(), axis=1)
-            x = graph("LeakyRelu", self.transposed(decoder.transconv, decoder.bn, x, i), alpha=SLOPE)
+            x = graph("LeakyRelu", self.transposed(stage.conv.transconv, stage.conv.bn, x, i), alpha=SLOPE)
         weight, bias = self.folded(net.linear.conv_re, net.linear.conv_im, None)
         return graph("Conv", x, weight, bias)
 
     def folded(self, re: nn.Module, im: nn.Module, norm: nn.Module | None, parts: int = 1) -> tuple[str, Tensor]:
-        """The weight [[re, -im], [im, re]], and the bias, of a complex (transposed) convolution and its batch norm."""
+        """Return the weight [[re, -im], [im, re]] and the bias of a complex (transposed) convolution and batch norm."""
         graph = self.graph
         transposed = isinstance(re, nn.ConvTranspose2d)
         inputs, outputs = (0, 1) if transposed else (1, 0)
@@ -120,23 +119,24 @@ class _Utterance:
     def conv(self, conv: nn.Module, norm: nn.Module, x: str, i: int) -> str:
         weight, bias = self.folded(conv.conv_re, conv.conv_im, norm)
         before, after = self.pads
-        return self.graph("Conv", x, weight, bias, strides=STRIDES, pads=[0, before, 0, after])
+        return self.graph("Conv", x, weight, bias, strides=STRIDE, pads=[0, before, 0, after])
 
     def transposed(self, conv: nn.Module, norm: nn.Module, x: str, i: int) -> str:
         weight, bias = self.folded(conv.tconv_re, conv.tconv_im, norm, 2 if i else 1)
         before, after = self.crops
-        return self.graph("ConvTranspose", x, weight, bias, strides=STRIDES, pads=[0, before, 0, after])
+        return self.graph("ConvTranspose", x, weight, bias, strides=STRIDE, pads=[0, before, 0, after])
 
-    def excited(self, module: nn.Module, x: str, i: int) -> str:
-        """Squeeze and excitation; all four pairs of a network and a part of the mean at once, by group."""
+    def excited(self, module: nn.Module, x: str) -> str:
+        """Add squeeze and excitation; grouped convolutions compute all four pairs of a network and a part at once."""
         graph, nets = self.graph, (module.fc_r, module.fc_i)
-        hidden = graph("Conv", self.mean(x, i), *_by_group([net[0] for net in nets] * 2), group=2)
+        hidden = graph("Conv", self.mean(x), *_by_group([net[0] for net in nets] * 2), group=2)
         gains = graph("Conv", graph("Relu", hidden), *_by_group([net[2] for net in nets] * 2), group=4)
         width = module.fc_r[2].out_features
+        self.squeezes += 1
         rr, ir, ri, ii = graph("Split", graph("Sigmoid", gains), [width] * 4, outputs=4, axis=1)
         return graph("Mul", x, graph("Concat", graph("Sub", rr, ii), graph("Add", ri, ir), axis=1))
 
-    def mean(self, x: str, i: int) -> str:
+    def mean(self, x: str) -> str:
         graph = self.graph
         own = graph("ReduceMean", x, [2, 3], keepdims=1)
         self.own.append(own)
@@ -148,7 +148,7 @@ class _Utterance:
         return self.complex_memory(module, 1, x, along_time=False)
 
     def complex_memory(self, module: nn.Module, layer: int, x: str, along_time: bool) -> str:
-        """(a, b) → f(a) - g(b), f(b) + g(a), where f(x) = x + re's memory of x, and g(x) = x + im's."""
+        """Map (a, b) to f(a) - g(b), f(b) + g(a); f(x) is x plus the memory `re` of x, g(x) is x plus `im` of x."""
         graph = self.graph
         re, im = (getattr(module, f"fsmn_{part}_L{layer}") for part in ("re", "im"))
         width = re.linear.in_features
@@ -168,10 +168,10 @@ class _Utterance:
         taps = taps.repeat(2, 1, 1, 1) * signs[..., None]
         if along_time:
             return self.fir_in_time(p, taps.transpose(2, 3), i)
-        return graph("Conv", p, taps, group=len(taps), pads=[ORDER - 1, 0, 0, 0])
+        return graph("Conv", p, taps, group=len(taps), pads=[FSMN_ORDER - 1, 0, 0, 0])
 
     def fir_in_time(self, p: str, taps: Tensor, i: int) -> str:
-        return self.graph("Conv", p, taps, group=len(taps), pads=[0, ORDER - 1, 0, 0])
+        return self.graph("Conv", p, taps, group=len(taps), pads=[0, FSMN_ORDER - 1, 0, 0])
 
     def spectra(self) -> str:
         graph = self.graph
@@ -195,42 +195,42 @@ class _CausalUtterance(_Utterance):
         self.count = graph("CumSum", graph("Add", ones, 1.0), [3])  # (1, 1, 1, T): 1, 2 …
         return spec
 
-    def mean(self, x: str, i: int) -> str:
+    def mean(self, x: str) -> str:
         graph = self.graph
         total = graph("CumSum", graph("ReduceMean", x, [2], keepdims=1), [3])
         return graph("Div", total, self.count)
 
 
 class _Step(_Utterance):
-    """T = 1, and what a frame needs of those before it comes in as a state."""
+    """One frame: T = 1. Earlier frames come in as states."""
 
     def conv(self, conv: nn.Module, norm: nn.Module, x: str, i: int) -> str:
         graph, re = self.graph, conv.conv_re
         weight, bias = self.folded(re, conv.conv_im, norm)
-        past = graph.state(f"{self.name}.encoders.{i}", [2 * re.in_channels, FREQS[i], 1])
+        past = graph.state(f"{self.name}.encoders.{i}", [2 * re.in_channels, ENCODER[i].freqs, 1])
         x = graph("Concat", past, graph.rename(x, f"new_{self.name}.encoders.{i}"), axis=3)
-        return graph("Conv", x, weight, bias, strides=STRIDES)
+        return graph("Conv", x, weight, bias, strides=STRIDE)
 
     def transposed(self, conv: nn.Module, norm: nn.Module, x: str, i: int) -> str:
         graph, re = self.graph, conv.tconv_re
         weight, bias = self.folded(re, conv.tconv_im, norm, 2 if i else 1)
-        past = graph.state(f"{self.name}.decoders.{i}", [2 * re.in_channels, FREQS[-1 - i], 1])
+        past = graph.state(f"{self.name}.decoders.{i}", [2 * re.in_channels, DECODER[i].freqs, 1])
         x = graph("Concat", past, graph.rename(x, f"new_{self.name}.decoders.{i}"), axis=1)
         weight = graph("Concat", *reversed(graph("Split", weight, [1, 1], outputs=2, axis=3)), axis=0)
-        return graph("ConvTranspose", x, weight, bias, strides=STRIDES)
+        return graph("ConvTranspose", x, weight, bias, strides=STRIDE)
 
-    def mean(self, x: str, i: int) -> str:
-        """Over all frames so far, of a mean over those before and their number."""
+    def mean(self, x: str) -> str:
+        """Return the mean over all frames so far; the state is the mean over those before and their number."""
         graph = self.graph
         now = graph("ReduceMean", x, [2], keepdims=1)
-        name = f"{self.name}.means.{i}"
+        name = f"{self.name}.means.{self.squeezes}"
         total = graph("Add", graph("Mul", graph.state(name, [CHANNELS, 1, 1]), "count"), now)
         return graph("Div", total, "new_count", name=f"new_{name}")
 
     def fir_in_time(self, p: str, taps: Tensor, i: int) -> str:
         graph, name = self.graph, f"{self.name}.memory.{i}"
-        p = graph("Concat", graph.state(name, [len(taps), 1, ORDER - 1]), p, axis=3)
-        graph("Slice", p, [1], [ORDER], [3], name=f"new_{name}")
+        p = graph("Concat", graph.state(name, [len(taps), 1, FSMN_ORDER - 1]), p, axis=3)
+        graph("Slice", p, [1], [FSMN_ORDER], [3], name=f"new_{name}")
         return graph("Conv", p, taps, group=len(taps))
 
     def spectra(self) -> str:
@@ -246,12 +246,12 @@ class _Step(_Utterance):
 
 
 def _by_group(layers: list[nn.Linear]) -> list[Tensor]:
-    """Linear layers side by side as weight and bias, if there is one, of a grouped 1 x 1 convolution."""
+    """Return weight and bias, if there is one, of a grouped 1 x 1 convolution for linear layers side by side."""
     weight = torch.cat([layer.weight for layer in layers])[:, :, None, None]
     return [weight] if layers[0].bias is None else [weight, torch.cat([layer.bias for layer in layers])]
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Factor and offset of a batch norm in eval mode."""
+    """Return factor and offset of a batch norm in eval mode."""
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return scale, norm.bias - norm.running_mean * scale

@@ -1,33 +1,28 @@
-"""ONNX graphs, written node by node, and what both networks need at the two ends of theirs."""
+"""ONNX graphs, built node by node; input and output nodes of all networks."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
-
-from modelscope_ext.stft import analysis, synthesis
 
 __all__ = [
     "Graph",
-    "analysis_matrix",
     "frame_of_step",
     "frames_of_utterance",
     "step_of_frame",
-    "synthesis_matrix",
     "utterance_of_frames",
 ]
 
-END = 2**62  # of a slice that goes on to the end
+END = 2**62  # of a slice up to the end
 
 Shape = Sequence[int | str]
 
 
 class Graph:
-    """A graph that grows: `y = graph("Add", x, 1.0)` adds a node and returns the name of its output.
+    """A growing graph: `y = graph("Add", x, 1.0)` adds a node and returns the name of its output.
 
-    Inputs of a node are names, or constants: tensors, arrays and numbers become float32, but for arrays of int8; lists
+    Inputs of a node are names or constants. Tensors, arrays and numbers become float32, but arrays of int8 stay; lists
     become int64.
     """
 
@@ -39,9 +34,9 @@ class Graph:
         self._renamed: dict[str, str] = {}
 
     def __call__(self, op: str, *inputs: Any, outputs: int = 1, name: str | None = None, **attributes: Any) -> Any:
-        """Adds a node; returns the name of its output, or a list of as many as `outputs` says.
+        """Add a node; return the name of its output, or a list of names if `outputs` > 1.
 
-        `domain` is one more attribute, of operators that are onnxruntime's own; "" is an input that is left out.
+        The attribute `domain` is for onnxruntime's own operators. The input "" is an omitted one.
         """
         names = [f"{op}_{len(self.nodes)}_{i}" for i in range(outputs)]
         names = [name] if name else names
@@ -50,7 +45,7 @@ class Graph:
         return names[0] if outputs == 1 else names
 
     def constant(self, value: Tensor | np.ndarray | float | list[int]) -> str:
-        """Stores a value once and for all; returns its name."""
+        """Store a value; return its name."""
         name = f"constant_{len(self.constants)}"
         if isinstance(value, Tensor):
             value = value.detach().cpu().numpy()
@@ -60,7 +55,7 @@ class Graph:
         return name
 
     def rename(self, old: str, new: str) -> str:
-        """Gives the output of a node another name, also for those who still know the old one."""
+        """Rename the output of a node; the old name stays valid."""
         self._renamed[old] = new
         for node in self.nodes:
             for names in (node.input, node.output):
@@ -68,23 +63,23 @@ class Graph:
         return new
 
     def input(self, name: str, shape: Shape, default: Tensor | None = None) -> str:
-        """Declares an input; a word in its shape is a length that may vary. With a default, it may be left out."""
+        """Declare an input; a string in its shape is a variable length. With a default it is optional."""
         if default is not None:
             self.constants.append(self._onnx.numpy_helper.from_array(default.numpy(), name))
         self.inputs.append(self._onnx.helper.make_tensor_value_info(name, self._onnx.TensorProto.FLOAT, shape))
         return name
 
     def output(self, name: str, shape: Shape) -> None:
-        """Declares that what goes by this name is an output."""
+        """Declare an output."""
         self.outputs.append(self._onnx.helper.make_tensor_value_info(name, self._onnx.TensorProto.FLOAT, shape))
 
     def state(self, name: str, shape: Sequence[int]) -> str:
-        """Declares an input `name` (B, *shape) and an output `new_name`, which is that input of the next step."""
+        """Declare an input `name` (B, *shape) and an output `new_name`, which is the input of the next step."""
         self.output(f"new_{name}", ["batch", *shape])
         return self.input(name, ["batch", *shape])
 
     def model(self, opset: int) -> Any:
-        """The finished `onnx.ModelProto`."""
+        """Return the finished `onnx.ModelProto`."""
         helper = self._onnx.helper
         graph = helper.make_graph(self.nodes, "modelscope_ext", self.inputs, self.outputs, self.constants)
         domains = {node.domain for node in self.nodes} - {""}
@@ -92,22 +87,8 @@ class Graph:
         return helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets[:1]))
 
 
-def analysis_matrix(window: Tensor) -> Tensor:
-    """Window and DFT of a frame, (W, 2F), float64: real parts first."""
-    window = window.double().cpu()
-    spec = analysis(torch.eye(len(window), dtype=window.dtype), window)[:, 0]
-    return torch.cat((spec.real, spec.imag), 1)
-
-
-def synthesis_matrix(window: Tensor) -> Tensor:
-    """The way back, (2F, W)."""
-    window = window.double().cpu()
-    bins = torch.eye(len(window) // 2 + 1, dtype=torch.complex128)
-    return torch.cat((synthesis(bins, window), synthesis(1j * bins, window)))
-
-
 def frames_of_utterance(graph: Graph, hop: int) -> tuple[str, str]:
-    """Declares the input audio (B, N); returns its frames (B, T, 2 hops), T = ceil(N / hop) + 1, and N as a (1,)."""
+    """Declare the input audio (B, N); return its frames (B, T, 2 hops), T = ceil(N / hop) + 1, and N (1,)."""
     audio = graph.input("audio", ["batch", "samples"])
     length = graph("Shape", audio, start=1)
     hops = graph("Div", graph("Add", length, [hop - 1]), [hop])
@@ -119,7 +100,7 @@ def frames_of_utterance(graph: Graph, hop: int) -> tuple[str, str]:
 
 
 def utterance_of_frames(graph: Graph, frames: str, hop: int, length: str) -> None:
-    """Overlapping frames (B, T, 2 hops), added up, are the output enhanced (B, N)."""
+    """Add overlapping frames (B, T, 2 hops) up to the output enhanced (B, N)."""
     first, second = graph("Split", frames, [hop, hop], outputs=2, axis=2)
     before = graph("Pad", second, [0, 1, 0, 0, -1, 0])  # the second half of the frame before each frame
     audio = graph("Reshape", graph("Add", first, before), [0, -1])
@@ -128,14 +109,14 @@ def utterance_of_frames(graph: Graph, frames: str, hop: int, length: str) -> Non
 
 
 def frame_of_step(graph: Graph, hop: int) -> str:
-    """Declares the input audio (B, hop) and the state `past`; returns both, the frame (B, 2 hops)."""
+    """Declare the input audio (B, hop) and the state `past`; return the frame (B, 2 hops) of both."""
     past, now = graph.state("past", [hop]), graph.input("audio", ["batch", hop])
     graph("Identity", now, name="new_past")
     return graph("Concat", past, now, axis=1)
 
 
 def step_of_frame(graph: Graph, frame: str, hop: int) -> None:
-    """The first half of a frame (B, 2 hops) and the state `tail` are the output enhanced (B, hop)."""
+    """Add the first half of a frame (B, 2 hops) and the state `tail` to the output enhanced (B, hop)."""
     first, second = graph("Split", frame, [hop, hop], outputs=2, axis=1)
     graph.rename(second, "new_tail")
     graph("Add", first, graph.state("tail", [hop]), name="enhanced")

@@ -1,4 +1,4 @@
-"""Whether a file computes what PyTorch computes: on noise, silence and a voice, at several levels and lengths."""
+"""Comparison of an ONNX file with PyTorch on noise, silence and a voice at several levels and lengths."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,49 +6,53 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from modelscope_ext.export import INT8_TOLERANCE_DB, TOLERANCE
 from modelscope_ext.inference.backend import Backend
 from modelscope_ext.inference.onnx_backend import OnnxBackend
 from modelscope_ext.inference.torch_backend import TorchBackend
 
-__all__ = ["difference"]
+__all__ = ["find_difference"]
+
+#: Largest difference of samples where full scale is 1.
+TOLERANCE = 1e-4
+#: Largest difference of a file in 8 bits, relative to the output.
+INT8_TOLERANCE_DB = -20.0
 
 
-def difference(net: nn.Module, path: Path, int8: bool = False) -> str:
-    """How a file differs from the network that it was made from by more than it may, or nothing."""
-    ours, theirs = TorchBackend(net), OnnxBackend(path)
-    for what, audio in _signals(ours.sample_rate):
-        expected, found = (_output(engine, theirs.causal, audio) for engine in (ours, theirs))
-        if found.shape != expected.shape:
-            return f"of {what}, onnxruntime gives {found.shape} samples, PyTorch {expected.shape}"
+def find_difference(net: nn.Module, path: Path, int8: bool = False) -> str:
+    """Return how the output of a file differs from that of its network by more than the tolerance, or ""."""
+    expected_backend, onnx_backend = TorchBackend(net), OnnxBackend(path)
+    for name, audio in _signals(net.sample_rate):
+        expected, actual = (_output(each, onnx_backend.causal, audio) for each in (expected_backend, onnx_backend))
+        if actual.shape != expected.shape:
+            return f"on {name} onnxruntime gives {actual.shape} samples, PyTorch {expected.shape}"
         if int8:
-            error, level = (np.square(x, dtype=np.float64).sum() for x in (found - expected, expected))
+            error, level = (np.square(x, dtype=np.float64).sum() for x in (actual - expected, expected))
             if not error <= level * 10 ** (INT8_TOLERANCE_DB / 10) + 1e-12 * expected.size:
                 db = 10 * np.log10(error / level) if level else np.inf
-                return f"8 bits change {what} by {db:.0f} dB of its level; at most {INT8_TOLERANCE_DB:g} are accepted"
+                return f"8 bits change {name} by {db:.0f} dB of its level; at most {INT8_TOLERANCE_DB:g} are accepted"
             continue
-        largest = np.abs(found - expected).max(initial=0) / max(1, np.abs(expected).max(initial=0))
+        largest = np.abs(actual - expected).max(initial=0) / max(1, np.abs(expected).max(initial=0))
         if not largest <= TOLERANCE:
-            return f"onnxruntime and PyTorch differ by {largest:.2g} on {what}; at most {TOLERANCE:g} is accepted"
+            return f"onnxruntime and PyTorch differ by {largest:.2g} on {name}; at most {TOLERANCE:g} is accepted"
     return ""
 
 
-def _output(engine: Backend, stepwise: bool, audio: np.ndarray) -> np.ndarray:
+def _output(backend: Backend, stepwise: bool, audio: np.ndarray) -> np.ndarray:
     if not stepwise:
-        whole = engine.enhance(audio)
-        if not engine.averages:
+        whole, _ = backend.enhance(audio)
+        if not backend.limits.needs_statistics:
             return whole
-        (means,) = engine.means(audio[:, : len(audio[0]) // 2 + 1])
-        return np.concatenate((whole, engine.enhance_part(audio, means, [])[0]), 1)
+        (stats,) = backend.statistics(audio[:, : len(audio[0]) // 2 + 1])
+        return np.concatenate((whole, backend.enhance(audio, stats)[0]), 1)
     parts, state = [], None
     for chunk in np.array_split(audio, 7, axis=1):
-        out, state = engine.feed(chunk, state)
+        out, state = backend.feed(chunk, state)
         parts.append(out)
-    return np.concatenate((*parts, engine.finish(state)), 1)
+    return np.concatenate((*parts, backend.flush(state)), 1)
 
 
 def _signals(rate: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Names, and audio (B, N) of several lengths and levels."""
+    """Yield names and audio (B, N) of several lengths and levels."""
     rng = np.random.default_rng(0)
     yield "one sample", np.full((1, 1), 0.5, np.float32)
     yield "silence", np.zeros((1, rate // 10), np.float32)
@@ -59,7 +63,7 @@ def _signals(rate: int) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _voice(rng: np.random.Generator, rate: int, length: int) -> np.ndarray:
-    """(1, N): harmonics of a gliding pitch in three syllables a second, and a little noise."""
+    """Return (1, N): harmonics of a gliding pitch in three syllables a second, and a little noise."""
     time = np.arange(length) / rate
     phase = 2 * np.pi * np.cumsum(140 + 40 * np.sin(2 * np.pi * 0.7 * time)) / rate
     voice = sum(np.sin(k * phase) / k for k in range(1, 25)) * np.sin(3 * np.pi * time).clip(0)

@@ -1,56 +1,63 @@
-"""What computes a network: numpy arrays in and out, PyTorch (`pytorch`) or onnxruntime (`onnx`) behind them.
+"""The interface of back ends: networks as numpy arrays in and out, by PyTorch, onnxruntime or OpenVINO."""
 
-Importing this package imports neither.
-"""
-
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["Backend"]
+__all__ = ["Backend", "Limits"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Delays, levels and lengths that callers of a back end take into account."""
+
+    algorithmic_delay: int = 0  # samples of output before the first sample of the input
+    latency: int = 0  # samples of input that an output sample depends on, from itself on
+    attenuation_limit_db: float = float("inf")  # recommended by the model
+    warmup_s: float = 0.0  # of an array or a file, fed time-reversed before it
+    reference_level: bool = False  # the input must be at the level `recording.REFERENCE_RMS`
+    chunk_s: float = 15.0  # longest chunk of a recording; the last one may be half as long again
+    batch: int = 1  # number of utterances that is fastest at once
+    needs_statistics: bool = False  # the output depends on averages over the whole recording
+    excerpt_s: float = 45.0  # excerpts of a long recording for its statistics …
+    excerpt_share: float = 0.4  # … at most this share of a shorter one
 
 
 class Backend(Protocol):
-    """A network; audio is (B, n) float32 at `sample_rate`, B streams side by side.
+    """A network. Audio is (B, n) float32 at `sample_rate`, B streams side by side.
 
-    A causal one is fed: `feed(audio, None)`, then `feed(more, state)`, at the end `finish(state)`. A state serves one
-    call; what is returned takes its place. One that is not causal has `enhance` instead.
+    A causal one processes pieces of any length: `feed(audio, None)`, `feed(more, state)`, …, `flush(state)`. Each state
+    is used once. Others process whole utterances or parts of a recording: `enhance`.
     """
 
     name: str
     sample_rate: int
     causal: bool
-    delay: int  # samples that come out before the first sample of the input
-    latency: int  # samples of input that an output sample depends on, from itself on
-    reference_level: bool  # whether it wants its input at the level of `utterances.REFERENCE_RMS`
-    attenuation_limit_db: float  # what the model recommends
-    lead_in_s: float  # seconds that it should hear before an array or a file
-    batch: int  # utterances that it does best at once
-    chunk_s: float  # seconds of a long recording that it is to hear at once; 1.5 times as many are the most
-    averages: bool  # whether what it does to a part depends on means over the whole: it has `means`, then
-    digest_s: float  # seconds of a long recording that are worth hearing for its means
-    digest_share: float  # and what share of a shorter one, at most
+    limits: Limits
 
     def feed(self, audio: np.ndarray, state: Any = None) -> tuple[np.ndarray, Any]:
-        """Takes any number of samples; returns the (B, m) that are finished, and the new state."""
+        """Return the finished samples (B, m) and the new state after (B, n) more samples, any n."""
 
-    def finish(self, state: Any) -> np.ndarray:
-        """The (B, m) samples that silence would still bring out."""
+    def flush(self, state: Any) -> np.ndarray:
+        """Return the last samples (B, m), as if silence followed."""
 
-    def enhance(self, audio: np.ndarray) -> np.ndarray:
-        """Whole utterances, same shape, aligned."""
-
-    def enhance_part(
-        self, audio: np.ndarray, means: np.ndarray | None, scratch: list
+    def enhance(
+        self, audio: np.ndarray, stats: np.ndarray | None = None, more: bool = False
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Parts of a recording, `means` (B, ...) those of the whole of it: what comes out, and the part's own means.
+        """Denoise utterances or parts of a recording.
 
-        Own means are None where they would cost time. `scratch`, [] before the first of several calls one after the
-        other, is memory that they share.
+        Args:
+            audio: (B, n).
+            stats: (B, ...) statistics of the whole recording; None uses those of the audio.
+            more: other parts follow, for which the back end may keep its work memory.
+
+        Returns:
+            The aligned output (B, n) and the audio's own statistics, or None if these would take time.
         """
 
-    def means(self, audio: np.ndarray, parts: int = 1, quick: bool = False) -> np.ndarray:
-        """What the network averages over the (B, n) audio, for each of so many equal parts of it: (parts, B, ...).
+    def statistics(self, audio: np.ndarray, parts: int = 1, quick: bool = False) -> np.ndarray:
+        """Return the averages (parts, B, ...) that the network takes over each of some equal parts of (B, n) audio.
 
-        `quick`: an estimate will do. Engines that give no own means of parts may give those of all of it for each.
+        `quick` permits an estimate. A back end may return the averages over all of it for each part.
         """

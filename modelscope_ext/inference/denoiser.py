@@ -1,4 +1,4 @@
-"""The front door: noisy audio in, clean audio out, of the same rate, shape, type, length and level."""
+"""`Denoiser`: noisy audio in, clean audio of the same rate, shape, type, length and level out."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -18,21 +18,23 @@ from modelscope_ext.audio import (
     validate_format,
     write_audio,
 )
+from modelscope_ext.hub import model_folder
 from modelscope_ext.inference.backend import Backend
-from modelscope_ext.inference.chunking import ChunkedInference, reference_gain
-from modelscope_ext.inference.recording import recording_means
+from modelscope_ext.inference.chunking import ChunkedInference
+from modelscope_ext.inference.onnx_backend import OnnxBackend
+from modelscope_ext.inference.recording import scan
 from modelscope_ext.inference.stream import DenoiseStream
+from modelscope_ext.models import to_device
+from modelscope_ext.pretrained import DEFAULT
 
-if TYPE_CHECKING:  # torch is imported when it is needed: not for ONNX files
+if TYPE_CHECKING:  # ONNX files run without torch
     from torch import nn
 
 __all__ = ["ASR_SAFE_WET", "Denoiser"]
 
 #: Seconds of audio in memory at a time.
 BLOCK_S = 10.0
-#: Gives the blocks of an input from its beginning on.
-Blocks = Callable[[], Iterable[np.ndarray]]
-#: For a recogniser: `Denoiser(wet=ASR_SAFE_WET, attenuation_limit_db=math.inf)`; benchmarks/README.md says why.
+#: For a recogniser: `Denoiser(wet=ASR_SAFE_WET, attenuation_limit_db=math.inf)`; benchmarks/README.md gives the reason.
 ASR_SAFE_WET = 0.8
 
 
@@ -40,24 +42,28 @@ class Denoiser:
     """Removes noise from speech.
 
     Args:
-        model: a model folder (`configuration.json` and weights), an id of ModelScope's hub such as
-            `iic/speech_frcrn_ans_cirm_16k`, an ONNX file that `modelscope-ext export` wrote (onnxruntime runs it,
-            and torch is not imported), or a network in eval mode; None takes the model inside this package.
-        device: "cpu", "cuda" …; None is the CPU, where these networks run many times faster than real time, or
-            where the network given is. "openvino" has OpenVINO run an ONNX file of whole utterances on the CPU.
-        wet: 1 gives the denoised signal, 0 the input, in between a mixture of both.
-        attenuation_limit_db: noise is lowered by at most about so many dB; `math.inf` sets no limit. None takes what
-            the model's configuration recommends.
+        model: one of
+
+            - None, the model in this package;
+            - a model folder (`configuration.json` and weights);
+            - an id of ModelScope's hub such as `iic/speech_frcrn_ans_cirm_16k`;
+            - an ONNX file of `modelscope-ext export`, which onnxruntime runs without torch;
+            - a network in eval mode.
+        device: "cpu", "cuda" …; None is the CPU, where these networks run many times faster than real time, or the
+            device of the given network. "openvino" runs an ONNX file of whole utterances by OpenVINO on the CPU.
+        wet: 1 gives the denoised signal, 0 the input, values between a mixture.
+        attenuation_limit_db: largest attenuation of noise, approximately; `math.inf` sets no limit. None takes the
+            recommendation of the model's configuration.
 
     Raises:
         CheckpointError: the model folder is incomplete, damaged, or of an unknown architecture.
         ValueError: the ONNX file, the device or an option cannot be used.
 
-    A CRUSE hears the first 2 s of an array or a file before it, backwards, so that it knows the noise when it begins; a
-    stream has no such lead-in.
+    CRUSE networks adapt to the noise first: the first 2 s of an array or a file are fed to them time-reversed before
+    it. A stream has no such warm-up.
 
-    A Denoiser keeps nothing between calls and may be used from several threads. Rates are whole numbers of Hz; audio
-    above 8 kHz is beyond the networks and comes out only by way of `wet` and `attenuation_limit_db`.
+    A Denoiser keeps no state between calls, and several threads may use it. Rates are whole numbers of Hz. The networks
+    process audio up to 8 kHz; higher frequencies pass only by `wet` and `attenuation_limit_db`.
 
     >>> import numpy as np
     >>> denoised = Denoiser()(np.zeros(48000, np.int16), 48000)
@@ -75,15 +81,15 @@ class Denoiser:
     ) -> None:
         if not 0 <= wet <= 1:
             raise ValueError(f"wet must be 0 … 1, got {wet}")
-        self.engine = _engine(model, device)
+        self.backend = _backend(model, device)
         if attenuation_limit_db is None:
-            attenuation_limit_db = self.engine.attenuation_limit_db
+            attenuation_limit_db = self.backend.limits.attenuation_limit_db
         if not attenuation_limit_db >= 0:
             raise ValueError(f"attenuation_limit_db must be at least 0, got {attenuation_limit_db}")
-        self.noisy_share = 1 - wet * (1 - 10 ** (-attenuation_limit_db / 20))
+        self._dry_gain = 1 - wet * (1 - 10 ** (-attenuation_limit_db / 20))
 
     def __call__(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
-        """Denoises an array.
+        """Denoise an array.
 
         Args:
             audio: (N,) or (N, channels), floating point in -1 … 1 or integers over their range; N may be 0.
@@ -105,19 +111,17 @@ class Denoiser:
             block = block_length(sample_rate, channels, BLOCK_S)
             return (audio[start : start + block] for start in range(0, max(1, len(audio)), block))
 
-        stream = self._stream(sample_rate, channels, blocks)
-        parts = [stream.feed(block) for block in blocks()]
-        parts.append(stream.flush().reshape(-1, *audio.shape[1:]))
-        return np.concatenate(parts, dtype=audio.dtype)  # by itself it loses the order of bytes
+        parts = self._denoise(self._stream(sample_rate, channels, blocks), blocks(), sample_rate)
+        # Without a dtype, `concatenate` loses the byte order.
+        return np.concatenate([part.reshape(-1, *audio.shape[1:]) for part in parts], dtype=audio.dtype)
 
     def file(self, source: str | Path, target: str | Path, progress: Callable[[float], object] | None = None) -> None:
-        """Denoises a file of any length into another; memory does not grow with the length.
+        """Denoise a file of any length into another one; memory does not grow with the length.
 
         Args:
             source: anything that soundfile reads.
-            target: written beside and renamed when it is whole; format and subtype are the source's where the suffix
-                is the same.
-            progress: called with the seconds of audio done since its last call.
+            target: appears when it is complete. It has the format and the subtype of the source if it has the suffix.
+            progress: called with the seconds of audio since its last call.
 
         Raises:
             AudioError: the source cannot be read or the target cannot be written; the message names the file.
@@ -129,42 +133,51 @@ class Denoiser:
             format, subtype = output_format(file, target)
             rate, channels = file.samplerate, file.channels
             stream = self._stream(rate, channels, lambda: _blocks_of(source))
+            blocks = _with_progress(read_blocks(file, BLOCK_S), rate, progress)
             with write_audio(target, rate, channels, format, subtype) as out:
-                for block in read_blocks(file, BLOCK_S):
-                    out.write(stream.feed(block))
-                    if progress:
-                        progress(len(block) / rate)
-                out.write(stream.flush().reshape(-1, channels))
+                for block in self._denoise(stream, blocks, rate):
+                    out.write(block.reshape(-1, channels))
 
     def stream(self, sample_rate: int, channels: int = 1) -> DenoiseStream:
-        """A stream with `feed(chunk) -> chunk`, `flush()` and `latency_ms`; see `DenoiseStream`.
+        """Return a stream with `feed(chunk) -> chunk`, `flush()` and `latency_ms`; see `DenoiseStream`.
 
-        It begins without having heard anything, where arrays and files have a lead-in: so it needs about a second to
-        know the noise, and what comes out then is less clean than of the same audio as an array.
+        It has no warm-up as arrays and files have: the output of the first second is less clean.
 
         Raises:
             ValueError: the network is not causal; it denoises arrays and files.
         """
-        if not self.engine.causal:
+        if not self.backend.causal:
             raise ValueError(
-                f"{self.engine.name} hears a whole utterance before it answers, so it cannot stream; "
+                f"{self.backend.name} needs a whole utterance before its first output, so it cannot stream; "
                 "call the Denoiser with the whole array or a file, or stream with a CRUSE, such as the default model"
             )
         return self._stream(sample_rate, channels)
 
-    def _stream(self, sample_rate: int, channels: int, blocks: Blocks | None = None) -> DenoiseStream:
-        """`blocks` gives the whole input, as often as it is asked, where all of it is there."""
+    def _stream(
+        self, sample_rate: int, channels: int, blocks: Callable[[], Iterable[np.ndarray]] | None = None
+    ) -> DenoiseStream:
+        """Return a stream; `blocks` gives the whole input to networks that need it first."""
         validate_format(sample_rate, channels)
-        engine = self.engine
-        lead_in_s = engine.lead_in_s if blocks else 0.0
-        if not engine.causal:
+        backend = self.backend
+        if not backend.causal:
+            stats = None
+            if backend.limits.reference_level or backend.limits.needs_statistics:
+                stats = scan(backend, _resampled(blocks(), sample_rate, channels, backend.sample_rate))
+            backend = ChunkedInference(backend, stats)
+        return DenoiseStream(backend, int(sample_rate), channels, self._dry_gain)
 
-            def heard() -> Iterator[np.ndarray]:
-                return _resampled(blocks(), sample_rate, channels, self.engine.sample_rate)
-
-            gain = reference_gain(heard) if engine.reference_level else np.ones((1, 1))
-            engine = ChunkedInference(engine, gain, recording_means(engine, gain, heard), batch=engine.batch)
-        return DenoiseStream(engine, int(sample_rate), channels, self.noisy_share, lead_in_s)
+    def _denoise(self, stream: DenoiseStream, blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+        """Yield the output of each block and the rest. The warm-up goes before the first block."""
+        warmup, discard = round(self.backend.limits.warmup_s * rate), 0
+        for block in blocks:
+            if warmup:
+                before, warmup = block[warmup:0:-1], 0
+                discard = len(before)
+                block = np.concatenate((before, block), dtype=block.dtype)
+            out = stream.feed(block)
+            yield out[discard:]
+            discard -= min(discard, len(out))
+        yield stream.flush()[discard:]
 
 
 def _blocks_of(path: Path) -> Iterator[np.ndarray]:
@@ -172,8 +185,17 @@ def _blocks_of(path: Path) -> Iterator[np.ndarray]:
         yield from read_blocks(file, BLOCK_S)
 
 
+def _with_progress(
+    blocks: Iterable[np.ndarray], rate: int, progress: Callable[[float], object] | None
+) -> Iterator[np.ndarray]:
+    for block in blocks:
+        yield block
+        if progress:
+            progress(len(block) / rate)
+
+
 def _resampled(blocks: Iterable[np.ndarray], rate: int, channels: int, to: int) -> Iterator[np.ndarray]:
-    """What a network at another rate hears of (n,) or (n, channels) blocks: (channels, n) each."""
+    """Yield (n,) or (n, channels) blocks as (channels, n) at the network's rate."""
     resampler = StreamResampler(int(rate), to, channels) if rate != to else None
     for block in blocks:
         samples = as_float(block).reshape(len(block), channels)
@@ -182,21 +204,16 @@ def _resampled(blocks: Iterable[np.ndarray], rate: int, channels: int, to: int) 
         yield resampler.flush().T
 
 
-def _engine(model: "str | Path | nn.Module | None", device: str | None) -> Backend:
+def _backend(model: "str | Path | nn.Module | None", device: str | None) -> Backend:
     if isinstance(model, (str, Path)) and Path(model).suffix.lower() == ".onnx":
-        from modelscope_ext.inference.onnx_backend import OnnxBackend
-
         return OnnxBackend(model, device)
     if device == "openvino":
         raise ValueError(
             "OpenVINO runs ONNX files of whole utterances: write one by `modelscope-ext export --utterance`, "
             "and give it as the model"
         )
-    from modelscope_ext.checkpoint import load_model
-    from modelscope_ext.hub import model_folder
+    from modelscope_ext.checkpoint import load_model  # imports torch, as the next one
     from modelscope_ext.inference.torch_backend import TorchBackend
-    from modelscope_ext.models import to_device
-    from modelscope_ext.pretrained import DEFAULT
 
     if model is None or isinstance(model, (str, Path)):
         model = load_model(model_folder(model if model is not None else DEFAULT))

@@ -1,4 +1,4 @@
-"""Networks that `modelscope-ext export` wrote, by onnxruntime or OpenVINO; PyTorch is not needed."""
+"""ONNX files of `modelscope-ext export` by onnxruntime or OpenVINO; PyTorch is not needed."""
 
 import os
 from pathlib import Path
@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from modelscope_ext.inference.backend import Limits
+
 __all__ = ["FORMAT", "OnnxBackend"]
 
-#: Stands in the metadata of our files; the number changes with the meaning of inputs, outputs or metadata.
+#: In the metadata of our files; the number changes with the meaning of inputs, outputs or metadata.
 FORMAT = "modelscope_ext 1"
 
 
@@ -16,23 +18,21 @@ class OnnxBackend:
     """A `Backend` for an ONNX file: whole utterances, or one step with its state.
 
     Args:
-        path: the file; `modelscope_ext.export` says what is in it.
-        device: "cpu" or None; onnxruntime runs it there. A step takes one thread, utterances take all cores or as many
-            as the environment variable OMP_NUM_THREADS says. "openvino": OpenVINO runs whole utterances on the CPU,
-            in bfloat16 on processors that have it, which is several times as fast and changes them by -40 dB or less.
+        path: the file; `modelscope_ext.export` describes its content.
+        device: "cpu" or None: onnxruntime. A step uses one thread. Utterances use all cores or the number in the
+            environment variable OMP_NUM_THREADS. "openvino": OpenVINO runs whole utterances on the CPU, in bfloat16 on
+            processors that have it: several times as fast with an error of -40 dB or less.
 
     Raises:
-        ValueError: there is no such file, it is damaged or was not written by this package, or another device is asked.
-        ModuleNotFoundError: there is no onnxruntime, or no OpenVINO; the message says how to get it.
+        ValueError: the file is missing, damaged or not from this package, or the device is another one.
+        ModuleNotFoundError: onnxruntime or OpenVINO is missing; the message gives the command that installs it.
     """
-
-    batch = 1
 
     def __init__(self, path: str | Path, device: str | None = None) -> None:
         if device not in (None, "cpu", "openvino"):
             raise ValueError(f"cannot use the device {device!r}: ONNX files run on the cpu, or by openvino")
         path = Path(path)
-        self.path, self.device = path, device
+        self._path, self._device = path, device
         if not path.is_file():
             raise ValueError(f"{path}: no such file")
         plain = _session(path, 1, optimize=False)
@@ -40,69 +40,71 @@ class OnnxBackend:
         if found.get("format") != FORMAT:
             raise ValueError(f"{path}: not written by this version's `modelscope-ext export`; please export it again")
         try:
-            self.name, kind = found["name"], found["kind"]
-            self.causal = kind == "step"
+            self.name, self.causal = found["name"], found["kind"] == "step"
             numbers = [int(found[key]) for key in ("sample_rate", "hop", "delay", "latency")]
-            self.sample_rate, self.hop, self.delay, self.latency = numbers
-            self.reference_level = found["reference_level"] == "True"
-            self.attenuation_limit_db = float(found["attenuation_limit_db"])
-            self.lead_in_s = float(found.get("lead_in_s", 0))  # which files of before do not have
+            self.sample_rate, self._hop, delay, latency = numbers
+            averages = any(each.name == "own_means" for each in plain.get_outputs())  # not in older files
+            self.limits = Limits(
+                algorithmic_delay=delay,
+                latency=latency,
+                attenuation_limit_db=float(found["attenuation_limit_db"]),
+                warmup_s=float(found.get("lead_in_s", 0)),  # not in older files
+                reference_level=found["reference_level"] == "True",
+                chunk_s=7.5 if averages else 15.0,  # FRCRN takes onnxruntime 125 MB a second, twice as much as ours
+                needs_statistics=averages,
+                excerpt_s=30.0,
+            )
         except (KeyError, ValueError) as error:
             raise ValueError(f"{path}: its metadata are damaged ({error})") from error
         fits = 1000 <= numbers[0] <= 1_000_000 and numbers[1] >= 1 and 0 <= min(numbers) <= max(numbers) <= 1_000_000
-        if not (fits and 0 <= self.lead_in_s <= 3):
+        if not (fits and 0 <= self.limits.warmup_s <= 3):
             raise ValueError(f"{path}: its metadata are absurd: {str(found)[:300]}")
-        self.averages = any(each.name == "own_means" for each in plain.get_outputs())  # not in files of before
-        self.digest_s, self.digest_share = 30.0, 0.4
-        self.chunk_s = 7.5 if self.averages else 15.0  # FRCRN takes onnxruntime 125 MB a second, twice ours
         threads = 1 if self.causal else int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)
         if device == "openvino":
             if self.causal:
                 raise ValueError(f"{path}: a step, which onnxruntime does faster; openvino is for whole utterances")
-            self.session = _OpenVino(path, threads)
-            self.session.check(plain, self.sample_rate)
+            self._session = _OpenVino(path, threads)
+            self._session.check(plain, self.sample_rate)
         else:
-            self.session = _session(path, threads)
+            self._session = _session(path, threads)
 
     def __reduce__(self) -> tuple:
-        """For other processes: sessions of onnxruntime cannot be pickled."""
-        return OnnxBackend, (self.path, self.device)
+        """Pickle the path: sessions of onnxruntime cannot be pickled."""
+        return OnnxBackend, (self._path, self._device)
 
     def feed(self, audio: np.ndarray, state: "_Steps | None" = None) -> tuple[np.ndarray, "_Steps"]:
         """See `Backend`."""
-        state = state or _Steps(self.session, len(audio))
+        state, hop = state or _Steps(self._session, len(audio)), self._hop
         audio = np.concatenate((state.waiting, audio), 1) if state.waiting.shape[1] else audio
-        whole = audio.shape[1] // self.hop * self.hop
+        whole = audio.shape[1] // hop * hop
         out = np.empty((len(audio), whole), np.float32)
-        for start in range(0, whole, self.hop):
-            out[:, start : start + self.hop] = state.step(audio[:, start : start + self.hop])
+        for start in range(0, whole, hop):
+            out[:, start : start + hop] = state.step(audio[:, start : start + hop])
         state.waiting = audio[:, whole:]
         return out, state
 
-    def finish(self, state: "_Steps") -> np.ndarray:
+    def flush(self, state: "_Steps") -> np.ndarray:
         """See `Backend`."""
-        return self.feed(np.zeros((len(state.waiting), self.latency), np.float32), state)[0]
+        return self.feed(np.zeros((len(state.waiting), self.limits.latency), np.float32), state)[0]
 
-    def enhance(self, audio: np.ndarray) -> np.ndarray:
+    def enhance(
+        self, audio: np.ndarray, stats: np.ndarray | None = None, more: bool = False
+    ) -> tuple[np.ndarray, None]:
         """See `Backend`."""
-        return self.enhance_part(audio, None, [])[0]
+        given = {} if stats is None else {"means": stats}
+        return self._session.run(["enhanced"], {"audio": np.ascontiguousarray(audio), **given})[0], None
 
-    def enhance_part(self, audio: np.ndarray, means: np.ndarray | None, scratch: list) -> tuple[np.ndarray, None]:
+    def statistics(self, audio: np.ndarray, parts: int = 1, quick: bool = False) -> np.ndarray:
         """See `Backend`."""
-        given = {} if means is None else {"means": means}
-        return self.session.run(["enhanced"], {"audio": np.ascontiguousarray(audio), **given})[0], None
-
-    def means(self, audio: np.ndarray, parts: int = 1, quick: bool = False) -> np.ndarray:
-        """See `Backend`."""
-        own = self.session.run(["own_means"], {"audio": np.ascontiguousarray(audio)})[0]
+        own = self._session.run(["own_means"], {"audio": np.ascontiguousarray(audio)})[0]
         return np.broadcast_to(own, (parts, *own.shape))
 
 
 class _Steps:
-    """What is between two steps of B streams: samples that wait for a whole hop, and the network's state.
+    """State of B streams between two steps: samples that wait for a whole hop and the network's state.
 
-    The state lies in two sets of arrays; a step reads one and writes the other. They are bound once, since making
-    arrays of a dozen inputs and outputs takes onnxruntime as long as a good part of a step.
+    There are two sets of arrays; a step reads one and writes the other. They are bound once, because creating arrays
+    for a dozen inputs and outputs takes onnxruntime a good part of a step's time.
     """
 
     def __init__(self, session: Any, batch: int) -> None:
@@ -122,10 +124,10 @@ class _Steps:
         outputs = {f"new_{name}": array for name, array in after.items() if name != "audio"}
         for name, array in {**outputs, "enhanced": self.enhanced}.items():
             binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        return binding, before, after  # the arrays must live as long as their addresses are bound
+        return binding, before, after  # the arrays must exist while their addresses are bound
 
     def step(self, audio: np.ndarray) -> np.ndarray:
-        """(B, hop) → (B, hop), which the next call overwrites."""
+        """Return the output (B, hop) for (B, hop); the next call overwrites it."""
         self.audio[:] = audio
         self.session.run_with_iobinding(self.now[0])
         self.now, self.next = self.next, self.now
@@ -133,7 +135,7 @@ class _Steps:
 
 
 class _OpenVino:
-    """What `_session` gives, but by OpenVINO."""
+    """The same as `_session`, by OpenVINO."""
 
     def __init__(self, path: Path, threads: int) -> None:
         try:
@@ -148,14 +150,14 @@ class _OpenVino:
         self.ready = "enhanced", self._compiled("enhanced")
 
     def _compiled(self, output: str) -> Any:
-        """The graph with this output only; with both, much of it stays in 32 bits and takes a quarter longer."""
+        """Compile the graph with one output; with both, much of it stays in 32 bits and takes a quarter longer."""
         openvino = self.openvino
         try:
             model = openvino.Core().read_model(self.path)
             for result in [each for each in model.get_results() if output not in each.output(0).get_names()]:
                 model.remove_result(result)
             for constant in [op for op in model.get_ops() if op.get_friendly_name() == "means"]:
-                # An input that has a default, which OpenVINO does not know.
+                # An input with a default; OpenVINO has no such thing.
                 parameter = openvino.opset13.parameter(openvino.PartialShape([-1, *constant.shape[1:]]), np.float32)
                 parameter.output(0).set_names({"means"})
                 self.defaults["means"] = constant.data.copy()
@@ -166,20 +168,20 @@ class _OpenVino:
             raise ValueError(f"{self.path}: OpenVINO {self.version} cannot run it ({_first_line(error)})") from error
 
     def check(self, session: Any, rate: int) -> None:
-        """Compares a third of a second with onnxruntime's: versions before 2025.3 computed something else."""
+        """Compare a third of a second with onnxruntime: versions before 2025.3 gave another result."""
         noise = np.random.default_rng(0).standard_normal((1, rate // 3)).astype(np.float32) / 20
         expected, found = (each.run(["enhanced"], {"audio": noise})[0] for each in (session, self))
         if not np.square(found - expected).mean() <= 10**-2.5 * np.square(noise).mean():  # -41 dB and less are usual
-            raise ValueError(f"{self.path}: OpenVINO {self.version} does not compute what onnxruntime computes")
+            raise ValueError(f"{self.path}: OpenVINO {self.version} and onnxruntime give different results")
 
     def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         [output] = outputs
         known, model = self.ready
-        if known != output:  # only one of them keeps its memory
+        if known != output:  # only one of them holds memory
             self.ready = model = None, None
             model = self._compiled(output)
             self.ready = output, model
-        # A request of its own for each call, so that threads may share the engine.
+        # One request for each call, so that threads may share the back end.
         found = model.create_infer_request().infer({**self.defaults, **inputs})
         return [found[output]]
 

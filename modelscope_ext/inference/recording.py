@@ -1,121 +1,195 @@
-"""What a network that averages over a whole recording would average, from a few seconds of it.
+"""One scan of a recording: its level, and the statistics of a network that averages over all of it.
 
 Axes: audio (B, N), one stream a row, float32 at the network's rate.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from modelscope_ext.inference.backend import Backend
 
-__all__ = ["RecordingMeans", "recording_means"]
+__all__ = ["REFERENCE_RMS", "RecordingStats", "reference_gain", "scan"]
 
-#: Seconds of the pieces, and of their fades into each other: shorter ones stand for more of the recording, but are
-#: heard with less of what is around them.
+#: -25 dBFS, the level of FRCRN's training.
+REFERENCE_RMS = 10 ** (-25 / 20)
+#: Seconds of the pieces of an excerpt and of their fades into each other. Shorter pieces represent more of the
+#: recording, but the network gets less context.
 PIECE_S, FADE_S = 1.0, 0.06
-#: Spectra are taken of frames, in bands on a logarithmic scale of frequency; pieces begin at multiples of a cell's
-#: seconds, or of a piece's in recordings of more than an hour.
-FRAME_S, CELL_S, LONG_S = 0.02, 0.1, 3600
+#: Seconds of the frames of spectra and of cells. Pieces begin at cells.
+FRAME_S, CELL_S = 0.02, 0.1
+#: Seconds of a slot: a piece with its fade. A longer recording than `SLOTS` is represented by every second slot, every
+#: fourth … (about an hour, 230 MB a stream).
+SLOT_S, SLOTS = 1.1, 3300
+#: Bands of the spectra on a logarithmic scale of frequency.
 BANDS = 16
-#: Power below which bands of audio at -25 dBFS count as silent.
+#: Power of silent bands in audio at -25 dBFS.
 FLOOR = 1e-6
-#: How many cosines describe how spectra are distributed, and their scale: 1 is the spread of the spectra.
+#: Number of cosines that describe a distribution of spectra; their scale in standard deviations of the spectra.
 COSINES, SCALE = 256, 0.4
-#: How often each piece may be moved.
+#: Limit of moves of each piece.
 SWEEPS = 10
+#: Seconds that are processed at once.
+BLOCK_S = 10
 
 
-class RecordingMeans(NamedTuple):
-    """What an engine averages over a recording: means of the parts that were heard, and of pieces of the others."""
+def reference_gain(audio: np.ndarray, mean_power: np.ndarray | None = None) -> np.ndarray:
+    """Return the gain (B, 1) that brings audio (B, N) to -25 dBFS, measured as in ModelScope's pipeline.
 
-    pieces: np.ndarray  # (K, B, ...), of a piece of each of K equal parts
-    length: int  # samples of the recording
-    heard: int = 0  # from the beginning on
-    total: np.ndarray | float = 0.0  # means of that, times its samples
-
-    def now(self) -> np.ndarray:
-        """(B, ...), float32."""
-        edges = np.linspace(0, self.length, len(self.pieces) + 1)
-        left = np.diff(edges.clip(self.heard))  # samples of each part that were not heard
-        return np.float32((self.total + np.tensordot(left, self.pieces, 1)) / (self.heard + left.sum()))
-
-    def after(self, means: np.ndarray, samples: int) -> "RecordingMeans":
-        """When so many more samples were heard, whose means are (B, ...)."""
-        return self._replace(heard=self.heard + samples, total=self.total + means * np.float64(samples))
-
-
-def recording_means(
-    engine: Backend, gain: np.ndarray, pieces: Callable[[], Iterable[np.ndarray]]
-) -> RecordingMeans | None:
-    """The means of a recording that is too long to be heard in one piece, from seconds all over it.
-
-    They are a tenth of it, but `engine.digest_s` at least, 120 s at most, and not more than `engine.digest_share` of
-    it: a piece of 1 s from each of as many equal parts, such that their spectra are distributed as those of the whole
-    recording are. Evenly spaced ones, or ones with the same mean spectrum, are 8 and 2 dB further from the true means.
+    The level is the root mean square of the samples above the root mean square. Silence has a gain of 1.
 
     Args:
-        engine: the network.
-        gain: (B, 1), what brings the input to the level that the engine wants.
-        pieces: gives the recording as (B, n) pieces, as often as it is asked.
-
-    Returns:
-        None where `ChunkedInference` needs none: the engine averages nothing, or there will be one chunk only.
+        audio: (B, N).
+        mean_power: (B, 1), that of the recording if `audio` is only a part of it.
     """
-    if not engine.averages:
-        return None
-    rate, gain = engine.sample_rate, np.float32(gain)
-    spectra, length = _spectra(pieces(), gain, rate)
-    seconds = length / rate
-    if seconds <= 1.5 * engine.chunk_s:
-        return None
-    count = min(max(engine.digest_s, seconds / 10), 120.0, seconds * engine.digest_share) / PIECE_S
-    parts = math.ceil(count * PIECE_S / engine.chunk_s / engine.batch) * engine.batch  # to be heard at once
-    each = math.ceil(count / parts)
-    cell_s = CELL_S if seconds < LONG_S else PIECE_S
-    cells = _distribution(spectra, round(cell_s / FRAME_S))
-    starts = _representative(cells, round(PIECE_S / cell_s), each * parts) * round(cell_s * rate)
+    blocks = [audio[:, start : start + 2**18] for start in range(0, audio.shape[1], 2**18)]
+    if mean_power is None:
+        total = sum(np.square(block, dtype=np.float64).sum(1, keepdims=True) for block in blocks)
+        mean_power = total / max(audio.shape[1], 1)
+    loud, count = np.zeros((len(audio), 1)), np.zeros((len(audio), 1))
+    for block in blocks:
+        power = np.square(block, dtype=np.float64)
+        above = power >= mean_power
+        loud, count = loud + (power * above).sum(1, keepdims=True), count + above.sum(1, keepdims=True)
+    level = np.sqrt(np.maximum(loud / np.maximum(count, 1), mean_power))
+    return np.divide(REFERENCE_RMS, level, out=np.ones_like(level), where=level > 0).clip(max=1e30)  # fits a float32
+
+
+class RecordingStats(NamedTuple):
+    """Level and statistics of a recording.
+
+    The statistics are known for the parts that the network has processed and estimated from pieces of the others.
+    """
+
+    gain: np.ndarray | float = 1.0  # (B, 1), brings the recording to the back end's level
+    pieces: np.ndarray | None = None  # (K, B, ...) of a piece of each of K equal parts; None if the network needs none
+    length: int = 0  # samples of the recording
+    processed: int = 0  # samples from the beginning on
+    total: np.ndarray | float = 0.0  # their statistics times their number
+
+    def current(self) -> np.ndarray | None:
+        """Return the statistics (B, ...) of the whole recording as known now, float32."""
+        if self.pieces is None:
+            return None
+        edges = np.linspace(0, self.length, len(self.pieces) + 1)
+        left = np.diff(edges.clip(self.processed))  # samples of each part that were not processed
+        return np.float32((self.total + np.tensordot(left, self.pieces, 1)) / (self.processed + left.sum()))
+
+    def update(self, stats: np.ndarray, samples: int) -> "RecordingStats":
+        """Return the statistics after `samples` more samples with statistics `stats` (B, ...)."""
+        return self._replace(processed=self.processed + samples, total=self.total + stats * np.float64(samples))
+
+
+def scan(backend: Backend, pieces: Iterable[np.ndarray]) -> RecordingStats:
+    """Return level and statistics of a recording, which is read once.
+
+    A recording of one chunk needs no statistics. Those of a longer one come from excerpts: a tenth of it, but at least
+    `limits.excerpt_s`, at most 120 s and at most `limits.excerpt_share` of it. They are pieces of 1 s, one from each of
+    as many equal parts, chosen so that their spectra are distributed like those of the recording. Evenly spaced pieces
+    have an error 8 dB higher, pieces with the same mean spectrum 2 dB.
+
+    Args:
+        backend: the network.
+        pieces: the recording as (B, n) pieces.
+    """
+    sample = _Sample(backend.sample_rate)
+    for piece in pieces:
+        sample.add(piece)
+    audio, length, limits = sample.audio, sample.length, backend.limits
+    gain = reference_gain(audio, sample.mean_power) if limits.reference_level else np.ones((len(audio), 1))
+    seconds = length / backend.sample_rate
+    if not limits.needs_statistics or seconds <= 1.5 * limits.chunk_s:
+        return RecordingStats(gain)
+    count = min(max(limits.excerpt_s, seconds / 10), 120.0, seconds * limits.excerpt_share) / PIECE_S
+    excerpts = math.ceil(count * PIECE_S / limits.chunk_s / limits.batch) * limits.batch  # each is as long as a chunk
+    each = math.ceil(count / excerpts)
+    audio = _excerpts(audio, np.float32(gain), backend.sample_rate, (excerpts, each), sample.stride > 1)
+    del sample  # up to an hour of audio
+    batches = audio.reshape(excerpts // limits.batch, -1, audio.shape[2])
+    stats = np.concatenate([backend.statistics(batch, each, quick=True) for batch in batches], 1)
+    return RecordingStats(gain, stats.reshape(-1, len(gain), *stats.shape[2:]), length)
+
+
+class _Sample:
+    """A recording in bounded memory: all of it, or slots evenly spread over it."""
+
+    def __init__(self, rate: int) -> None:
+        self.slot, self.stride, self.length = round(SLOT_S * rate), 1, 0
+        self.kept = np.zeros((1, 0, self.slot), np.float32)
+        self.power: np.ndarray | float = 0.0
+
+    def add(self, piece: np.ndarray) -> None:
+        """Take (B, n) more samples."""
+        if not self.length:
+            self.kept = np.empty((len(piece), SLOTS, self.slot), np.float32)  # memory that is not written costs nothing
+        self.power = self.power + np.square(piece, dtype=np.float64).sum(1, keepdims=True)
+        while piece.shape[1]:
+            index, offset = divmod(self.length, self.slot)
+            if index == SLOTS * self.stride:
+                for i in range(SLOTS // 2):
+                    self.kept[:, i] = self.kept[:, 2 * i]
+                self.stride *= 2
+            part, piece = piece[:, : self.slot - offset], piece[:, self.slot - offset :]
+            if index % self.stride == 0:
+                self.kept[:, index // self.stride, offset : offset + part.shape[1]] = part
+            self.length += part.shape[1]
+
+    @property
+    def audio(self) -> np.ndarray:
+        """The recording (B, N), or its slots one after the other."""
+        full = self.length // self.slot // self.stride * self.slot
+        return self.kept.reshape(len(self.kept), -1)[:, : self.length if self.stride == 1 else full]
+
+    @property
+    def mean_power(self) -> np.ndarray | float:
+        """That of the whole recording, (B, 1)."""
+        return self.power / max(self.length, 1)
+
+
+def _excerpts(audio: np.ndarray, gain: np.ndarray, rate: int, shape: tuple[int, int], whole_slots: bool) -> np.ndarray:
+    """Return excerpts (excerpts, B, n) of representative pieces that fade into each other; `shape`: excerpts, pieces.
+
+    With `whole_slots` pieces begin at slots only: others would cross a gap.
+    """
+    excerpts, each = shape
+    cell_s, cells_of_piece = (SLOT_S, 1) if whole_slots else (CELL_S, round(PIECE_S / CELL_S))
+    cells = _distribution(_spectra(audio, gain, rate), round(cell_s / FRAME_S))
+    starts = _representative(cells, cells_of_piece, each * excerpts) * round(cell_s * rate)
     size, fade = round(PIECE_S * rate), round(FADE_S * rate)
-    digests = np.zeros((parts, len(gain), each * size + fade), np.float32)
+    out = np.zeros((excerpts, len(audio), each * size + fade), np.float32)
     ramp = np.sin(np.linspace(0, np.pi / 2, fade, dtype=np.float32))
-    for i, excerpt in enumerate(_excerpts(pieces(), starts, size + fade)):
-        faded = excerpt * gain
-        faded[:, :fade] *= ramp
-        faded[:, size:] *= ramp[::-1]
-        at = i // parts * size
-        digests[i % parts, :, at : at + size + fade] += faded  # each part is from all over the recording
-    batches = digests.reshape(parts // engine.batch, -1, digests.shape[2])
-    means = np.concatenate([engine.means(batch, each, quick=True) for batch in batches], 1)  # (each, parts * B, ...)
-    return RecordingMeans(means.reshape(-1, len(gain), *means.shape[2:]), length)
+    for i, start in enumerate(starts):
+        piece = audio[:, start : start + size + fade] * gain
+        piece[:, :fade] *= ramp
+        piece[:, size:] *= ramp[::-1]
+        at = i // excerpts * size
+        out[i % excerpts, :, at : at + size + fade] += piece  # each excerpt is from all over the recording
+    return out
 
 
-def _spectra(pieces: Iterable[np.ndarray], gain: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
-    """(frames, B * bands) logarithms of power, and how many samples there are."""
+def _spectra(audio: np.ndarray, gain: np.ndarray, rate: int) -> np.ndarray:
+    """Return log powers (frames, B * bands) of consecutive frames, all streams side by side."""
     frame = round(FRAME_S * rate)
     window = np.hanning(frame).astype(np.float32)
     edges = np.unique(np.geomspace(1, frame // 2, BANDS + 1).round().astype(int))
-    waiting, found, samples = np.zeros((len(gain), 0), np.float32), [], 0
-    for piece in pieces:
-        samples += piece.shape[1]
-        waiting = np.concatenate((waiting, piece * gain), 1)
-        whole = waiting.shape[1] // frame * frame
-        power = np.square(np.abs(np.fft.rfft(waiting[:, :whole].reshape(len(gain), -1, frame) * window)))
+    found = []
+    for start in range(0, audio.shape[1] // frame * frame, BLOCK_S * rate):
+        block = audio[:, start : start + BLOCK_S * rate] * gain
+        block = block[:, : block.shape[1] // frame * frame].reshape(len(gain), -1, frame)
+        power = np.square(np.abs(np.fft.rfft(block * window)))
         power = np.add.reduceat(power[..., edges[0] : edges[-1]], edges[:-1] - edges[0], -1) / np.diff(edges)
         found.append(np.log(power + FLOOR).astype(np.float16))
-        waiting = waiting[:, whole:]
-    spectra = np.concatenate(found, 1) if found else np.zeros((len(gain), 0, 1), np.float16)
-    return np.concatenate(list(spectra), 1), samples
+    return np.concatenate(list(np.concatenate(found, 1)), 1)
 
 
 def _distribution(spectra: np.ndarray, size: int) -> np.ndarray:
-    """(cells, cosines): what cells of so many frames add to how spectra, and those around them, are distributed.
+    """Return (cells, cosines): the share of cells of `size` frames in the distribution of spectra and their neighbours.
 
     Where two averages of random cosines (Rahimi and Recht, "Random features for large-scale kernel machines", 2007) are
-    alike, so are the distributions, and with them averages of nearly any function of the spectra: also of what a
-    network makes of them.
+    alike, so are the distributions, and averages of nearly any function of the spectra: a network's too.
     """
     few = round(CELL_S / FRAME_S)
     spectra = spectra[: len(spectra) // size * size]
@@ -138,9 +212,9 @@ def _distribution(spectra: np.ndarray, size: int) -> np.ndarray:
 
 
 def _representative(cells: np.ndarray, size: int, count: int) -> np.ndarray:
-    """Where `count` pieces of `size` cells begin, whose mean is close to that of all cells.
+    """Return the starts of `count` pieces of `size` cells whose mean is close to that of all cells.
 
-    One lies in each of as many equal parts; one after the other is moved to where it comes closest, until none moves.
+    One is in each of as many equal parts. Each in turn moves to its best place until none moves.
     """
     cells = cells - cells.mean(0)
     sums = sum(cells[i : len(cells) - size + 1 + i] for i in range(size))
@@ -158,16 +232,3 @@ def _representative(cells: np.ndarray, size: int, count: int) -> np.ndarray:
         if np.array_equal(starts, before):
             break
     return starts
-
-
-def _excerpts(pieces: Iterable[np.ndarray], starts: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """The (B, size) samples from each of `starts` on, which ascend, of a recording in (B, n) pieces."""
-    waiting, at = None, 0
-    starts = list(starts)
-    for piece in pieces:
-        waiting = piece if waiting is None else np.concatenate((waiting, piece), 1)
-        while starts and starts[0] + size <= at + waiting.shape[1]:
-            start = starts.pop(0) - at
-            yield waiting[:, start : start + size].copy()
-        unneeded = min((starts[0] if starts else at + waiting.shape[1]) - at, waiting.shape[1])
-        waiting, at = waiting[:, unneeded:], at + unneeded

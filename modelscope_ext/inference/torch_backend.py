@@ -1,4 +1,4 @@
-"""Networks in PyTorch."""
+"""Networks by PyTorch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,74 +8,77 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from modelscope_ext.inference.backend import Limits
+
 __all__ = ["TorchBackend"]
 
 
 class TorchBackend:
-    """A `Backend` for a network of this package, in eval mode, on the device where it is.
+    """A `Backend` for a network of this package, on its device.
 
-    On GPUs with bfloat16, FRCRN is computed in it: half the bytes to move, and a difference of about -45 dB.
+    Args:
+        net: in eval mode.
+        bfloat16: compute whole utterances in bfloat16: half the bytes to move and an error of about -45 dB. None does
+            so for FRCRN on GPUs that have it.
     """
 
-    chunk_s = 15.0
-
-    def __init__(self, net: nn.Module) -> None:
-        self.net, self.name = net, type(net).__name__
-        self.sample_rate, self.causal, self.attenuation_limit_db = net.sample_rate, net.causal, net.attenuation_limit_db
-        self.delay, self.latency = (net.delay, net.latency) if net.causal else (0, 0)
-        self.reference_level = getattr(net, "reference_level", not net.causal)
-        self.lead_in_s = net.lead_in_s
-        self.averages = not net.causal and hasattr(net, "means")
-        on_gpu = self.device.type == "cuda"
-        quick = self.averages and net.quick_means
-        self.digest_s, self.digest_share = (90.0, 0.8) if quick else (45.0, 0.4)
-        self.batch = 4 if on_gpu else min(2, torch.get_num_threads())
-        self.bfloat16 = on_gpu and not net.causal and torch.cuda.get_device_capability(self.device) >= (8, 0)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return next(self.net.parameters()).device
+    def __init__(self, net: nn.Module, bfloat16: bool | None = None) -> None:
+        self._net, self.name = net, type(net).__name__
+        self.sample_rate, self.causal = net.sample_rate, net.causal
+        device = next(net.parameters()).device
+        on_gpu = device.type == "cuda"
+        if bfloat16 is None:
+            bfloat16 = on_gpu and not net.causal and torch.cuda.get_device_capability(device) >= (8, 0)
+        self._bfloat16 = bfloat16
+        has_means = hasattr(net, "squeeze_means")
+        excerpts = {"excerpt_s": 90.0, "excerpt_share": 0.8} if has_means and net.quick_means else {}
+        self.limits = Limits(
+            algorithmic_delay=net.algorithmic_delay if net.causal else 0,
+            latency=net.latency if net.causal else 0,
+            attenuation_limit_db=net.attenuation_limit_db,
+            warmup_s=net.warmup_s,
+            reference_level=net.reference_level,
+            batch=4 if on_gpu else min(2, torch.get_num_threads()),
+            needs_statistics=has_means,
+            **excerpts,
+        )
 
     def feed(self, audio: np.ndarray, state: Any = None) -> tuple[np.ndarray, Any]:
         """See `Backend`."""
         with torch.inference_mode():
-            out, state = self.net(self._tensor(audio), state)
+            out, state = self._net(self._tensor(audio), state)
         return out.cpu().numpy(), state
 
-    def finish(self, state: Any) -> np.ndarray:
+    def flush(self, state: Any) -> np.ndarray:
         """See `Backend`."""
         with torch.inference_mode():
-            return self.net.finish(state).cpu().numpy()
+            return self._net.flush(state).cpu().numpy()
 
-    def enhance(self, audio: np.ndarray) -> np.ndarray:
-        """See `Backend`."""
-        with self._whole():
-            return _array(self.net.enhance(self._tensor(audio)))
-
-    def enhance_part(
-        self, audio: np.ndarray, means: np.ndarray | None, scratch: list
+    def enhance(
+        self, audio: np.ndarray, stats: np.ndarray | None = None, more: bool = False
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """See `Backend`."""
-        if not self.averages:
-            return self.enhance(audio), None
-        with self._whole():
-            known = None if means is None else self._tensor(means)
-            out, own = self.net.enhance_part(self._tensor(audio), known, scratch)
+        with self._inference():
+            if not self.limits.needs_statistics:
+                return _array(self._net.enhance(self._tensor(audio))), None
+            means = None if stats is None else self._tensor(stats)
+            out, own = self._net.enhance_part(self._tensor(audio), means, more)
         return _array(out), _array(own)
 
-    def means(self, audio: np.ndarray, parts: int = 1, quick: bool = False) -> np.ndarray:
+    def statistics(self, audio: np.ndarray, parts: int = 1, quick: bool = False) -> np.ndarray:
         """See `Backend`."""
-        with self._whole():
-            return _array(self.net.means(self._tensor(audio), parts, quick))
+        with self._inference():
+            return _array(self._net.squeeze_means(self._tensor(audio), parts, quick))
 
     @contextmanager
-    def _whole(self) -> Iterator[None]:
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+    def _inference(self) -> Iterator[None]:
+        device = next(self._net.parameters()).device.type
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=self._bfloat16):
             yield
 
     def _tensor(self, audio: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.require(audio, requirements=["C", "W"])).to(self.device)
+        audio = np.require(audio, requirements=["C", "W"])
+        return torch.from_numpy(audio).to(next(self._net.parameters()).device)
 
 
 def _array(x: Tensor) -> np.ndarray:

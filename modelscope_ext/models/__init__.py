@@ -1,26 +1,33 @@
-"""The networks, by name."""
+"""The networks by name. Importing this package does not import torch."""
 
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
-from modelscope_ext.models.cruse.network import Cruse, CruseConfig
-from modelscope_ext.models.dual_path import DualPath, DualPathConfig
-from modelscope_ext.models.frcrn.network import CausalFrcrn, Frcrn, FrcrnConfig
+if TYPE_CHECKING:
+    from torch import nn
 
-__all__ = ["build", "has_bfloat16", "to_device"]
+__all__ = ["CRUSE_TYPE", "FRCRN_TYPE", "build", "has_bfloat16", "to_device"]
+
+#: Model types in `configuration.json`. ModelScope's own FRCRN has the second one too.
+CRUSE_TYPE = "speech_cruse_ans_16k"
+FRCRN_TYPE = "speech_frcrn_ans_cirm_16k"
 
 
-def build(name: str, **config) -> nn.Module:
-    """A network with random weights from its published name.
+def build(name: str, **config) -> "nn.Module":
+    """Return a network with random weights.
 
     Args:
-        name: `FRCRN` (one that streams with `causal=True`), `DualPath-{T|B|S|M}`, or
-            `CRUSE{L}-{C_L}-{N}x{GRU|LSTM}{P}[-1D]`, as in `CRUSE4-64-1xGRU4`.
-        config: fields of `FrcrnConfig`, or those of `CruseConfig` and `DualPathConfig` that differ from the name's.
+        name: `FRCRN`, which streams with `causal=True`, `DualPath-{T|B|S|M}`, or
+            `CRUSE{L}-{C_L}-{N}x{GRU|LSTM}{P}[-1D]` as in `CRUSE4-64-1xGRU4`.
+        config: fields of `FrcrnConfig`, `DualPathConfig` or `CruseConfig`; they override the name.
 
     Raises:
         ValueError: the name or an option is unknown; the message lists what is known.
     """
+    from modelscope_ext.models.cruse.network import Cruse, CruseConfig
+    from modelscope_ext.models.dual_path import DualPath, DualPathConfig
+    from modelscope_ext.models.frcrn.config import FrcrnConfig
+    from modelscope_ext.models.frcrn.network import CausalFrcrn, Frcrn
+
     if name == "FRCRN":
         options = FrcrnConfig.from_options(**config)
         return CausalFrcrn(options) if options.causal else Frcrn(options)
@@ -29,8 +36,8 @@ def build(name: str, **config) -> nn.Module:
     return Cruse(CruseConfig.from_name(name, **config))
 
 
-def to_device(net: nn.Module, device: str) -> nn.Module:
-    """The network on "cpu", "cuda", "cuda:1" …; a device that is not there is a ValueError that says so."""
+def to_device(net: "nn.Module", device: str) -> "nn.Module":
+    """Move a network to "cpu", "cuda", "cuda:1" …; raise ValueError if the device cannot be used."""
     try:
         return net.to(device)
     except (RuntimeError, AssertionError) as error:
@@ -39,6 +46,8 @@ def to_device(net: nn.Module, device: str) -> nn.Module:
 
 
 def has_bfloat16() -> bool:
-    """Return whether the CPU multiplies bfloat16 matrices in hardware (AVX512-BF16 or AMX)."""
+    """Return True if the CPU multiplies bfloat16 matrices in hardware (AVX512-BF16 or AMX)."""
+    import torch
+
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch has no public names for them
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)

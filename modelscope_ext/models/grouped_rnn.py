@@ -12,10 +12,10 @@ NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class _GruLayer(torch.autograd.Function):
-    """One GRU layer of every group: all inputs in one batched product, then one batched product a step.
+    """One GRU layer of every group: one batched product for all inputs and one for each step.
 
-    On a CPU a step of `nn.GRU` is dominated by autograd's bookkeeping, once a group; here the backward pass is
-    written out, and the tape is four tensors.
+    On a CPU autograd's bookkeeping dominates a step of `nn.GRU`, once a group. Here the backward pass is explicit and
+    the tape is four tensors.
     """
 
     @staticmethod
@@ -65,9 +65,17 @@ class _GruLayer(torch.autograd.Function):
 
 
 def grouped_gru(x: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
-    """One GRU layer for each of P groups, PyTorch's gate order (r, z, n) and equations.
+    """Return the output (P, T, B, H) of one GRU layer for each of P groups.
 
-    x (P, T, B, H_in), h0 (P, B, H), w_ih (P, 3H, H_in), w_hh (P, 3H, H), biases (P, 3H). Returns (P, T, B, H).
+    Gate order (r, z, n) and equations are PyTorch's.
+
+    Args:
+        x: (P, T, B, H_in).
+        h0: (P, B, H).
+        w_ih: (P, 3H, H_in).
+        w_hh: (P, 3H, H).
+        b_ih: (P, 3H).
+        b_hh: (P, 3H).
     """
     rz = 2 * h0.shape[-1]
     bias = torch.cat((b_ih[:, :rz] + b_hh[:, :rz], b_ih[:, rz:]), 1)
@@ -77,9 +85,8 @@ def grouped_gru(x: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor,
 class GroupedRNN(nn.Module):
     """P disconnected GRUs or LSTMs of `layers` layers over contiguous parts of R features (Braun et al. 2021).
 
-    The parts are not interleaved between layers. `forward(x (B, T, R), state)` returns the output, same shape, and
-    the state: (h,) for GRUs, (h, c) for LSTMs, each (P, layers, B, R / P). Parameters are PyTorch's with the groups
-    stacked: `weight_ih_l0` (P, gates * H, H) and so on.
+    The parts are not interleaved between layers. Parameters are PyTorch's with the groups stacked: `weight_ih_l0`
+    (P, gates * H, H) and so on.
     """
 
     def __init__(self, kind: str, features: int, layers: int = 1, groups: int = 1) -> None:
@@ -95,7 +102,10 @@ class GroupedRNN(nn.Module):
                 self.register_parameter(f"{name}_l{layer}", nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """(B, T, R) → (B, T, R), and the state after the last step; no state is a state of zeros."""
+        """Return the output for (B, T, R), same shape, and the state after the last step.
+
+        The state is (h,) for GRUs and (h, c) for LSTMs, each (P, layers, B, R / P). None is zeros.
+        """
         if state is None:
             shape = (self.groups, self.layers, x.shape[0], self.width)
             state = tuple(x.new_zeros(shape) for _ in range(1 if self.kind == "GRU" else 2))
@@ -106,20 +116,21 @@ class GroupedRNN(nn.Module):
             y, state = self._one_by_one(x, state)
         return y.permute(2, 1, 0, 3).flatten(2), state
 
-    def _weights(self, layer: int) -> list[Tensor]:
+    def layer_weights(self, layer: int) -> list[Tensor]:
+        """Return the input weight, recurrent weight and their biases of a layer."""
         return [getattr(self, f"{name}_l{layer}") for name in NAMES]
 
     def _in_one_call(self, x: Tensor, h0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         ends = []
         for layer in range(self.layers):
-            x = grouped_gru(x, h0[:, layer], *self._weights(layer))
+            x = grouped_gru(x, h0[:, layer], *self.layer_weights(layer))
             ends.append(x[:, -1])
         return x, (torch.stack(ends, 1),)
 
     def _one_by_one(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """PyTorch's own kernels (cuDNN on a GPU), a group at a time."""
+        """Run PyTorch's own kernels (cuDNN on a GPU), a group at a time."""
         run = torch.gru if self.kind == "GRU" else torch.lstm
-        flat = [weight for layer in range(self.layers) for weight in self._weights(layer)]
+        flat = [weight for layer in range(self.layers) for weight in self.layer_weights(layer)]
         outputs, ends = [], []
         for i in range(self.groups):
             start = tuple(part[i] for part in state)

@@ -1,4 +1,4 @@
-"""What causal networks share: audio in pieces of any size, through masked, overlapping windows.
+"""The base of causal networks: audio in pieces of any size through masked, overlapping windows.
 
 Axes: audio (B, N) at the network's rate, one stream a row; spectra (B, T, F) complex.
 """
@@ -14,45 +14,45 @@ __all__ = ["StreamingModel"]
 
 
 class StreamingModel(nn.Module):
-    """A network that masks the spectra of windows with 50 % overlap, one after the other.
+    """A network that masks the spectra of successive windows with 50 % overlap.
 
-    A subclass has a `window` (W,), `mask(spec, state) -> (mask, state)` and `initial_state(batch)`, a named tuple with
-    at least `audio` (B, < W), the samples that wait for a whole frame, W / 2 zeros at first, and `tail` (B, W / 2).
+    A subclass has a `window` (W,), `mask(spec, state) -> (mask, state)` and `initial_state(batch)`. The state is a
+    named tuple with at least `audio` (B, < W), the samples that wait for a whole frame (W / 2 zeros at first), and
+    `tail` (B, W / 2).
 
-    `forward(audio, state)` takes (B, N) audio and returns the finished samples and the new state. Every sample is
-    finished when the window that begins with its own hop is, so what comes out is the input delayed by `delay`, in
-    whole hops: cutting the input into chunks anywhere changes nothing but where the output is cut. An output sample
-    depends on at most `latency` samples of input from itself on. `enhance(audio)` aligns a whole utterance.
+    `forward(audio, state)` takes (B, N) audio and returns the finished samples and the new state. The output is delayed
+    by `algorithmic_delay` and comes in whole hops. Cutting the input into other chunks only cuts the output elsewhere.
+    An output sample depends on at most `latency` samples of input from itself on. `enhance(audio)` aligns an utterance.
     """
 
     sample_rate = 16000
     causal = True
-    #: Whether speech should come in near -25 dBFS, as FRCRN wants it.
+    #: True if the input must be at the level of FRCRN's training, -25 dBFS.
     reference_level = False
-    #: Prefixes of the names of the first and the last layer's parameters.
+    #: Prefixes of the parameter names of the first and the last layer.
     outer_layers = ("encoder.0.", "decoder.0.")
-    #: What the model folder recommends to limit the attenuation to.
+    #: The attenuation limit that the model folder recommends.
     attenuation_limit_db = math.inf
-    #: Seconds of the beginning of an array or a file that `Denoiser` has it hear before, backwards.
-    lead_in_s = 0.0
+    #: Seconds of an array or a file that `Denoiser` feeds before it, time-reversed; that output is discarded.
+    warmup_s = 0.0
 
     @property
     def latency(self) -> int:
-        """A window, in samples."""
+        """A window in samples."""
         return len(self.window)
 
     @property
-    def delay(self) -> int:
-        """How far the output of `forward` lags behind its input, in samples: a hop."""
+    def algorithmic_delay(self) -> int:
+        """The lag of the output of `forward` behind its input in samples: a hop."""
         return self.hop
 
     @property
     def hop(self) -> int:
-        """Half a window, in samples."""
+        """Half a window in samples."""
         return len(self.window) // 2
 
     def forward(self, audio: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
-        """Finished samples (B, whole hops) and the new state; see the class."""
+        """Return the finished samples (B, whole hops) and the new state."""
         if audio.ndim != 2:
             raise ValueError(f"need (B, N) audio, got shape {tuple(audio.shape)}")
         state = state or self.initial_state(audio.shape[0])
@@ -67,12 +67,12 @@ class StreamingModel(nn.Module):
         done, tail = overlap_add(synthesis(spec * mask, self.window), state.tail)
         return done, state._replace(audio=waiting, tail=tail)
 
-    def finish(self, state: tuple) -> Tensor:
-        """The finished samples of the end of a stream: those that silence would bring out."""
+    def flush(self, state: tuple) -> Tensor:
+        """Return the last samples of a stream, as if silence followed."""
         return self(self.window.new_zeros(len(state.audio), self.latency), state)[0]
 
     def enhance(self, audio: Tensor) -> Tensor:
-        """Whole (B, N) utterances, same length and no delay."""
+        """Denoise whole (B, N) utterances; the output has the same length and no delay."""
         length = audio.shape[1]
-        padded = functional.pad(audio, (0, self.delay + -length % self.hop))
-        return self(padded)[0][:, self.delay : self.delay + length]
+        padded = functional.pad(audio, (0, self.algorithmic_delay + -length % self.hop))
+        return self(padded)[0][:, self.algorithmic_delay : self.algorithmic_delay + length]

@@ -1,10 +1,9 @@
 """Every name under which something of ours is registered in ModelScope."""
 
+from modelscope_ext.models import CRUSE_TYPE, FRCRN_TYPE
+
 __all__ = ["COMPONENTS", "CRUSE_TYPE", "FRCRN_TYPE", "TASK"]
 
-#: The types in `configuration.json`; those in `checkpoint` (which imports torch) are held to them by a test.
-CRUSE_TYPE = "speech_cruse_ans_16k"
-FRCRN_TYPE = "speech_frcrn_ans_cirm_16k"  # as released; the stock classes go by it too
 TASK = "acoustic-noise-suppression"
 
 #: (registry, group, type) → module that registers it.

@@ -59,7 +59,7 @@ class TrainConfig:
     """One training run. `model` is a name and the options of `build`.
 
     start: a model folder, or "default" for the model inside this package, whose weights training begins
-    with. Its window may be shorter (`Cruse.begin_from`).
+    with. Its window may be shorter (`Cruse.load_resized`).
     """
 
     model: dict[str, Any]

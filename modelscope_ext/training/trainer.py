@@ -371,7 +371,7 @@ def _begin(net: nn.Module, start: str) -> None:
     try:
         if not isinstance(net, Cruse):
             raise ValueError(f"{type(net).__name__} cannot begin from another network")
-        net.begin_from(load_model(DEFAULT if start == "default" else start))
+        net.load_resized(load_model(DEFAULT if start == "default" else start))
     except ValueError as error:
         raise ValueError(f"cannot begin from {start}: {error}") from error
 

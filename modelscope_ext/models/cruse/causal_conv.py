@@ -1,6 +1,6 @@
-"""Convolutions over (time, frequency) that see the present and the past frame only, with the past kept by the caller.
+"""Convolutions over (time, frequency) that use the present and the past frame only; the caller keeps the past.
 
-Axes: (B, C, T, F). The cache is the last input frame, (B, C, 1, F); `None` stands for a frame of zeros.
+Axes: (B, C, T, F). The cache is the last input frame, (B, C, 1, F); None is a frame of zeros.
 """
 
 import torch
@@ -32,7 +32,7 @@ class CausalConv2d(_Causal):
         self.conv = nn.Conv2d(in_channels, out_channels, (time_kernel, 3), (1, 2), (0, freq_padding))
 
     def forward(self, x: Tensor, cache: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """(B, C, T, F) → (B, C', T, about F / 2), and the new cache."""
+        """Return the output (B, C', T, about F / 2) for (B, C, T, F), and the new cache."""
         x, cache = self._with_past(x, cache)
         return self.conv(x), cache
 
@@ -45,12 +45,12 @@ class CausalConvTranspose2d(_Causal):
     ) -> None:
         super().__init__()
         extra = out_freq - ((in_freq - 1) * 2 + 3 - 2 * freq_padding)
-        # The time padding crops the frame before the first new one and the one after the last: both belong to others.
+        # The time padding crops the frames before the first new one and after the last: other calls give them.
         self.conv = nn.ConvTranspose2d(
             in_channels, out_channels, (time_kernel, 3), (1, 2), (time_kernel - 1, freq_padding), (0, extra)
         )
 
     def forward(self, x: Tensor, cache: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """(B, C, T, in_freq) → (B, C', T, out_freq), and the new cache."""
+        """Return the output (B, C', T, out_freq) for (B, C, T, in_freq), and the new cache."""
         x, cache = self._with_past(x, cache)
         return self.conv(x), cache

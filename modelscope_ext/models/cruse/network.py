@@ -3,10 +3,13 @@
 Braun, Gamper, Reddy, Tashev, "Towards efficient models for real-time deep noise suppression", ICASSP 2021.
 16 kHz audio (B, N); features and gains (B, C, T, F): channels, frames of half a window, frequencies.
 
-Where the sources leave a choice open, this is ours: the frequency axis is padded by 1 in nets of up to four encoder
-layers and not at all in deeper ones, which reproduces the published operation counts of both; skips are scaled and
-shifted per channel before they are added (the paper's text and counts; a public reading of "1x1" as a full
-convolution is `skip="add_conv1x1"`); the groups of recurrent units are not interleaved between layers.
+Where the sources leave a choice open:
+
+- The frequency axis is padded by 1 in networks of up to four encoder layers and not at all in deeper ones. This
+  reproduces the published operation counts of both.
+- Skips are scaled and shifted per channel before they are added, according to the paper's text and counts. Others read
+  "1x1" as a full convolution, which is `skip="add_conv1x1"`.
+- The groups of recurrent units are not interleaved between layers.
 """
 
 import re
@@ -21,32 +24,19 @@ from modelscope_ext.models.grouped_rnn import GroupedRNN
 from modelscope_ext.models.streaming import StreamingModel
 from modelscope_ext.stft import sqrt_hann
 
-__all__ = ["PUBLISHED", "Cruse", "CruseConfig", "CruseState", "published_macs"]
+__all__ = ["Cruse", "CruseConfig", "CruseState"]
 
-#: Of recurrent layers: six times as many as the largest published network has.
+#: Limit of recurrent weights: six times the number of the largest published network.
 MOST_WEIGHTS = 100_000_000
 _KINDS = {int: "a whole number", str: "a text", bool: "true or false"}
 SKIPS = ("none", "add", "add_scale", "add_conv1x1", "concat")
-#: Channels that go in and come out: log power and a gain; with the compressed complex spectrum, and a complex mask.
+#: Input and output channels. "gain": log power and a gain; "complex": also the compressed spectrum, a complex mask.
 MASKS = {"gain": (1, 1), "complex": (3, 2)}
-
-#: Million MACs a frame as the paper's figure 5 prints them.
-PUBLISHED = {
-    "CRUSE5-256-2xLSTM1": 19.2,
-    "CRUSE5-256-2xGRU1": 15.0,
-    "CRUSE5-256-1xGRU1": 8.7,
-    "CRUSE5-256-1xGRU1-1D": 7.5,
-    "CRUSE4-120-1xGRU1": 11.7,
-    "CRUSE4-120-1xGRU1-1D": 11.1,
-    "CRUSE4-64-1xGRU1": 3.9,
-    "CRUSE4-64-1xGRU4": 1.7,
-    "CRUSE4-128-1xGRU4": 4.3,
-}
 
 
 @dataclass(frozen=True)
 class CruseConfig:
-    """What a CRUSE is made of; `CruseConfig.from_name` reads the paper's names."""
+    """The architecture of a CRUSE; `CruseConfig.from_name` reads the paper's names."""
 
     layers: int = 4
     channels: int = 64
@@ -62,7 +52,7 @@ class CruseConfig:
 
     @classmethod
     def from_name(cls, name: str, /, **options) -> "CruseConfig":
-        """`CRUSE{L}-{C_L}-{N}x{GRU|LSTM}{P}`, and `-1D` at the end for kernels of one frame; `options` go on top."""
+        """Parse `CRUSE{L}-{C_L}-{N}x{GRU|LSTM}{P}[-1D]`; `-1D`: kernels of one frame. `options` override the name."""
         number = r"(\d{1,12})"
         match = re.fullmatch(rf"CRUSE{number}-{number}-{number}x(GRU|LSTM){number}(-1D)?", str(name))
         if not match:
@@ -86,7 +76,7 @@ class CruseConfig:
 
     @property
     def name(self) -> str:
-        """The paper's name; what it does not say (skips, padding, batch norm, mask) is in the other fields."""
+        """The paper's name. It leaves out skips, padding, batch norm, mask and window."""
         kernels = "-1D" if self.time_kernel == 1 else ""
         return f"CRUSE{self.layers}-{self.channels}-{self.rnn_layers}x{self.rnn}{self.groups}{kernels}"
 
@@ -149,13 +139,8 @@ def _rnn_macs(config: CruseConfig) -> int:
     return 2 * gates * config.rnn_layers * config.rnn_width**2 // config.groups
 
 
-def published_macs(config: CruseConfig) -> float:
-    """MACs a frame as the paper counts them: the recurrent layers, and one and a half times the encoder's."""
-    return _rnn_macs(config) + 1.5 * _conv_macs(config)
-
-
 class CruseState(NamedTuple):
-    """What a stream remembers between two calls; B streams run side by side."""
+    """State of streams between two calls; B streams run side by side."""
 
     audio: Tensor  # (B, < window) input samples that wait for a whole frame
     tail: Tensor  # (B, hop) second half of the last output frame
@@ -165,12 +150,12 @@ class CruseState(NamedTuple):
 
 
 class _Layer(nn.Module):
-    """(Transposed) convolution, batch norm if asked, leaky ReLU; the last layer of the net goes without the two."""
+    """(Transposed) convolution, optional batch norm, leaky ReLU; the last layer of the network has the first only."""
 
     def __init__(self, conv: nn.Module, channels: int, batch_norm: bool, last: bool = False) -> None:
         super().__init__()
         self.causal = conv
-        # A low momentum: a batch holds few utterances, and their levels differ by tens of dB.
+        # A low momentum: a batch holds few utterances whose levels differ by tens of dB.
         self.norm = nn.BatchNorm2d(channels, momentum=0.02) if batch_norm and not last else nn.Identity()
         self.activation = nn.Identity() if last else nn.LeakyReLU(0.2, inplace=True)
 
@@ -180,7 +165,7 @@ class _Layer(nn.Module):
 
 
 class _ChannelScale(nn.Module):
-    """A trainable factor and offset a channel: a depthwise 1 x 1 convolution, without that path's slowness on a CPU."""
+    """A trainable factor and offset a channel: a depthwise 1 x 1 convolution that is faster on a CPU."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -211,9 +196,9 @@ class Cruse(StreamingModel):
         config: the architecture.
     """
 
-    #: It takes a second to know a noise; with this an array or a file is clean from its beginning on, and the first
-    #: second of the validation mixtures gains 0.45 dB (benchmarks/README.md).
-    lead_in_s = 2.0
+    #: The network adapts to a noise within a second. The warm-up gains 0.45 dB in the first second of the validation
+    #: mixtures (benchmarks/README.md).
+    warmup_s = 2.0
 
     def __init__(self, config: CruseConfig) -> None:
         super().__init__()
@@ -236,19 +221,19 @@ class Cruse(StreamingModel):
             )
             for i in range(depth)
         )
-        if config.mask == "complex":  # start by letting about three quarters of the input through
+        if config.mask == "complex":  # at first about three quarters of the input pass
             nn.init.constant_(self.decoder[0].causal.conv.bias[:1], 1.0)
         self.register_buffer("window", sqrt_hann(config.window), persistent=False)
         self.to(memory_format=torch.channels_last)  # many times faster than the default with few channels, on a CPU
 
     def initial_state(self, batch: int = 1) -> CruseState:
-        """The state before the first sample: everything was silent."""
+        """Return the state before the first sample: silence."""
         zeros = self.window.new_zeros
         nothing = (None,) * self.config.layers
         return CruseState(zeros(batch, self.hop), zeros(batch, self.hop), nothing, nothing, None)
 
     def mask(self, spec: Tensor, state: CruseState) -> tuple[Tensor, CruseState]:
-        """Gains in (0, 1), or complex factors of magnitude below 1, for (B, T, F) spectra; same shape."""
+        """Return gains in (0, 1) or complex factors of magnitude below 1 for (B, T, F) spectra, same shape."""
         power = spec.real.square() + spec.imag.square() + 1e-8
         log_power = torch.log10(power) / 4 + 1  # about -1 … 1.5
         if self.config.mask == "complex":
@@ -273,7 +258,7 @@ class Cruse(StreamingModel):
         return self._bounded(x), state._replace(encoder=tuple(encoder), decoder=tuple(decoder), rnn=rnn)
 
     def _bounded(self, x: Tensor) -> Tensor:
-        """(B, channels, T, F) of the last layer as a mask."""
+        """Return (B, channels, T, F) of the last layer as a mask."""
         if self.config.mask == "gain":
             return torch.sigmoid(x.squeeze(1))
         # The magnitude through tanh, the phase as it is: Hu et al., "DCCRN", Interspeech 2020, variant E.
@@ -282,26 +267,27 @@ class Cruse(StreamingModel):
         return torch.view_as_complex((x * (torch.tanh(magnitude) / magnitude)).contiguous())
 
     @torch.no_grad()
-    def begin_from(self, other: "Cruse") -> None:
-        """Takes over the weights of a trained net, whose window may be shorter, to be trained further.
+    def load_resized(self, other: "Cruse") -> None:
+        """Load the weights of a trained network whose window may be shorter.
 
-        Convolutions are taken as they are. Each recurrent unit becomes the one of the nearest frequency of its channel;
-        where several stand for one, they share its weight as inputs.
+        Convolutions are copied. Each recurrent unit is a copy of the unit of the nearest frequency of its channel;
+        copies of one unit share its input weights.
 
         Raises:
-            ValueError: the nets differ in more than the window, or it is longer there; a group has parts of channels.
+            ValueError: the networks differ in more than the window, the other window is longer, or a group holds parts
+                of channels.
         """
         window = self.config.window
         alike = isinstance(other, Cruse) and replace(other.config, window=window) == self.config
         if not alike or other.config.window > window:
-            theirs = getattr(other, "config", "no CRUSE")
-            raise ValueError(f"{self.config} cannot begin from the weights of another network: {theirs}")
+            config = getattr(other, "config", "no CRUSE")
+            raise ValueError(f"{self.config} cannot begin from the weights of another network: {config}")
         if self.config.channels % self.config.groups:
             raise ValueError(f"{self.config} cannot begin from other weights: its groups cut channels into parts")
         before, now = other.config.freqs[-1], self.config.freqs[-1]
         nearest = (torch.arange(now) * (other.config.window / window)).round().long().clamp(max=before - 1)
         channels = torch.arange(self.rnn.width // now).unsqueeze(1)  # of a group
-        units = (channels * before + nearest).flatten()  # for each new one, the old one
+        units = (channels * before + nearest).flatten()  # new unit → old unit
         shares = 1 / units.bincount(minlength=other.rnn.width)[units]
         weights = other.state_dict()
         for name in list(weights):
@@ -312,12 +298,12 @@ class Cruse(StreamingModel):
         self.load_state_dict(weights)
 
     def macs_per_frame(self) -> int:
-        """Multiply-accumulates of a frame, a hop of audio, honestly counted: convolutions, skips, recurrent layers."""
+        """Return the multiply-accumulates of a frame (a hop of audio): convolutions, skips and recurrent layers."""
         config = self.config
         w, f = config.widths, config.freqs
         skip = {"add_scale": lambda c: c, "add_conv1x1": lambda c: c * c}.get(config.skip, lambda c: 0)
         skips = sum(skip(w[i + 1]) * f[i + 1] for i in range(config.layers))
-        # A transposed convolution's taps fall on its input positions, as the mirrored encoder's on its output.
+        # Taps of a transposed convolution count at its input positions, those of the mirrored encoder at its output.
         taps = 3 * config.time_kernel
         double = 2 if config.skip == "concat" else 1
         out = [MASKS[config.mask][1], *w[1:]]

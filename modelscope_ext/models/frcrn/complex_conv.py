@@ -1,8 +1,8 @@
 """Complex convolutions and batch norm, each computed as one real operation.
 
-A complex tensor is a real one of twice the channels, (B, 2C, F, T): C real parts, then C imaginary ones, best in
+A complex tensor is a real one of twice the channels, (B, 2C, F, T): C real parts and then C imaginary ones, best in
 `channels_last` memory. Parameters are kept in pairs, `*_re` and `*_im`, under the names of the released FRCRN
-(modelscope's `speech_frcrn_ans_cirm_16k`); a pair becomes one real weight, [[re, -im], [im, re]], when it is used.
+(ModelScope's `speech_frcrn_ans_cirm_16k`). A pair is used as one real weight, [[re, -im], [im, re]].
 """
 
 import torch
@@ -11,12 +11,12 @@ from torch.nn import functional
 
 __all__ = ["ComplexBatchNorm2d", "ComplexConv2d", "ComplexConvTranspose2d"]
 
-#: From so many channels on, in and out, three convolutions and some sums are faster than one of twice the size.
-WIDE = 16
+#: From this number of channels on, in and out, three convolutions and sums are faster than one of twice the size.
+MIN_GAUSS_CHANNELS = 16
 
 
 def _fold(re: Tensor, im: Tensor, parts: int) -> Tensor:
-    """(O, I, …) pair → (2O, 2I, …) real weight; the input is `parts` complex tensors side by side."""
+    """Return the real weight (2O, 2I, …) of a pair (O, I, …); the input is `parts` complex tensors side by side."""
     columns = zip(re.chunk(parts, 1), im.chunk(parts, 1), strict=True)
     to_re, to_im = zip(*(((re, -im), (im, re)) for re, im in columns), strict=True)
     return torch.cat([torch.cat(sum(row, ()), 1) for row in (to_re, to_im)])
@@ -34,7 +34,7 @@ class ComplexBatchNorm2d(nn.Module):
         return torch.cat((getattr(self.bn_re, name), getattr(self.bn_im, name)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 2C, F, T) → the same shape, with the batch's statistics or, in eval mode, the running ones."""
+        """Normalize (B, 2C, F, T) with the batch's statistics or, in eval mode, the running ones."""
         if self.training and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             return self._over_all_processes(x)
         mean, var = self._both("running_mean"), self._both("running_var")
@@ -48,7 +48,7 @@ class ComplexBatchNorm2d(nn.Module):
         return x
 
     def _over_all_processes(self, x: Tensor) -> Tensor:
-        """With the statistics of the batch that all processes have together, equal shares each."""
+        """Normalize with the statistics of the whole batch; each process has an equal share of it."""
         from torch.distributed.nn.functional import all_reduce
 
         count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
@@ -66,26 +66,26 @@ class ComplexBatchNorm2d(nn.Module):
         return x * scale.to(x)[:, None, None] + shift.to(x)[:, None, None]
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """What eval mode does, as `x * scale + shift`; (2C,) each."""
+        """Return scale and shift (2C,) of eval mode: `x * scale + shift`."""
         scale = self._both("weight") / (self._both("running_var") + self.bn_re.eps).sqrt()
         return scale, self._both("bias") - self._both("running_mean") * scale
 
 
 def _columns(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], frames: tuple[int, int]) -> Tensor:
-    """What the taps of a kernel see of contiguous (B, F, T, C) at `frames` positions: (B F' T', taps * C)."""
+    """Return the inputs of a kernel's taps, (B F' T', taps * C), for contiguous (B, F, T, C) at `frames` positions."""
     b, f, t, c = x.stride()
     shape = (len(x), *frames, kernel[0], kernel[1] * x.shape[3])
     return x.as_strided(shape, (b, f * stride[0], t * stride[1], f, c)).reshape(-1, kernel[0] * shape[-1])
 
 
 def _padded(x: Tensor, padding: tuple[int, int]) -> Tensor:
-    """(B, C, F, T) in channels_last memory → contiguous (B, F, T, C) with zeros around F and T."""
+    """Return (B, C, F, T) in channels_last memory as contiguous (B, F, T, C) with zeros around F and T."""
     x = x.permute(0, 2, 3, 1)
     return functional.pad(x, (0, 0, padding[1], padding[1], padding[0], padding[0])).contiguous()
 
 
 def _conv_backward(grad, x, weight, stride, padding):
-    """Gradients of `conv2d` by two matrix products: on a CPU many times faster than torch's own."""
+    """Return the gradients of `conv2d` by two matrix products, on a CPU many times faster than torch's own."""
     outputs, inputs, *kernel = weight.shape
     frames = grad.shape[2:]
     rows = grad.permute(0, 2, 3, 1).reshape(-1, outputs)
@@ -102,7 +102,7 @@ def _conv_backward(grad, x, weight, stride, padding):
 
 
 def _conv_transpose_backward(grad, x, weight, stride, padding):
-    """Gradients of `conv_transpose2d`, likewise."""
+    """Return the gradients of `conv_transpose2d` in the same way."""
     inputs, outputs, *kernel = weight.shape
     seen = _columns(_padded(grad, padding), kernel, stride, x.shape[2:])
     grad_x = (seen @ weight.permute(2, 3, 1, 0).reshape(-1, inputs)).view(len(x), *x.shape[2:], inputs)
@@ -110,10 +110,10 @@ def _conv_transpose_backward(grad, x, weight, stride, padding):
     return grad_x.permute(0, 3, 1, 2), grad_weight.permute(0, 3, 1, 2)
 
 
-class _ByThree(torch.autograd.Function):
-    """A complex convolution of three real ones (Gauss): (A + iB)(r + is) needs A(r + s), (A + B)s and (B - A)r.
+class _GaussComplexConv(torch.autograd.Function):
+    """A complex convolution as three real ones (Gauss): (A + iB)(r + is) needs A(r + s), (A + B)s and (B - A)r.
 
-    Takes (B, parts * 2C, F, T); returns (B, 2C', F', T'), both in channels_last memory.
+    (B, parts * 2C, F, T) → (B, 2C', F', T'), both in channels_last memory.
     """
 
     @staticmethod
@@ -140,20 +140,20 @@ class _ByThree(torch.autograd.Function):
         from_s, of_sum = backward(grad_r, s, a + b, stride, padding)  # its sign is changed below
         from_r, of_difference = backward(grad_s, r, b - a, stride, padding)
         halves = (from_r.add_(grad_both), grad_both.sub_(from_s))
-        # Concatenated, not stacked: only so does it stay in channels_last memory.
+        # Concatenated and not stacked, which would leave channels_last memory.
         pairs = zip(*(half.chunk(parts, 1) for half in halves), strict=True)
         grad_x = torch.cat([part for pair in pairs for part in pair], 1)
         return grad_x, grad_a - of_sum - of_difference, of_difference - of_sum, None, None, None, None
 
 
 def _halves(x: Tensor, parts: int) -> tuple[Tensor, Tensor]:
-    """Real and imaginary parts of `parts` complex tensors side by side, (B, parts * C, F, T) each."""
+    """Return real and imaginary parts, (B, parts * C, F, T) each, of `parts` complex tensors side by side."""
     halves = x.unflatten(1, (parts, 2, -1)).movedim(2, 0)
     return tuple(half.flatten(1, 2).contiguous(memory_format=torch.channels_last) for half in halves)
 
 
 class _ComplexConv(nn.Module):
-    """What both directions share: a pair of real convolutions that only hold parameters."""
+    """A pair of real convolutions that only hold parameters."""
 
     def __init__(self, re: nn.Module, im: nn.Module, prefix: str, parts: int) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class _ComplexConv(nn.Module):
         self.parts = parts
 
     def folded(self, norm: ComplexBatchNorm2d | None) -> tuple[Tensor, Tensor]:
-        """Real weight and bias of the convolution and, in eval mode, of the batch norm after it."""
+        """Return real weight and bias of the convolution and, in eval mode, the batch norm after it."""
         re, im = self.pair
         weight = self._fold_weight(re.weight, im.weight)
         bias = torch.cat((re.bias - im.bias, re.bias + im.bias))
@@ -173,27 +173,27 @@ class _ComplexConv(nn.Module):
         return weight * scale.view(self._scale_shape), torch.addcmul(shift, bias, scale)
 
     def forward(self, x: Tensor, norm: ComplexBatchNorm2d | None = None) -> Tensor:
-        """(B, 2C, F, T) → (B, 2C', F', T'), through `norm` if there is one."""
-        if x.device.type == "cpu" and min(self.weights[0].shape[:2]) >= WIDE and not torch.jit.is_tracing():
-            return self._by_three(x, norm)
+        """Convolve (B, 2C, F, T) into (B, 2C', F', T'); apply `norm` if there is one."""
+        if x.device.type == "cpu" and min(self.weights[0].shape[:2]) >= MIN_GAUSS_CHANNELS:
+            return self._gauss(x, norm)
         x = self._convolve(x, *self.folded(norm))
         return norm(x) if norm is not None and norm.training else x
 
     @property
     def pair(self) -> tuple[nn.Module, nn.Module]:
-        """What holds the parameters of the real and of the imaginary part."""
+        """The modules that hold the parameters of the real and the imaginary convolution."""
         return tuple(getattr(self, name) for name in self._names)
 
     @property
     def weights(self) -> tuple[Tensor, Tensor]:
-        """Those of the two."""
+        """Weights of the real and the imaginary convolution."""
         return tuple(part.weight for part in self.pair)
 
-    def _by_three(self, x: Tensor, norm: ComplexBatchNorm2d | None) -> Tensor:
-        """With three real convolutions instead of four."""
+    def _gauss(self, x: Tensor, norm: ComplexBatchNorm2d | None) -> Tensor:
+        """Use three real convolutions instead of four."""
         (a, b), (re, im) = self.weights, self.pair
         transposed = isinstance(re, nn.ConvTranspose2d)
-        x = _ByThree.apply(x, a, b, transposed, self.parts, re.stride, re.padding)
+        x = _GaussComplexConv.apply(x, a, b, transposed, self.parts, re.stride, re.padding)
         bias = torch.cat((re.bias - im.bias, re.bias + im.bias))[:, None, None]
         if norm is None or norm.training:
             x.add_(bias)  # in place: memory traffic is a good part of a training step

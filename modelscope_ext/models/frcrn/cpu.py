@@ -1,16 +1,15 @@
-"""FRCRN's U-net for inference on a CPU: the same numbers as `models.frcrn`, several times as fast.
+"""FRCRN's U-net for inference on a CPU: the same numbers as `unet.UNet`, several times as fast.
 
 Axes: activations are (2, T, F, C): real and imaginary parts, frames, frequencies, channels. What makes it fast:
 
-- Blocks of frames: a layer goes through its input some frames at a time, so that what lies between its steps stays in
-  the processor's cache. Squeeze and excitation, which averages over all frames, has its gains applied where they are
-  read next.
+- Blocks of frames: a layer processes some frames at a time, so that its intermediate results stay in the processor's
+  cache. Gains of squeeze and excitation need the average over all frames: they are applied by the next reader.
 - Complex convolutions as three real ones instead of four (Gauss).
 - Four frames of a convolution with two taps in time by five products instead of eight (Winograd, "Arithmetic Complexity
   of Computations", 1980; here with the points 0, 1, -1, 2 and infinity).
 - The two networks of an FSMN as one matrix product over (re/im, frame, frequency) rows.
-- The utterances of a batch side by side, each with its share of the threads: two cores that work on two of them wait
-  less for each other than two that share the operations of one.
+- The utterances of a batch side by side, each with its share of the threads: two cores that work on one utterance each
+  wait less for each other than two that share every operation.
 """
 
 import math
@@ -18,164 +17,192 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from modelscope_ext.models.frcrn.cpu_layers import TILE, Conv, First, Last, Memory, PlainConv
+from modelscope_ext.models.frcrn.config import SQUEEZES
+from modelscope_ext.models.frcrn.cpu_layers import TILE, Bf16Conv, FastFsmn, FastHead, FastStem, WinogradConv
 from modelscope_ext.models.frcrn.squeeze import ComplexSqueezeExcitation, part_means, running_means
+from modelscope_ext.models.frcrn.unet import Stage, UNet, UNetState
 
-__all__ = ["Buffers", "FastUNet", "has_amx"]
+__all__ = ["FastUNet", "Pool", "has_amx"]
 
-#: What nobody uses at the moment: by place, flat tensors that layers write to. Fresh memory for each layer would take
-#: the system a tenth of the time.
-Buffers = list[dict[int, Tensor]]
+#: Memory that layers of one utterance write to: flat tensors by place. Fresh memory takes a tenth of the time.
+Workspace = dict[int, Tensor]
+#: Workspaces that are free. U-nets that run one after the other share a pool.
+Pool = list[Workspace]
 #: Writes frames `start` to `stop` of a layer's input to a (2, stop - start, F, C) tensor.
 Reader = Callable[[int, int, Tensor], object]
 
 #: Rows (frames times frequencies) of a block: about as many as the cache holds.
 BLOCK_ROWS = 5000
-#: ChunkedInference at the same time: more would take more memory, and two cores are what most users have to spare.
+#: Utterances at the same time. More need more memory, and most users have two cores to spare.
 SIDE_BY_SIDE = 2
 
 
 class FastUNet:
-    """A U-net of FRCRN, prepared; parameters that change later are not seen.
+    """A U-net of FRCRN prepared for inference; later changes of its parameters have no effect.
 
     Args:
-        unet: the `models.frcrn.UNet` whose parameters are read, causal or not. Batch norm uses its running statistics.
-        dtype: None is that of the parameters. By bfloat16, where `has_amx`, it takes a third of the time, and what
-            comes out is -43 dB from what is exact.
+        unet: causal or not. Batch norm uses its running statistics.
+        dtype: None is that of the parameters. bfloat16 takes a third of the time if `has_amx`, with an error of -43 dB.
     """
 
-    def __init__(self, unet: nn.Module, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, unet: UNet, dtype: torch.dtype | None = None) -> None:
         self.unet, self.exact = unet, unet.linear.conv_re.weight.dtype
         self.dtype = dtype = dtype or self.exact
-        conv = PlainConv if dtype == torch.bfloat16 else Conv
-        self.encoders = [First(unet.encoders[0], dtype), *(conv(each.conv, each.bn) for each in unet.encoders[1:])]
-        self.encoder_memories = [Memory(fsmn, dtype) for fsmn in unet.fsmn_enc[1:]]
-        self.decoders = [
-            *(conv(each.transconv, each.bn) for each in unet.decoders[:-1]),
-            Last(unet.decoders[-1], dtype),
-        ]
-        self.decoder_memories = [Memory(fsmn, dtype) for fsmn in unet.fsmn_dec[:-1]]
+        conv = Bf16Conv if dtype == torch.bfloat16 else WinogradConv
+
+        def fast(stage: Stage, layer: object) -> Stage:
+            return Stage(layer, stage.fsmn and FastFsmn(stage.fsmn, dtype), stage.squeeze)
+
+        first, *encoders = unet.encoder_stages
+        *decoders, last = unet.decoder_stages
+        self.encoders = [fast(first, FastStem(first.conv, dtype))]
+        self.encoders += [fast(stage, conv(stage.conv.conv, stage.conv.bn)) for stage in encoders]
+        self.decoders = [fast(stage, conv(stage.conv.transconv, stage.conv.bn)) for stage in decoders]
+        self.decoders += [fast(last, FastHead(last.conv, dtype))]
 
     def __call__(
         self,
         x: Tensor,
-        state: tuple | None = None,
+        state: UNetState | None = None,
         count: Tensor | None = None,
         means: Tensor | None = None,
-        buffers: Buffers | None = None,
         parts: int = 1,
+        pool: Pool | None = None,
         only_means: bool = False,
-    ):
-        """What `UNet.forward` gives for the same arguments; the next U-net may write to the same buffers.
+    ) -> tuple[Tensor | None, UNetState | Tensor]:
+        """Return what `UNet.forward` returns for the same arguments.
 
-        `only_means` does without the output, and with five sixths of the time.
+        `only_means` returns None as the output and takes five sixths of the time.
         """
-        buffers = [] if buffers is None else buffers
+        pool = [] if pool is None else pool
 
-        def one(b: int):
+        def one(b: int) -> tuple[Tensor | None, UNetState | Tensor]:
             try:
-                mine = buffers.pop()
+                workspace = pool.pop()
             except IndexError:
-                mine = {}
-            planes = _planes(x[b : b + 1].to(self.dtype))
-            y, new = self._one(planes, _item(state, b), count, _item(means, b), mine, parts, only_means)
-            y = y if only_means else y.to(x.dtype, copy=True)
-            buffers.append(mine)
-            return y, new
+                workspace = {}
+            before, given = state and state.stream(b), None if means is None else means[b : b + 1]
+            run = _Run(self, workspace, before, count, given, parts)
+            y = run(_planes(x[b : b + 1].to(self.dtype)), only_means)
+            y = y if y is None else y.to(x.dtype, copy=True)  # the next utterance overwrites the workspace
+            pool.append(workspace)
+            return y, run.result()
 
-        # A stream's short pieces are done before threads have begun.
+        # The short pieces of a stream are done before threads have begun.
         done = _side_by_side(one, len(x)) if state is None else [one(b) for b in range(len(x))]
         out = None if only_means else self.unet.linear(torch.cat([_tensor(y) for y, _ in done]))
-        return out, _joined([new for _, new in done]) if state is not None else torch.cat([own for _, own in done], 1)
+        results = [result for _, result in done]
+        return out, torch.cat(results, 1) if state is None else UNetState.joined(results)
 
-    def _one(
+
+class _Run:
+    """One utterance on its way through a `FastUNet`."""
+
+    def __init__(
         self,
-        x: Tensor,
-        state: tuple | None,
+        net: FastUNet,
+        workspace: Workspace,
+        state: UNetState | None,
         count: Tensor | None,
-        known: Tensor | None,
-        buffers: dict[int, Tensor],
+        given: Tensor | None,
         parts: int,
-        only_means: bool,
-    ):
-        """(2, T, F, 1) of one utterance → the same shape, before the last 1 x 1 convolution, and state or means."""
-        new: dict[str, list[Tensor]] = {"encoders": [], "decoders": [], "means": []}
+    ) -> None:
+        self.net, self.workspace = net, workspace
+        self.before, self.count, self.given, self.parts = state, count, given, parts
+        self.frames: dict[str, list[Tensor]] = {"encoders": [], "decoders": []}
+        self.means: list[Tensor] = []
+        self.memory: tuple[Tensor, ...] = ()
 
-        def gains(se: ComplexSqueezeExcitation, means: Tensor) -> Tensor:
-            """(2, T, C) means over the frequencies of each frame → (2, T, 1, C) gains."""
-            frames, layer = means.movedim(0, 1).flatten(1).to(self.exact), len(new["means"])  # (T, 2C)
-            if state is None:
-                new["means"].append(part_means(frames[None], parts))
-                mean = new["means"][-1].mean(0) if known is None else known[:, layer]
-                found = se.gains(mean).expand(len(frames), -1)
-            else:
-                so_far = running_means(frames[None], state.means[layer], count)
-                new["means"].append(so_far[:, -1])
-                found = se.gains(so_far[0])
-            return found.to(self.dtype).unflatten(1, (2, -1)).movedim(1, 0).unsqueeze(2)
-
-        def through(layer, name: str, width: int, read: Reader) -> tuple[Tensor, Tensor]:
-            before = None if state is None else _planes(getattr(state, name)[len(new[name])])
-            if state is None and name == "encoders":
-                before = x.new_zeros(2, 1, x.shape[2], width)
-            after = state is None and name == "encoders"
-            place = len(new[name]) if name == "encoders" else -1 - len(new[name]) % 2  # a decoder reads the one before
-            out, means, last = _in_blocks(layer, read, x, width, before, after, buffers, place)
-            new[name].append(_tensor(last))
-            return out, means
-
+    def __call__(self, x: Tensor, only_means: bool) -> Tensor | None:
+        """Return the output for (2, T, F, 1), same shape, before the last 1 x 1 convolution."""
         skips = []
-        for i, encoder in enumerate(self.encoders):
-            remember = self.encoder_memories[i - 1] if i else _copy
+        for stage in self.net.encoders:
+            x, means = self.convolve(stage.conv, "encoders", x, x.shape[3], _encoder_input(x, stage))
+            if stage.squeeze is not None:
+                skips.append((x, self.gains(stage.squeeze, means)))
+        x = self.along_time(x)
+        for stage in self.net.decoders:
+            gain = None if stage.squeeze is None else self.gains(stage.squeeze, _run_fsmn(stage.fsmn, x))
+            if only_means and len(self.means) == SQUEEZES:
+                return None
+            width, read = x.shape[3], _copy_of(x)
+            if stage.fsmn is not None:
+                width, read = 2 * width, _decoder_input(x, stage, gain, *skips.pop())
+            x, _ = self.convolve(stage.conv, "decoders", x, width, read)
+        return x
 
-            def read(start: int, stop: int, target: Tensor, x: Tensor = x, remember=remember) -> None:
-                remember(x[:, start:stop], target)
+    def result(self) -> UNetState | Tensor:
+        """Return the new state of a causal U-net or the squeeze means of another one."""
+        if self.before is None:
+            return torch.stack(self.means, 2)
+        return UNetState(*map(tuple, self.frames.values()), self.memory, tuple(self.means))
 
-            x, means = through(encoder, "encoders", x.shape[3], read)
-            if i < len(self.encoders) - 1:
-                skips.append((x, gains(self.unet.se_layers_enc[i], means)))
-        # One frequency is left; this memory runs along time.
-        x = _tensor(x).movedim(2, 3).to(self.exact)  # (1, 2C, T, 1)
-        x, memory = (self.unet.fsmn(x), ()) if state is None else self.unet.fsmn.stream(x, state.memory)
-        x = _planes(x.movedim(3, 2).to(self.dtype))
-        x, _ = through(self.decoders[0], "decoders", x.shape[3], lambda start, stop, to: to.copy_(x[:, start:stop]))
-        for i, decoder in enumerate(self.decoders[1:]):
-            remember, gain = self.decoder_memories[i], None
-            if i < len(self.decoders) - 2:
-                means = x.new_empty(x.shape[0], x.shape[1], x.shape[3])
-                for start, stop in _blocks(x.shape[1], x.shape[2]):
-                    y = x[:, start:stop]
-                    remember(y, y)
-                    _mean(y, means[:, start:stop])
-                gain = gains(self.unet.se_layers_dec[i], means)
-            if only_means and len(new["means"]) == len(self.encoders) + len(self.decoders) - 3:
-                return None, torch.stack(new["means"], 2)
-            skip, skip_gain = skips.pop()
-            width = x.shape[3]
+    def along_time(self, x: Tensor) -> Tensor:
+        """Run the FSMN along time; one frequency is left."""
+        x, fsmn = _tensor(x).movedim(2, 3).to(self.net.exact), self.net.unet.fsmn  # (1, 2C, T, 1)
+        if self.before is None:
+            x = fsmn(x)
+        else:
+            x, self.memory = fsmn.stream(x, self.before.memory)
+        return _planes(x.movedim(3, 2).to(self.net.dtype))
 
-            def read(start, stop, to, y=x, remember=remember, gain=gain, skip=skip, skip_gain=skip_gain) -> None:
-                if gain is None:
-                    remember(y[:, start:stop], to[..., : y.shape[3]])
-                else:
-                    torch.mul(y[:, start:stop], gain[:, start:stop], out=to[..., : y.shape[3]])
-                torch.mul(skip[:, start:stop], skip_gain[:, start:stop], out=to[..., y.shape[3] :])
+    def gains(self, squeeze: ComplexSqueezeExcitation, means: Tensor) -> Tensor:
+        """Return the gains (2, T, 1, C) for the means (2, T, C) of the frames over frequency."""
+        frames, layer = means.movedim(0, 1).flatten(1).to(self.net.exact), len(self.means)  # (T, 2C)
+        if self.before is None:
+            self.means.append(part_means(frames[None], self.parts))
+            mean = self.means[-1].mean(0) if self.given is None else self.given[:, layer]
+            gains = squeeze.gains(mean).expand(len(frames), -1)
+        else:
+            so_far = running_means(frames[None], self.before.means[layer], self.count)
+            self.means.append(so_far[:, -1])
+            gains = squeeze.gains(so_far[0])
+        return gains.to(self.net.dtype).unflatten(1, (2, -1)).movedim(1, 0).unsqueeze(2)
 
-            x, _ = through(decoder, "decoders", 2 * width, read)
-        if state is None:
-            return x, torch.stack(new["means"], 2)
-        remembered = {name: tuple(tensors) for name, tensors in new.items()}
-        return x, type(state)(**remembered, memory=memory)
+    def convolve(self, layer, name: str, like: Tensor, width: int, read: Reader) -> tuple[Tensor, Tensor]:
+        """Run a layer with two taps in time.
+
+        Args:
+            layer: one of `cpu_layers`.
+            name: "encoders" or "decoders".
+            like: has the frames and the frequencies of the input.
+            width: channels of the input.
+            read: gives the input.
+
+        Returns:
+            The (2, T', F', C') output in the workspace and its (2, T', C') means over frequency.
+        """
+        index, (frames, steps) = len(self.frames[name]), like.shape[1:3]
+        padded = self.before is None and name == "encoders"  # by a frame of zeros at both ends
+        before = like.new_zeros(2, 1, steps, width) if padded else None
+        if self.before is not None:
+            before = _planes(getattr(self.before, name)[index])
+        total = frames - (before is None) + padded
+        tiled = -(-total // TILE) * TILE if total >= TILE else total
+        place = index if name == "encoders" else -1 - index % 2  # a decoder reads the output of the one before
+        out = self.space(place, (2, tiled, layer.width_out(steps), layer.channels), like)
+        means, last = _in_blocks(layer, read, before, like, width, out)
+        self.frames[name].append(_tensor(last))
+        return out[:, :total], means[:, :total]
+
+    def space(self, place: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Return uninitialised memory of the workspace."""
+        size = math.prod(shape)
+        if len(self.workspace.get(place, ())) < size:
+            self.workspace.pop(place, None)
+            self.workspace[place] = like.new_empty(size)
+        return self.workspace[place][:size].view(shape)
 
 
 def has_amx() -> bool:
-    """Whether the processor multiplies matrices of bfloat16, many times faster than those of float32."""
+    """Return True if the processor multiplies matrices of bfloat16, many times faster than those of float32."""
     return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()  # torch has no public name for it
 
 
 def _side_by_side(work: Callable[[int], tuple], count: int) -> list[tuple]:
-    """`work(0)` … `work(count - 1)`, at the same time where torch may use several threads, which they share."""
+    """Return `work(0)` … `work(count - 1)`, computed at the same time if torch may use several threads."""
     threads = torch.get_num_threads()
     workers = min(threads, count, SIDE_BY_SIDE)
     if workers < 2:
@@ -183,7 +210,7 @@ def _side_by_side(work: Callable[[int], tuple], count: int) -> list[tuple]:
     mode = torch.is_inference_mode_enabled()
 
     def alone(b: int):
-        torch.set_num_threads(threads // workers)  # of this thread, and of those that begin later
+        torch.set_num_threads(threads // workers)  # of this thread and of those that begin later
         with torch.inference_mode(mode), torch.no_grad():
             return work(b)
 
@@ -195,66 +222,84 @@ def _side_by_side(work: Callable[[int], tuple], count: int) -> list[tuple]:
 
 
 def _in_blocks(
-    layer,
-    read: Reader,
-    like: Tensor,
-    width: int,
-    before: Tensor | None,
-    after: bool,
-    buffers: dict[int, Tensor],
-    place: int,
-):
-    """Runs a layer with two taps in time over its input, block by block.
+    layer, read: Reader, before: Tensor | None, like: Tensor, width: int, out: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Run a layer with two taps in time block by block.
 
     Args:
-        layer: one of `frcrn_fast_layers`, which writes what frames of its `room` give.
-        read: gives the layer's input.
+        layer: one of `cpu_layers`; it reads frames of its `workspace` and writes to `out`.
+        read: gives the input.
+        before: (2, 1, F, C) before the first frame; None: the first output is that of the first two frames.
         like: has the frames and the frequencies of the input.
         width: channels of the input.
-        before: (2, 1, F, C) before the first frame; None: the first output is that of the first two frames.
-        after: there is a frame of zeros after the last one.
-        buffers: where outputs are written to.
-        place: of this one.
+        out: (2, T', F', C'); where it needs more frames than there are, these are zeros.
 
     Returns:
-        The (2, T', F', C') output; its (2, T', C') means over frequency; the last frame read.
+        The (2, T', C') means of the output over frequency and the last frame read.
     """
     frames, steps = like.shape[1:3]
-    total = frames - (before is None) + after
-    padded = -(-total // TILE) * TILE if total >= TILE else total
-    block = min(padded, max(1, BLOCK_ROWS // (TILE * steps)) * TILE)
-    x = layer.room(like, block + 1, steps, width)
-    shape = 2, padded, layer.width_out(steps), layer.channels
-    if len(buffers.get(place, ())) < math.prod(shape):
-        buffers.pop(place, None)
-        buffers[place] = like.new_empty(math.prod(shape))
-    out = buffers[place][: math.prod(shape)].view(shape)
-    means = like.new_empty(2, padded, layer.channels)
+    total = out.shape[1]
+    block = min(total, max(1, BLOCK_ROWS // (TILE * steps)) * TILE)
+    x = layer.workspace(like, block + 1, steps, width)
+    means = like.new_empty(2, total, layer.channels)
     got = -1  # frames of `x` that were read, after its first
-    seen = 0
-    for start in range(0, padded, block):
-        size = min(block, padded - start)
+    done = 0
+    for start in range(0, total, block):
+        size = min(block, total - start)
         if start:
             x[:2, 0] = x[:2, block]
         elif before is None:
             read(0, 1, x[:2, :1])
-            seen = 1
+            done = 1
         else:
             x[:2, :1] = before
-        got = min(size, frames - seen)
+        got = min(size, frames - done)
         if got:
-            read(seen, seen + got, x[:2, 1 : 1 + got])
+            read(done, done + got, x[:2, 1 : 1 + got])
         x[:2, 1 + got :] = 0
-        seen += got
+        done += got
         if len(x) == 3:
             torch.add(x[0], x[1], out=x[2])
         layer(x[:, : size + 1], out[:, start : start + size])
         _mean(out[:, start : start + size], means[:, start : start + size])
-    return out[:, :total], means[:, :total], x[:2, got : got + 1].clone()
+    return means, x[:2, got : got + 1].clone()
+
+
+def _copy_of(x: Tensor) -> Reader:
+    return lambda start, stop, out: out.copy_(x[:, start:stop])
+
+
+def _encoder_input(x: Tensor, stage: Stage) -> Reader:
+    if stage.fsmn is None:
+        return _copy_of(x)
+    return lambda start, stop, out: stage.fsmn(x[:, start:stop], out)
+
+
+def _decoder_input(x: Tensor, stage: Stage, gain: Tensor | None, skip: Tensor, skip_gain: Tensor) -> Reader:
+    """Return a reader of `x` after its FSMN or, if that is done, its gain, beside the skip connection."""
+
+    def read(start: int, stop: int, out: Tensor) -> None:
+        if gain is None:
+            stage.fsmn(x[:, start:stop], out[..., : x.shape[3]])
+        else:
+            torch.mul(x[:, start:stop], gain[:, start:stop], out=out[..., : x.shape[3]])
+        torch.mul(skip[:, start:stop], skip_gain[:, start:stop], out=out[..., x.shape[3] :])
+
+    return read
+
+
+def _run_fsmn(fsmn: FastFsmn, x: Tensor) -> Tensor:
+    """Replace `x` by the output of its FSMN; return its (2, T, C) means over frequency."""
+    means = x.new_empty(x.shape[0], x.shape[1], x.shape[3])
+    for start, stop in _blocks(x.shape[1], x.shape[2]):
+        y = x[:, start:stop]
+        fsmn(y, y)
+        _mean(y, means[:, start:stop])
+    return means
 
 
 def _blocks(frames: int, steps: int) -> Iterator[tuple[int, int]]:
-    """Start and stop of blocks of so many frames of so many frequencies."""
+    """Yield start and stop of the blocks of `frames` frames of `steps` frequencies."""
     block = max(1, BLOCK_ROWS // steps)
     return ((start, min(start + block, frames)) for start in range(0, frames, block))
 
@@ -263,33 +308,11 @@ def _mean(x: Tensor, out: Tensor) -> None:
     torch.sum(x, 2, out=out).div_(x.shape[2])  # torch.mean is five times slower in bfloat16
 
 
-def _copy(x: Tensor, out: Tensor) -> None:
-    out.copy_(x)
-
-
 def _planes(x: Tensor) -> Tensor:
-    """(1, 2C, F, T) → (2, T, F, C)."""
+    """Return (1, 2C, F, T) as (2, T, F, C)."""
     return x[0].unflatten(0, (2, -1)).permute(0, 3, 2, 1)
 
 
 def _tensor(x: Tensor) -> Tensor:
-    """(2, T, F, C) → (1, 2C, F, T) in channels_last memory."""
+    """Return (2, T, F, C) as (1, 2C, F, T) in channels_last memory."""
     return x.permute(0, 3, 2, 1).flatten(0, 1)[None].contiguous(memory_format=torch.channels_last)
-
-
-def _item(state, b: int):
-    """Stream `b` of a state: a tensor or tuples of them, perhaps named."""
-    if isinstance(state, Tensor):
-        return state[b : b + 1]
-    return state and _like(state, [_item(part, b) for part in state])
-
-
-def _joined(states: list):
-    """The way back."""
-    if isinstance(states[0], Tensor):
-        return torch.cat(states)
-    return _like(states[0], [_joined(parts) for parts in zip(*states, strict=True)])
-
-
-def _like(known: tuple, parts: list) -> tuple:
-    return type(known)(*parts) if hasattr(known, "_fields") else tuple(parts)

@@ -1,7 +1,7 @@
-"""The layers of FRCRN's U-net for inference on a CPU; `frcrn_inference` says what makes them fast.
+"""The layers of FRCRN's U-net for inference on a CPU; the module `cpu` explains why they are fast.
 
 Axes: activations are (2, T, F, C): real and imaginary parts, frames, frequencies, channels. Each layer is prepared for
-one data type, which its input has, and reads that from a `room` of its own making.
+the data type of its input and reads that from a `workspace` that it makes.
 """
 
 import torch
@@ -9,18 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modelscope_ext.models.frcrn.complex_conv import ComplexBatchNorm2d
-from modelscope_ext.models.frcrn.fsmn import ORDER, ComplexFsmn
+from modelscope_ext.models.frcrn.config import FSMN_ORDER, SLOPE, WIDTH
+from modelscope_ext.models.frcrn.fsmn import ComplexFsmn
 
-__all__ = ["TILE", "Conv", "First", "Last", "Memory", "PlainConv"]
+__all__ = ["TILE", "Bf16Conv", "FastFsmn", "FastHead", "FastStem", "WinogradConv"]
 
-SLOPE = 0.01
-#: Frames that a tile of the convolution over time gives.
+#: Output frames of a tile of the convolution over time.
 TILE = 4
 #: (products, taps): a kernel's values at the points, divided by the differences of the points.
 TO_PRODUCTS = torch.tensor([[1 / 2, 0], [-1 / 2, -1 / 2], [-1 / 6, 1 / 6], [1 / 6, 1 / 3], [0, 1]], dtype=torch.float64)
 
 
-class Memory:
+class FastFsmn:
     """A complex FSMN along the third axis of (2, T, F, C)."""
 
     def __init__(self, fsmn: ComplexFsmn, dtype: torch.dtype) -> None:
@@ -28,24 +28,26 @@ class Memory:
         self.expand = torch.cat((re.linear.weight, im.linear.weight)).T.contiguous().to(dtype)  # (C, 2C)
         self.bias = torch.cat((re.linear.bias, im.linear.bias)).to(dtype)
         self.project = [each.project.weight.T.contiguous().to(dtype) for each in (re, im)]
-        # p itself is one more tap. What is filtered for y_r: re(r) and im(s), for y_i: re(s) and im(r).
-        taps = [memory.conv1.weight + functional.pad(torch.ones(1, 1), (0, 0, ORDER - 1, 0)) for memory in (re, im)]
+        # p itself is one more tap. y_r filters re(r) and im(s), y_i filters re(s) and im(r).
+        taps = [
+            memory.conv1.weight + functional.pad(torch.ones(1, 1), (0, 0, FSMN_ORDER - 1, 0)) for memory in (re, im)
+        ]
         # (2C, 1, 1, order)
         self.taps = [torch.cat((taps[0], sign * taps[1])).transpose(2, 3).to(dtype) for sign in (-1, 1)]
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
-        """Writes y = f_re(x) + i f_im(x), f(x) = x + memory(x), to `out`, of the shape of `x`, which it may be."""
+        """Write y = f_re(x) + i f_im(x), f(x) = x + memory(x), to `out`, which has the shape of `x` or is `x`."""
         _, frames, steps, width = x.shape
         p = x.new_empty(2, frames * steps, 2, width)
         for part in range(2):
             hidden = torch.addmm(self.bias, x[part].reshape(-1, width), self.expand).relu_()
             torch.mm(hidden[:, :width], self.project[0], out=p[part, :, 0])
             torch.mm(hidden[:, width:], self.project[1], out=p[1 - part, :, 1])
-        order = min(ORDER, steps)  # taps further back would meet zeros only
+        order = min(FSMN_ORDER, steps)  # taps further back would meet zeros only
         filtered = []
         for part, taps in enumerate(self.taps):
             channels = p[part].view(1, frames, steps, 2 * width).permute(0, 3, 1, 2)
-            y = functional.conv2d(channels, taps[..., ORDER - order :], padding=(0, order - 1), groups=2 * width)
+            y = functional.conv2d(channels, taps[..., FSMN_ORDER - order :], padding=(0, order - 1), groups=2 * width)
             y = y.permute(0, 2, 3, 1)[0, :, :steps]
             filtered.append(y[..., :width] + y[..., width:])
         re, im = x[0] - x[1], x[0] + x[1]
@@ -53,7 +55,7 @@ class Memory:
         torch.add(im, filtered[1], out=out[1])
 
 
-class Conv:
+class WinogradConv:
     """A complex (transposed) convolution with two taps in time, batch norm and leaky ReLU."""
 
     def __init__(self, conv: nn.Module, norm: ComplexBatchNorm2d) -> None:
@@ -63,7 +65,7 @@ class Conv:
         taps = torch.stack((b - a, a + b, a))  # (3, ., ., F, 2): for r, for s, for r + s
         taps = taps.flip(-1) if self.transposed else taps  # as correlation: the earlier frame first
         products = torch.einsum("pt,g...t->pg...", TO_PRODUCTS.to(taps), taps).unsqueeze(-2)  # (5, 3, ., ., 1, F)
-        # The layout of the data, or every call would bring them into it.
+        # In the layout of the data: otherwise every call would convert them.
         self.weights = [[each.contiguous(memory_format=torch.channels_last) for each in point] for point in products]
         scale, shift = norm.scale_and_shift()
         shift = torch.addcmul(shift, torch.cat((re.bias - im.bias, re.bias + im.bias)), scale)
@@ -71,16 +73,16 @@ class Conv:
         self.scale, self.shift = (each.view(2, 1, 1, -1) for each in (scale, shift))
 
     def width_out(self, steps: int) -> int:
-        """Frequencies that come out where `steps` go in."""
+        """Return the number of output frequencies for `steps` input frequencies."""
         taps = self.weights[0][0].shape[-1]
         return 2 * (steps - 1) + taps if self.transposed else (steps - taps) // 2 + 1
 
-    def room(self, like: Tensor, frames: int, steps: int, width: int) -> Tensor:
-        """(3, T, F, C) zeros, of which the third is for the sum of the others."""
+    def workspace(self, like: Tensor, frames: int, steps: int, width: int) -> Tensor:
+        """Return (3, T, F, C) zeros; the third is for the sum of the others."""
         return like.new_zeros(3, frames, steps, width)
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
-        """Frames of r, s and r + s, n + 1 each → (2, n, F', C') to `out`; n may be any, best a multiple of 4."""
+        """Convolve n + 1 frames of r, s and r + s into `out` (2, n, F', C'); multiples of 4 are fastest."""
         if out.shape[1] % TILE:
             self._direct(x, out)
         else:
@@ -88,7 +90,7 @@ class Conv:
         functional.leaky_relu_(torch.addcmul(self.shift, out, self.scale, out=out), SLOPE)
 
     def _direct(self, x: Tensor, out: Tensor) -> None:
-        # The taps are what is at 0, twice, and at infinity.
+        # The early tap is twice the product's weight at 0, the late one that at infinity.
         early, late = self.weights[0], self.weights[4]
         of_r, of_s, of_both = (
             torch.add(self._product(x[g, 1:], late[g]), self._product(x[g, :-1], early[g]), alpha=2) for g in range(3)
@@ -97,7 +99,7 @@ class Conv:
         torch.add(of_both, of_r, out=out[1])
 
     def _in_tiles(self, x: Tensor, out: Tensor) -> None:
-        """`out` is (2, tiles, 4, F', C')."""
+        """Convolve into `out` (2, tiles, 4, F', C')."""
         d0, d1, d2, d3, d4 = (x[:, k : k + x.shape[1] - 1 : TILE] for k in range(5))
         v = x.new_empty(5, 3, out.shape[1], *x.shape[2:])
         difference = torch.sub(d3, d1, out=v[3])
@@ -117,13 +119,13 @@ class Conv:
         torch.add(difference, m[3], alpha=8, out=out[:, :, 3]).add_(m[4])
 
     def _product(self, x: Tensor, weight: Tensor) -> Tensor:
-        """(n, F, C) → (n, F', C')."""
+        """Return the product (n, F', C') for (n, F, C)."""
         x = x.permute(2, 0, 1).unsqueeze(0)  # channels_last memory
         return self.convolve(x, weight, stride=(1, 2)).permute(0, 2, 3, 1)[0]
 
 
-class PlainConv:
-    """The same by one real convolution: for bfloat16, whose products cost less than sums, where processors have AMX."""
+class Bf16Conv:
+    """The same as one real convolution in bfloat16, for processors with AMX: products cost less than sums there."""
 
     def __init__(self, conv: nn.Module, norm: ComplexBatchNorm2d) -> None:
         weight, bias = conv.folded(norm)
@@ -140,15 +142,15 @@ class PlainConv:
         self.bias = bias.bfloat16()
 
     def width_out(self, steps: int) -> int:
-        """Frequencies that come out where `steps` go in."""
+        """Return the number of output frequencies for `steps` input frequencies."""
         return 2 * (steps - 1) + self.taps if self.transposed else (steps - self.taps) // 2 + 1
 
-    def room(self, like: Tensor, frames: int, steps: int, width: int) -> Tensor:
-        """(2, T, F, C) zeros; real and imaginary parts lie side by side."""
+    def workspace(self, like: Tensor, frames: int, steps: int, width: int) -> Tensor:
+        """Return (2, T, F, C) zeros; real and imaginary parts lie side by side."""
         return like.new_zeros(frames, steps, 2, width).movedim(2, 0)
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
-        """Frames, n + 1 → (2, n, F', C') to `out`."""
+        """Convolve n + 1 frames into `out` (2, n, F', C')."""
         x = x.movedim(0, 2).flatten(2).permute(2, 0, 1).unsqueeze(0)  # (1, 2C, n + 1, F) in channels_last memory
         for i, weight in enumerate(self.weights):
             padding = (0, weight.shape[3] - 1) if self.transposed else 0
@@ -157,33 +159,33 @@ class PlainConv:
             out[:, :, i :: len(self.weights)] = y
 
 
-class First:
-    """The first encoder: one channel, so one matrix product over the taps."""
+class FastStem:
+    """The first encoder. It has one input channel: one matrix product over the taps."""
 
-    channels = 128
+    channels = WIDTH
 
     def __init__(self, encoder: nn.Module, dtype: torch.dtype) -> None:
         weight, bias = encoder.conv.folded(encoder.bn)  # (2C, 2, F, 2)
         self.weight, self.bias = weight.permute(1, 3, 2, 0).flatten(0, 2).contiguous().to(dtype), bias.to(dtype)
 
     def width_out(self, steps: int) -> int:
-        """Frequencies that come out where `steps` go in."""
+        """Return the number of output frequencies for `steps` input frequencies."""
         return (steps - 5) // 2 + 1
 
-    def room(self, like: Tensor, frames: int, steps: int, width: int) -> Tensor:
-        """(2, T, F, C) zeros."""
+    def workspace(self, like: Tensor, frames: int, steps: int, width: int) -> Tensor:
+        """Return (2, T, F, C) zeros."""
         return like.new_zeros(2, frames, steps, width)
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
-        """(2, n + 1, F, 1) → (2, n, F', C) to `out`."""
+        """Convolve (2, n + 1, F, 1) into `out` (2, n, F', C)."""
         taps = x[..., 0].unfold(2, 5, 2).unfold(1, 2, 1)  # (2, n, F', 5, 2)
         taps = taps.permute(1, 2, 0, 4, 3).reshape(-1, len(self.weight))
         y = torch.addmm(self.bias, taps, self.weight).view(*out.shape[1:3], 2, -1)
         out.copy_(functional.leaky_relu_(y, SLOPE).movedim(2, 0))
 
 
-class Last:
-    """The last decoder: one channel comes out, so one matrix product gives what every tap adds."""
+class FastHead:
+    """The last decoder. It has one output channel: one matrix product gives the contribution of every tap."""
 
     channels = 1
 
@@ -194,15 +196,15 @@ class Last:
         self.bias = bias.to(dtype)
 
     def width_out(self, steps: int) -> int:
-        """Frequencies that come out where `steps` go in."""
+        """Return the number of output frequencies for `steps` input frequencies."""
         return 2 * steps + 3
 
-    def room(self, like: Tensor, frames: int, steps: int, width: int) -> Tensor:
-        """(2, T, F, C) zeros."""
+    def workspace(self, like: Tensor, frames: int, steps: int, width: int) -> Tensor:
+        """Return (2, T, F, C) zeros."""
         return like.new_zeros(2, frames, steps, width)
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
-        """(2, n + 1, F, 2C) → (2, n, 2F + 3, 1) to `out`."""
+        """Convolve (2, n + 1, F, 2C) into `out` (2, n, 2F + 3, 1)."""
         rows = x.flatten(1, 2)
         y = torch.addmm(rows[0] @ self.weights[0], rows[1], self.weights[1]).view(*x.shape[1:3], 2, 5, 2)
         y = (y[:-1, ..., 1] + y[1:, ..., 0]).movedim(2, 0)  # (2, n, F, 5)

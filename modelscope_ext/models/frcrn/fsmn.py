@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ComplexFsmn"]
+from modelscope_ext.models.frcrn.config import FSMN_ORDER
 
-ORDER = 20
+__all__ = ["ComplexFsmn"]
 
 
 class _Memory(nn.Module):
@@ -20,20 +20,19 @@ class _Memory(nn.Module):
         super().__init__()
         self.linear = nn.Linear(channels, channels)
         self.project = nn.Linear(channels, channels, bias=False)
-        self.conv1 = nn.Conv2d(channels, channels, (ORDER, 1), groups=channels, bias=False)
+        self.conv1 = nn.Conv2d(channels, channels, (FSMN_ORDER, 1), groups=channels, bias=False)
 
     def forward(self, rows: Tensor, signs: tuple[int, int], past: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, S, R, 2, C), each of the two by itself and with a sign of its own → (B, 2C, S, R).
+        """Filter (B, S, R, 2, C), each of the two by itself and with its own sign, into (B, 2C, S, R).
 
-        `past` holds the (B, 19, R, 2C) values of p from before the first step, None is silence; also returned are
-        those before the next one.
+        `past` is (B, 19, R, 2C), p before the first step; None is silence. Also return p before the next step.
         """
         p = self.project(functional.relu_(self.linear(rows))).flatten(3)  # (B, S, R, 2C)
         batch, steps, independent, width = p.shape
-        order = ORDER if past is not None else min(ORDER, steps)  # taps further back would meet zeros only
+        order = FSMN_ORDER if past is not None else min(FSMN_ORDER, steps)  # taps further back would meet zeros only
         past = p.new_zeros(batch, order - 1, independent, width) if past is None else past
         p = torch.cat((past, p), 1)
-        taps = self.conv1.weight[:, :, ORDER - order :]
+        taps = self.conv1.weight[:, :, FSMN_ORDER - order :]
         taps = taps + functional.pad(taps.new_ones(1, 1), (0, 0, order - 1, 0))  # p itself is one more tap
         taps = torch.cat([sign * taps for sign in signs])
         return functional.conv2d(p.permute(0, 3, 1, 2), taps, groups=width), p[:, steps:]
@@ -50,16 +49,16 @@ class ComplexFsmn(nn.Module):
             self.add_module(f"fsmn_im_L{layer}", _Memory(channels))
 
     def initial_state(self, batch: int, rows: int) -> tuple[Tensor, ...]:
-        """What `stream` remembers before the first step: two (B, 19, R, 2C) a layer."""
+        """Return the state before the first step: two (B, 19, R, 2C) a layer."""
         weight = self.fsmn_re_L1.linear.weight
-        return tuple(weight.new_zeros(batch, ORDER - 1, rows, 2 * len(weight)) for _ in range(2 * self.layers))
+        return tuple(weight.new_zeros(batch, FSMN_ORDER - 1, rows, 2 * len(weight)) for _ in range(2 * self.layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 2C, S, R) → the same shape."""
+        """Return the output for (B, 2C, S, R), same shape."""
         return self.stream(x, (None,) * 2 * self.layers)[0]
 
     def stream(self, x: Tensor, state: tuple[Tensor | None, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The same for steps that follow those that gave `state`; returns the new one, too."""
+        """Return the output for the steps after `state`, and the new state."""
         remembered: list[Tensor] = []
         for layer in range(1, self.layers + 1):
             re, im = (getattr(self, f"fsmn_{part}_L{layer}") for part in ("re", "im"))

@@ -1,4 +1,4 @@
-"""Squeeze and excitation (Hu et al., CVPR 2018) of complex tensors, as FRCRN has it.
+"""Squeeze and excitation (Hu et al., CVPR 2018) of complex tensors as in FRCRN.
 
 Axes: (B, 2C, F, T), C real parts and C imaginary ones. Parameter names are those of the released FRCRN.
 """
@@ -11,7 +11,7 @@ __all__ = ["ComplexSqueezeExcitation", "part_means", "running_means"]
 
 
 class ComplexSqueezeExcitation(nn.Module):
-    """Gains from the mean over F and T: g = fc_r(m) + i fc_i(m); real and imaginary parts take a gain each."""
+    """Gains from the mean over F and T: g = fc_r(m) + i fc_i(m). Real and imaginary parts have a gain each."""
 
     def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()
@@ -26,41 +26,38 @@ class ComplexSqueezeExcitation(nn.Module):
         )
 
     def forward(self, x: Tensor, mean: Tensor | None = None, parts: int = 1) -> tuple[Tensor, Tensor]:
-        """(B, 2C, F, T) → the same shape, and the (parts, B, 2C) means of so many parts of its time.
+        """Return `x` (B, 2C, F, T) times its gains, and its means (parts, B, 2C) over equal parts of the time.
 
-        `mean` (B, 2C) is another to take than the input's own, of a longer input.
+        `mean` (B, 2C), if given, takes the place of the mean of `x`.
         """
         own = part_means(x.mean(2).transpose(1, 2), parts)
         return x * self.gains(own.mean(0) if mean is None else mean)[:, :, None, None], own
 
     def stream(self, x: Tensor, mean: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        """The same with means over all frames so far instead of all frames.
+        """Return `x` times gains of the mean over all frames so far, and the new mean.
 
         Args:
             x: (B, 2C, F, T), the next frames.
-            mean: (B, 2C), over all frames before.
-            count: (T,), how many frames there are with each of `x`, 1 in the first of a stream.
-
-        Returns:
-            What `forward` does, and the new mean.
+            mean: (B, 2C) over all frames before.
+            count: (T,) number of frames up to each of `x`; 1 at the first frame of a stream.
         """
         means = running_means(x.mean(2).transpose(1, 2), mean, count)  # (B, T, 2C)
         return x * self.gains(means).transpose(1, 2).unsqueeze(2), means[:, -1]
 
     def gains(self, mean: Tensor) -> Tensor:
-        """(..., 2C) means → (..., 2C) gains."""
+        """Return the gains (..., 2C) for means (..., 2C)."""
         mean = mean.unflatten(-1, (2, -1))  # (..., 2, C)
         r, i = self.fc_r(mean), self.fc_i(mean)
         return torch.cat((r[..., 0, :] - i[..., 1, :], r[..., 1, :] + i[..., 0, :]), -1)
 
 
 def part_means(frames: Tensor, parts: int) -> Tensor:
-    """Means of (B, T, C) over as many equal parts of the time: (parts, B, C)."""
+    """Return the means (parts, B, C) of (B, T, C) over equal parts of the time."""
     if parts == 1:
         return frames.mean(1)[None]
     return functional.adaptive_avg_pool1d(frames.transpose(1, 2), parts).movedim(2, 0)
 
 
 def running_means(frames: Tensor, mean: Tensor, count: Tensor) -> Tensor:
-    """Means over all so far of (B, T, C), where `mean` (B, C) is that before and `count` (T,) how many they are."""
+    """Return running means (B, T, C); `mean` (B, C) is the one before, `count` (T,) the numbers of frames."""
     return (frames.cumsum(1) + (mean * (count[0] - 1)).unsqueeze(1)) / count[:, None]
