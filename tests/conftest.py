@@ -15,6 +15,18 @@ EXAMPLES = ROOT / "examples"
 RATE = 16000
 #: Samples of the pairs in `dns`.
 LENGTHS = [RATE, 2 * RATE + 300, 3 * RATE - 1, RATE + 1]
+#: The "model" section of the released FRCRN without its type.
+RELEASED = {
+    "complex": True,
+    "model_complexity": 45,
+    "model_depth": 14,
+    "log_amp": False,
+    "padding_mode": "zeros",
+    "win_len": 640,
+    "win_inc": 320,
+    "fft_len": 640,
+    "win_type": "hann",
+}
 
 # Two threads can be ten times slower than one where the other core is busy; processes that tests start know it too.
 torch.set_num_threads(1)
@@ -25,6 +37,16 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("shared") and not (SHARED / "data").is_dir():
             item.add_marker(pytest.mark.skip(reason="there is no ../shared"))
+
+
+def randomize(net):
+    """Set batch norms as after some training: no value is initial."""
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, 0, 0.3)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.3)
 
 
 def streamed(denoiser, audio, rate) -> np.ndarray:

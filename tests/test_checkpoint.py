@@ -49,13 +49,13 @@ def change(folder, edit):
     ],
     ids=["missing", "unknown", "shape", "nan"],
 )
-def test_weights_that_do_not_fit_are_told(folder, edit, message):
+def test_weights_that_do_not_fit_are_reported(folder, edit, message):
     change(folder, edit)
     with pytest.raises(CheckpointError, match=rf"model\.safetensors: .*{message}"):
         load_model(folder)
 
 
-def test_damaged_folders_are_told(folder, tmp_path):
+def test_damaged_folders_are_reported(folder, tmp_path):
     with pytest.raises(CheckpointError, match="a model folder holds"):
         load_model(tmp_path / "nothing")
     weights = (folder / "model.safetensors").read_bytes()
@@ -78,7 +78,7 @@ def test_damaged_folders_are_told(folder, tmp_path):
         (json.dumps({"model": {"type": CRUSE_TYPE, "name": NAME, "depth": 3}}), "unknown CRUSE options depth"),
     ],
 )
-def test_configurations_that_do_not_fit_are_told(folder, content, message):
+def test_configurations_that_do_not_fit_are_reported(folder, content, message):
     (folder / "configuration.json").write_text(content)
     with pytest.raises(CheckpointError, match=message):
         load_model(folder)

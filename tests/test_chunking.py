@@ -12,7 +12,7 @@ from modelscope_ext.inference.torch_backend import TorchBackend
 
 
 class Scale(nn.Module):
-    """A net for whole utterances that halves them, and remembers how long they were and how loud."""
+    """A network for whole utterances that halves them and records their lengths and levels."""
 
     sample_rate = 16000
     causal = False
@@ -23,10 +23,10 @@ class Scale(nn.Module):
     def __init__(self):
         super().__init__()
         self.factor = nn.Parameter(torch.tensor(0.5))
-        self.heard = []
+        self.inputs = []
 
     def enhance(self, audio):
-        self.heard.append((audio.shape[1], float(audio.square().mean().sqrt())))
+        self.inputs.append((audio.shape[1], float(audio.square().mean().sqrt())))
         return audio * self.factor
 
 
@@ -48,7 +48,7 @@ def test_nothing_is_lost_or_moved(length, step, batch):
     assert out.dtype == np.float32
     assert out.shape == audio.shape
     assert np.allclose(out, audio / 2, atol=1e-6)
-    chunks = [n for n, _ in net.heard]
+    chunks = [n for n, _ in net.inputs]
     assert all(n in (13_440, 14_720, 16_000) for n in chunks[:-1])
     if length > 24000:
         assert 8000 <= chunks[-1] < 24000
@@ -62,16 +62,16 @@ class Averaging:
     name, sample_rate, causal, limits = "Averaging", 16000, False, Limits(needs_statistics=True)
 
     def __init__(self, own=None):
-        self.heard, self.own = [], own
+        self.inputs, self.own = [], own
 
     def enhance(self, audio, stats=None, more=False):
-        self.heard.append(audio.shape)
+        self.inputs.append(audio.shape)
         return audio * stats, self.own and np.sqrt(np.square(audio).mean(1, keepdims=True))
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_chunks_are_denoised_side_by_side_where_they_are_there(batch):
-    """Each stream's chunks get that stream's gain, and its means."""
+    """Chunks of each stream get its gain and its means."""
     audio = np.random.default_rng(1).standard_normal((2, 70_000), np.float32) * np.float32(0.1)
     backend, gain, means = Averaging(), np.array([[2.0], [0.1]]), np.float32([[3], [5]])
     known = RecordingStats(gain, means[None], 70_000)
@@ -79,15 +79,15 @@ def test_chunks_are_denoised_side_by_side_where_they_are_there(batch):
     out, state = whole.feed(audio)
     out = np.concatenate((out, whole.flush(state)), 1)
     assert np.allclose(out, audio * means, atol=1e-6)
-    *chunks, last = backend.heard
+    *chunks, last = backend.inputs
     assert all(n in (13_440, 14_720, 16_000) for _, n in chunks)
     assert chunks[0][0] == 2 * batch
     assert last[0] == 2
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_what_chunks_hear_takes_the_place_of_what_was_expected(batch):
-    """Each stream's: its gain comes from the mean that was given, and ends near the mean that it has."""
+def test_statistics_of_processed_chunks_replace_estimates(batch):
+    """The gain of each stream begins at the given mean and ends near its own."""
     audio = np.random.default_rng(1).standard_normal((2, 240_000), np.float32) * np.float32([[0.1], [0.3]])
     stats = RecordingStats(1.0, np.ones((10, 2, 1)), audio.shape[1])
     whole = ChunkedInference(Averaging(own=True), stats, chunk_s=1.0, margin_s=0.1, fade_s=0.2, batch=batch)
@@ -101,12 +101,14 @@ def test_what_chunks_hear_takes_the_place_of_what_was_expected(batch):
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_chunks_end_in_pauses(batch):
-    """Where the input is at its lowest, of all streams, each as loud as its gain makes it."""
+    """Chunks end where the loudest stream, after its gain, is quietest."""
 
     class Count(Averaging):
         def enhance(self, audio, stats=None, more=False):
-            self.heard.append(0)
-            return np.arange(len(audio), dtype=np.float32)[:, None] + np.float32(10 * len(self.heard)) + 0 * audio, None
+            self.inputs.append(0)
+            return np.arange(len(audio), dtype=np.float32)[:, None] + np.float32(
+                10 * len(self.inputs)
+            ) + 0 * audio, None
 
     audio = np.random.default_rng(0).standard_normal((1, 60 * 16000), np.float32)
     pauses = [13.0, 26.0, 39.0]
@@ -121,8 +123,8 @@ def test_chunks_end_in_pauses(batch):
 
 
 @pytest.mark.parametrize("quick", [False, True])
-def test_with_the_means_of_the_recording_chunks_are_like_the_whole(noisy, quick):
-    """Its squeeze and excitation made sensitive: without the means, chunks differ hundreds of times as much."""
+def test_with_statistics_of_the_recording_chunks_are_like_the_whole(noisy, quick):
+    """Squeezes are made sensitive: without the statistics the difference is hundreds of times as large."""
     torch.manual_seed(0)
     net = build("FRCRN").eval()
     with torch.no_grad():
@@ -145,12 +147,12 @@ def test_with_the_means_of_the_recording_chunks_are_like_the_whole(noisy, quick)
 
 
 def test_chunks_are_faded_into_each_other():
-    """A net that gives its chunk's number: the seam is a straight line between the two."""
+    """The output is the number of the chunk: a seam is a straight line between two numbers."""
 
     class Count(Scale):
         def enhance(self, audio):
-            self.heard.append(0)
-            return torch.full_like(audio, float(len(self.heard)))
+            self.inputs.append(0)
+            return torch.full_like(audio, float(len(self.inputs)))
 
     whole = ChunkedInference(TorchBackend(Count()), chunk_s=1.0, margin_s=0.16, fade_s=0.2)
     audio = np.ones((1, 28000), np.float32)
@@ -170,21 +172,21 @@ def test_a_denoiser_takes_such_a_net(rate):
     assert out.shape == (len(audio), 2)
     inner = slice(rate // 50, -rate // 50)
     assert np.abs(out[inner] - np.stack((audio, audio / 4), 1)[inner]).max() < 2e-3
-    assert all(level == pytest.approx(net.heard[0][1], rel=0.1) for _, level in net.heard)
+    assert all(level == pytest.approx(net.inputs[0][1], rel=0.1) for _, level in net.inputs)
 
 
 def test_the_level_is_that_of_the_whole(tmp_path):
-    """A gain for each chunk would be heard at the seams: a network is another at another level."""
+    """A gain for each chunk would be audible at the seams: networks depend on the level."""
     net = Scale()
     audio = np.random.default_rng(0).standard_normal(70 * 8000) * np.linspace(0.01, 0.2, 70 * 8000)
     Denoiser(net)(audio, 8000)
-    heard = [level for _, level in net.heard]
-    assert len(heard) > 2
-    assert heard[-1] / heard[0] > 3  # as in the input, not all at one level
+    levels = [level for _, level in net.inputs]
+    assert len(levels) > 2
+    assert levels[-1] / levels[0] > 3  # as in the input
     soundfile.write(tmp_path / "noisy.wav", audio, 8000, "DOUBLE")
-    net.heard.clear()
+    net.inputs.clear()
     Denoiser(net).file(tmp_path / "noisy.wav", tmp_path / "denoised.wav")
-    assert [level for _, level in net.heard] == pytest.approx(heard)
+    assert [level for _, level in net.inputs] == pytest.approx(levels)
 
 
 def test_chunks_must_be_longer_than_their_seams():

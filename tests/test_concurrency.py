@@ -1,4 +1,4 @@
-"""One `Denoiser`, one pipeline, from many threads and after a fork: the same bytes as alone. Streams are not shared."""
+"""A `Denoiser` or a pipeline gives the same bytes in many threads and after a fork. Streams are not shared."""
 
 import copy
 import hashlib
@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import EXAMPLES
-from test_frcrn import randomize
+from conftest import EXAMPLES, randomize
 
 from modelscope_ext import Denoiser
 from modelscope_ext.export import export_onnx
@@ -41,17 +40,17 @@ def denoisers(folder):
 
 @pytest.fixture(params=["CRUSE", "FRCRN", "ONNX step", "ONNX utterance"])
 def shared(request, tmp_path):
-    """A denoiser that was not used before."""
+    """Return an unused denoiser."""
     return denoisers(tmp_path)[request.param]()
 
 
 def digest(denoiser, noisy, i):
-    """Of what comes of one of several signals."""
+    """Return the digest of the output for signal `i`."""
     return hashlib.sha256(denoiser(noisy[1000 * i : 1000 * i + 4000], 16000).tobytes()).hexdigest()
 
 
 def in_threads(work):
-    """work(0), work(1) … of threads that begin together, twice each."""
+    """Return work(0), work(1) … of threads that start together, twice each."""
     barrier = threading.Barrier(THREADS)
 
     def begin(i):
@@ -72,7 +71,7 @@ def test_threads_and_forks_give_the_same_bytes_as_alone(shared, noisy):
 
 
 def after_fork(work):
-    """What a child process makes of it; one that hangs is killed."""
+    """Return the result of `work` in a child process, which is killed if it hangs."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -131,7 +130,7 @@ def test_a_stream_refuses_two_threads_at_once(denoiser, stream, noisy, monkeypat
                 use()
         go_on.set()
         parts = [first.result()]
-    # What was refused left no trace, and from thread to thread it goes on.
+    # Refused calls left no trace, and the stream continues in other threads.
     for start in range(1000, 8000, 1000):
         with ThreadPoolExecutor(1) as pool:
             parts.append(pool.submit(stream.feed, noisy[start : start + 1000]).result())

@@ -26,7 +26,7 @@ PARAMETERS = {
 
 
 def randomised(name, **options):
-    """A net whose batch norms are no identity, in eval mode."""
+    """Return a network in eval mode whose batch norms are no identity."""
     torch.manual_seed(1)
     net = build(name, **options)
     for module in net.modules():
@@ -50,7 +50,7 @@ def test_published_variants_cost_what_the_paper_says(name):
 
 @pytest.mark.parametrize("options", [*({"skip": skip} for skip in SKIPS), {"mask": "complex"}], ids=str)
 def test_honest_macs_are_what_hooks_count(options):
-    """Every multiplication by a weight, seen while a frame goes through."""
+    """Hooks count every multiplication by a weight for a frame."""
     net = randomised("CRUSE4-128-1xGRU4", **options)
     counted = []
 
@@ -59,7 +59,7 @@ def test_honest_macs_are_what_hooks_count(options):
         if isinstance(module, torch.nn.Conv2d):
             counted.append(y.numel() * module.weight[0].numel())
         elif isinstance(module, torch.nn.ConvTranspose2d):
-            # one frame in; the cached one is counted when it comes
+            # one frame; the cached one was counted before
             counted.append(x[:, :, -1:].numel() * module.weight[0].numel())
         elif type(module).__name__ == "_ChannelScale":
             counted.append(x.numel())
@@ -108,7 +108,7 @@ def test_a_stream_equals_the_whole(name, options, chunk):
 @pytest.mark.parametrize(
     ("name", "options", "latency"), [(SMALL, {}, 320), ("CRUSE5-32-2xLSTM2", {}, 320), (SMALL, {"window": 512}, 512)]
 )
-def test_nothing_later_than_the_latency_is_heard(name, options, latency):
+def test_nothing_later_than_the_latency_has_an_effect(name, options, latency):
     net = randomised(name, **options)
     assert net.latency == latency
     audio = torch.randn(1, 4000) * 0.1
@@ -117,8 +117,8 @@ def test_nothing_later_than_the_latency_is_heard(name, options, latency):
         for cut in (1000, 1117, 2400):
             changed = audio.clone()
             changed[:, cut:] = torch.randn(1, 4000 - cut)
-            heard = (net.enhance(changed) - whole).abs()[0] > 1e-7
-            first = int(heard.nonzero()[0])
+            differs = (net.enhance(changed) - whole).abs()[0] > 1e-7
+            first = int(differs.nonzero()[0])
             assert cut - net.latency <= first <= cut
 
 
@@ -145,7 +145,7 @@ def test_complex_masks_turn_phases_and_never_amplify():
     assert mask.shape == spec.shape
     assert mask.abs().max() < 1
     assert mask.angle().std() > 1e-3
-    assert (again - mask).abs().max() > 1e-4, "the phase is heard too"
+    assert (again - mask).abs().max() > 1e-4, "the phase has an effect"
     silent = net.enhance(torch.zeros(1, 3200))
     assert not silent.any()
     net.enhance(torch.zeros(1, 3200)).sum().backward()
@@ -165,7 +165,7 @@ def test_complex_masks_turn_phases_and_never_amplify():
         ("CRUSE9-64-1xGRU1", {}, "layers must be 1 to 7"),
     ],
 )
-def test_unknown_names_and_options_are_told(name, options, message):
+def test_unknown_names_and_options_are_reported(name, options, message):
     with pytest.raises(ValueError, match=message):
         build(name, **options)
 
@@ -176,12 +176,12 @@ def test_shapes_are_checked():
 
 
 @pytest.mark.parametrize(("name", "mask"), [("CRUSE3-24-2xGRU3", "complex"), ("CRUSE3-24-1xLSTM1", "gain")])
-def test_a_net_begins_from_one_with_another_window(name, mask, noisy):
-    """With the same window it is the same; with a longer one it is closer to it than a net of its own."""
+def test_weights_of_another_window_are_resized(name, mask, noisy):
+    """With the same window the output is the same; with a longer one it is closer than that of a fresh network."""
     options = {"mask": mask, "batch_norm": False}
     other, same, longer, fresh = (randomised(name, window=window, **options) for window in (320, 320, 512, 512))
     with torch.no_grad():
-        for parameter in other.rnn.parameters():  # louder than at random, or the recurrent part would hardly count
+        for parameter in other.rnn.parameters():  # larger than random values, to give the recurrent part an effect
             parameter.mul_(3)
         same.load_resized(other)
         longer.load_resized(other)

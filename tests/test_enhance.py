@@ -26,7 +26,7 @@ def test_the_example_comes_out_cleaner(denoiser, noisy, clean):
 @pytest.mark.shared
 @pytest.mark.slow
 def test_the_card_says_the_truth(denoiser, tmp_path):
-    """At least 5 dB SI-SDR and 5 points of STOI gained on the validation pairs of `benchmarks/quality.py`."""
+    """The gain on the validation pairs of `benchmarks/quality.py` is at least 5 dB SI-SDR and 5 points of STOI."""
     speech, noise = (load_corpus(SHARED / "data" / f"valid_{kind}", tmp_path) for kind in ("speech", "noise"))
     rows = []
     for noisy, clean in validation_pairs(speech, noise, 50, seed=2026):
@@ -39,7 +39,7 @@ def test_the_card_says_the_truth(denoiser, tmp_path):
 
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000, 96000, 192000])
 def test_any_rate_keeps_length_alignment_and_level(rate, noisy):
-    """With a gain of one everywhere, what goes in comes out (below the Nyquist frequency of 16 kHz)."""
+    """With a gain of one the output is the input below 8 kHz."""
     net = load_model(DEFAULT)
     bypass = Denoiser(net)
     net.mask = lambda spec, state: (torch.ones_like(spec.real), state)
@@ -91,13 +91,13 @@ def test_silence_stays_silence(denoiser, dtype):
         (np.array(["a"]), "must be floating point or integers"),
     ],
 )
-def test_arrays_that_are_no_audio_are_told(denoiser, audio, message):
+def test_arrays_that_are_no_audio_are_reported(denoiser, audio, message):
     with pytest.raises(AudioError, match=message):
         denoiser(audio, 16000)
 
 
 @pytest.mark.parametrize("rate", [0, -1, 16000.5, "16k", 10**9])
-def test_rates_that_are_none_are_told(denoiser, rate):
+def test_rates_that_are_none_are_reported(denoiser, rate):
     with pytest.raises(AudioError, match="sample_rate must be a whole number"):
         denoiser(np.zeros(10, np.float32), rate)
 
@@ -152,7 +152,7 @@ def test_an_array_is_a_stream_after_a_time_reversed_warm_up(denoiser, noisy, rat
 
 
 def test_the_beginning_is_as_clean_as_the_rest(denoiser, noisy, clean):
-    """A stream learns the noise first, in the first second; an array is clean from the first sample on."""
+    """A stream adapts in the first second; an array is clean from the first sample on."""
     rows = []
     for start in range(0, 5 * 16000, 16000):  # as if the recording began there
         part, first = noisy[start:], slice(start, start + 8000)
@@ -164,7 +164,7 @@ def test_the_beginning_is_as_clean_as_the_rest(denoiser, noisy, clean):
 
 @pytest.mark.parametrize("zeros", [256, 16000])
 def test_a_stream_may_begin_with_silence(denoiser, noisy, clean, zeros):
-    """A muted microphone; a model that was trained without such mixtures lost 0.3 dB by a frame of it."""
+    """As from a muted microphone; a model trained without such mixtures lost 0.3 dB by one frame."""
     silence = np.zeros(zeros, np.float32)
     out = streamed(denoiser, np.concatenate((silence, noisy)), 16000)[zeros:]
     assert si_sdr(out, clean) > si_sdr(streamed(denoiser, noisy, 16000), clean) - 0.1
@@ -194,7 +194,7 @@ def test_a_stream_checks_its_chunks(denoiser):
         stream.flush()
 
 
-def test_what_cannot_be_used_is_told():
+def test_what_cannot_be_used_is_reported():
     with pytest.raises(ValueError, match="cannot use the device 'warp'"):
         Denoiser(device="warp")
     with pytest.raises(ValueError, match="Frcrn needs a whole utterance before its first output, so it cannot stream"):

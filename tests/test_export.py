@@ -1,4 +1,4 @@
-"""ONNX files: they compute what PyTorch computes, or are not there; and they run without PyTorch."""
+"""ONNX files give the output of PyTorch and run without it; others are not written."""
 
 import json
 import pickle
@@ -35,7 +35,7 @@ VARIANTS = {
 
 
 def random_net(name, **options):
-    """With batch norms and skips that do something."""
+    """Return a network whose batch norms and skips have an effect."""
     torch.manual_seed(0)
     net = build(name, **options).eval()
     for module in net.modules():
@@ -71,7 +71,7 @@ def utterance(tmp_path_factory):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("utterance", [False, True])
 def test_every_cruse_exports(variant, utterance, tmp_path):
-    """Many frames of real audio in a batch, beside PyTorch; then a graph that the checker of ONNX accepts."""
+    """Compare many frames of real audio in a batch with PyTorch; ONNX's checker accepts the graph."""
     import onnx
 
     name, options = VARIANTS[variant]
@@ -97,7 +97,7 @@ def test_every_cruse_exports(variant, utterance, tmp_path):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_steps_of_every_cruse_in_8_bits(variant, tmp_path):
-    """Beside PyTorch; a graph that the checker accepts; no stream changes for what runs beside it."""
+    """Compare with PyTorch; the checker accepts the graph, and streams side by side are independent."""
     import onnx
 
     name, options = VARIANTS[variant]
@@ -113,7 +113,7 @@ def test_steps_of_every_cruse_in_8_bits(variant, tmp_path):
     assert level_db(theirs.feed(audio[1:])[0] - found[1:]) < level_db(found[1:]) - 35
 
 
-def test_8_bits_are_small_and_change_nothing_to_hear(tmp_path, step, denoiser, noisy):
+def test_8_bits_are_small_and_change_nothing_audible(tmp_path, step, denoiser, noisy):
     assert main(["export", "-q", "--int8", "-o", str(tmp_path / "int8.onnx")]) == 0
     assert (tmp_path / "int8.onnx").stat().st_size < 0.5 * step.stat().st_size
     small = Denoiser(tmp_path / "int8.onnx")
@@ -174,8 +174,8 @@ def test_a_denoiser_takes_files(step, utterance, denoiser, noisy, rate):
         Denoiser(utterance).stream(rate)
 
 
-def test_the_chunks_of_a_long_file_know_the_noise(utterance, denoiser, noisy):
-    """Each is heard from 2 s before it on: cold, the second one would begin 9 dB further from the whole."""
+def test_the_chunks_of_a_long_file_are_warmed_up(utterance, denoiser, noisy):
+    """Each begins 2 s early: without that, the second one would have an error 9 dB higher at its beginning."""
     audio = np.tile(noisy, 4)[: 30 * 16000]
     expected = denoiser(audio, 16000)
     error = np.square(Denoiser(utterance)(audio, 16000) - expected).reshape(-1, 16000).mean(1)
@@ -183,8 +183,8 @@ def test_the_chunks_of_a_long_file_know_the_noise(utterance, denoiser, noisy):
     assert 0 < error.max() < 10**-2.5 * np.square(expected).mean()
 
 
-def test_openvino_hears_whole_utterances(utterance, noisy, tmp_path):
-    """Within what bfloat16 rounds, in threads and other processes; by the command too."""
+def test_openvino_runs_whole_utterances(utterance, noisy, tmp_path):
+    """The difference is rounding of bfloat16: in threads, in other processes and by the command."""
     ours, theirs = Denoiser(utterance), Denoiser(utterance, device="openvino")
     with ThreadPoolExecutor(2) as pool:
         outs = list(pool.map(lambda audio: theirs(audio, 16000), (noisy[:40_000], noisy[20_000:50_000])))
@@ -203,7 +203,7 @@ def test_openvino_hears_whole_utterances(utterance, noisy, tmp_path):
     assert level_db(found - outs[0]) < level_db(outs[0]) - 60
 
 
-def test_what_openvino_cannot_do_is_told(step, utterance, monkeypatch):
+def test_what_openvino_cannot_do_is_reported(step, utterance, monkeypatch):
     with pytest.raises(ValueError, match=r"step\.onnx: a step, which onnxruntime does faster"):
         Denoiser(step, device="openvino")
     with pytest.raises(ValueError, match=r"write one by `modelscope-ext export --utterance`"):
@@ -265,7 +265,7 @@ def test_a_denoiser_goes_to_other_processes(step, noisy):
 
 
 def test_utterances_keep_their_level(utterance, noisy):
-    """Only FRCRN wants it changed."""
+    """Only FRCRN needs the reference level."""
     backend, quiet = OnnxBackend(utterance), noisy[None, :32_000] * np.float32(0.01)
     assert not backend.limits.reference_level
     out, state = ChunkedInference(backend).feed(quiet)
@@ -308,7 +308,7 @@ def test_files_run_without_torch(kind, request, tmp_path, denoiser):
 
 
 def test_a_file_is_described(step):
-    """Names and shapes that others can rely on: every state has its way out."""
+    """Names and shapes are public: every state has an output."""
     import onnx
 
     model = onnx.load(step)
@@ -327,7 +327,7 @@ def test_a_file_is_described(step):
 
 
 def test_what_differs_is_refused(monkeypatch, tmp_path):
-    """A network that is not what its graph says: an error, and the file that was there stays."""
+    """A network that differs from its graph is an error, and an older file stays."""
     from modelscope_ext.models.cruse.network import Cruse
 
     path = tmp_path / "net.onnx"
@@ -351,7 +351,7 @@ def test_what_differs_is_refused(monkeypatch, tmp_path):
     assert OnnxBackend(path).name == "CRUSE3-16-1xGRU2"
 
 
-def test_what_cannot_be_exported_is_told(tmp_path):
+def test_what_cannot_be_exported_is_reported(tmp_path):
     with pytest.raises(ValueError, match="there is no step to export"):
         export_onnx(build("FRCRN").eval(), tmp_path / "a.onnx", utterance=False)
     with pytest.raises(ValueError, match="training mode"):
@@ -362,7 +362,7 @@ def test_what_cannot_be_exported_is_told(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_files_that_are_none_of_ours_are_told(tmp_path, step):
+def test_files_that_are_none_of_ours_are_reported(tmp_path, step):
     import onnx
 
     with pytest.raises(ValueError, match=r"none\.onnx: no such file"):
@@ -380,7 +380,7 @@ def test_files_that_are_none_of_ours_are_told(tmp_path, step):
 
 
 @pytest.mark.parametrize("missing", ["onnx", "onnxruntime", "openvino"])
-def test_a_missing_package_is_told(missing, step, utterance, tmp_path):
+def test_a_missing_package_is_reported(missing, step, utterance, tmp_path):
     code = f"import sys; sys.modules['{missing}'] = None; from modelscope_ext.cli import main; sys.exit(main())"
     commands = {
         "onnx": ["export", "-q", "-o", tmp_path / "a.onnx"],

@@ -1,11 +1,11 @@
-"""FRCRN beside modelscope's own class: same weights, same batch, same numbers."""
+"""FRCRN against ModelScope's own class: same weights, same batch, same numbers."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from conftest import SHARED
+from conftest import RELEASED, SHARED, randomize
 from torch.nn import functional
 
 from modelscope_ext.checkpoint import dft_matrices
@@ -16,31 +16,10 @@ from modelscope_ext.models.frcrn.config import FrcrnConfig
 from modelscope_ext.models.frcrn.fsmn import ComplexFsmn
 
 NAMES = ("spec_l1", "wav_l1", "mask_l1", "spec_l2", "wav_l2", "mask_l2")  # the order of the stock class's list
-RELEASED = {
-    "complex": True,
-    "model_complexity": 45,
-    "model_depth": 14,
-    "log_amp": False,
-    "padding_mode": "zeros",
-    "win_len": 640,
-    "win_inc": 320,
-    "fft_len": 640,
-    "win_type": "hann",
-}
 
 
 def relative(found, wanted):
     return ((found - wanted).norm() / wanted.norm()).item()
-
-
-def randomize(net):
-    """Batch norms as after some training: nothing is at its initial value."""
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.running_mean, 0, 0.3)
-            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.normal_(module.bias, 0, 0.3)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +81,7 @@ def test_outputs_are_those_of_the_stock_class(pair, training, batch, length):
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_gradients_are_those_of_the_stock_class(pair, training):
-    """In double precision: in single precision, rounding decides on which side of a ReLU's corner a value lies."""
+    """Use double precision: in single precision, rounding moves values across the corner of a ReLU."""
     stock, net = (m.double().train(training) for m in pair)
     state = stock.state_dict()
     for name, value in dft_matrices(net.window).items():  # both by the same DFT
@@ -161,7 +140,7 @@ def test_each_of_a_batch_is_as_alone(ours):
 
 
 def test_utterances_side_by_side_are_as_one_after_the_other(ours):
-    """With two threads, two utterances are computed at the same time; the threads stay as many."""
+    """Two threads compute two utterances at the same time; the number of threads stays."""
     audio = torch.randn(3, 8000) * 0.1
     with torch.inference_mode():
         alone = torch.cat([ours.enhance(each[None]) for each in audio])
@@ -178,17 +157,20 @@ def test_utterances_side_by_side_are_as_one_after_the_other(ours):
 
 
 def test_means_of_another_input_can_be_given(ours):
-    """Those of a longer one, for a part; the fast way and the plain one agree, and its own change nothing."""
+    """The fast and the plain way agree on given means; the input's own means change nothing."""
     audio, other = torch.randn(2, 4000) * 0.1, torch.randn(2, 6000) * torch.linspace(0, 0.3, 6000)
     with torch.no_grad():
         (means,), (own,) = ours.squeeze_means(other), ours.squeeze_means(audio)
         assert means.shape == (2, 22, 256)
-        (fast, told), (same, _), alone = *(ours.enhance_part(audio, each) for each in (means, own)), ours.enhance(audio)
+        (fast, fast_own), (same, _), alone = (
+            *(ours.enhance_part(audio, each) for each in (means, own)),
+            ours.enhance(audio),
+        )
     with torch.enable_grad():
-        (plain, plain_told), (plain_means,) = ours.enhance_part(audio, means.detach()), ours.squeeze_means(other)
+        (plain, plain_own), (plain_means,) = ours.enhance_part(audio, means.detach()), ours.squeeze_means(other)
     assert relative(plain_means, means) < 1e-5
-    assert relative(plain_told, told) < 1e-5
-    assert relative(told, own) > 1e-4
+    assert relative(plain_own, fast_own) < 1e-5
+    assert relative(fast_own, own) > 1e-4
     assert relative(fast, plain) < 1e-5
     assert relative(same, alone) < 1e-5
     assert relative(fast, alone) > 1e-4
@@ -208,7 +190,7 @@ def test_quick_means_are_about_the_same(ours, monkeypatch, amx):
 
 
 def test_means_of_parts_are_those_of_these_frames(ours):
-    """Quiet and loud thirds; on average they are those of all; the plain way and the fast one agree."""
+    """Quiet and loud thirds: their average is the mean of all, and the fast and the plain way agree."""
     audio = torch.randn(2, 3 * 4800) * torch.tensor([0.01, 0.3, 0.1]).repeat_interleave(4800)
     with torch.no_grad():
         parts, (whole,), alone = (
@@ -225,7 +207,7 @@ def test_means_of_parts_are_those_of_these_frames(ours):
 
 
 def test_calls_that_share_memory_give_the_same(ours):
-    """Of any lengths and batches, one after the other."""
+    """Lengths and batches differ from call to call."""
     with torch.inference_mode():
         audios = [torch.randn(shape) for shape in ((1, 4000), (2, 1500), (1, 5000), (1, 1))]
         shared = [ours.enhance_part(audio, keep_memory=True)[0] for audio in audios]
@@ -269,7 +251,7 @@ def causal(ours):
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 9, 70])
 @pytest.mark.parametrize("kind", ["released", "causal"])
 def test_inference_is_what_training_is(ours, causal, kind, frames):
-    """Without gradients another, faster way is taken; blocks of layers end at different frames."""
+    """Without gradients the computation is another, faster one; blocks of layers end at different frames."""
     net = {"released": ours, "causal": causal}[kind]
     audio = torch.randn(2, 320 + 320 * frames) * 0.1
     wanted = net.outputs(audio)
@@ -280,7 +262,7 @@ def test_inference_is_what_training_is(ours, causal, kind, frames):
 
 
 def test_double_precision_has_no_other_error(ours):
-    """What is left between the two ways is rounding, not method."""
+    """The two ways differ by rounding only."""
     net = build("FRCRN").double().eval()
     net.load_state_dict(ours.state_dict())
     audio = torch.randn(1, 2000, dtype=torch.float64) * 0.1
@@ -303,7 +285,7 @@ def test_changed_weights_are_seen():
 
 @pytest.mark.parametrize("chunk", [1, 320, 997])
 def test_a_causal_one_streams(causal, chunk):
-    """A stream is an utterance, however it is cut; and several at once are each as alone."""
+    """A stream equals the utterance for any chunks; streams side by side are independent."""
     audio = torch.randn(2, 3000 if chunk > 1 else 1300) * 0.1
     with torch.no_grad():
         whole, state, parts = causal.enhance(audio), None, []
@@ -317,7 +299,7 @@ def test_a_causal_one_streams(causal, chunk):
     assert relative(alone, whole[1:]) < 1e-5
 
 
-def test_a_causal_one_hears_a_window_ahead_and_no_more(causal):
+def test_a_causal_one_depends_on_a_window_ahead_and_no_more(causal):
     assert (causal.causal, causal.latency) == (True, 640)
     audio, at = torch.randn(1, 4000) * 0.1, 2000
     changed = audio.clone()

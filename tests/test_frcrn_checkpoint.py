@@ -1,4 +1,4 @@
-"""FRCRN's weights in every layout that is about, both ways, and what is said of damaged ones."""
+"""FRCRN's weights in every known layout, both ways; damaged ones are reported."""
 
 import json
 import os
@@ -7,8 +7,8 @@ import re
 
 import pytest
 import torch
+from conftest import RELEASED, randomize
 from safetensors.torch import save_file
-from test_frcrn import RELEASED, randomize
 
 from modelscope_ext.checkpoint import (
     FRCRN_TYPE,
@@ -36,7 +36,7 @@ def net():
 
 @pytest.fixture(scope="module")
 def blank():
-    """A network to be filled; no test looks at what is in it before."""
+    """Return a network to load weights into."""
     return build("FRCRN")
 
 
@@ -57,7 +57,7 @@ def stock_module():
 
 
 def test_the_released_layout_is_the_stock_classs(net):
-    """Names, shapes, types and the fixed matrices; 1,692 of them."""
+    """1,692 names, shapes and types, and the fixed matrices, are equal."""
     found, wanted = released_state_dict(net), stock_module().FRCRN(**RELEASED).state_dict()
     assert found.keys() == wanted.keys()
     assert len(found) == 1692
@@ -124,7 +124,7 @@ def other(value):
     ],
     ids=["missing", "second name missing", "unknown", "shape", "nan", "two values", "another STFT"],
 )
-def test_released_weights_that_do_not_fit_are_told(net, blank, tmp_path, edit, message):
+def test_released_weights_that_do_not_fit_are_reported(net, blank, tmp_path, edit, message):
     tensors = released_state_dict(net)
     edit(tensors)
     torch.save(tensors, tmp_path / "w.bin")
@@ -133,13 +133,13 @@ def test_released_weights_that_do_not_fit_are_told(net, blank, tmp_path, edit, m
 
 
 @pytest.mark.parametrize("content", [{}, {"a": 1}, [1], {"state_dict": {}}, {"state_dict": {1: torch.ones(1)}}])
-def test_files_without_weights_are_told(blank, tmp_path, content):
+def test_files_without_weights_are_reported(blank, tmp_path, content):
     torch.save(content, tmp_path / "w.bin")
     with pytest.raises(CheckpointError, match=r"w\.bin: holds no state dict"):
         load_weights(blank, tmp_path / "w.bin")
 
 
-def test_damaged_files_are_told(net, folder):
+def test_damaged_files_are_reported(net, folder):
     path = folder / "pytorch_model.bin"
     save_released(net, path)
     whole = path.read_bytes()
@@ -150,7 +150,7 @@ def test_damaged_files_are_told(net, folder):
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
-def test_a_git_lfs_pointer_is_told(folder, name):
+def test_a_git_lfs_pointer_is_reported(folder, name):
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'7' * 64}\nsize 57991225\n"
     (folder / name).write_text(pointer)
     with pytest.raises(CheckpointError, match=rf"{re.escape(name)}: a Git LFS pointer.*git lfs pull"):
@@ -179,14 +179,14 @@ def test_code_in_a_pickle_is_not_run(folder):
     assert trace.exists()
 
 
-def test_missing_weights_are_told_with_the_way_out(blank, folder):
+def test_missing_weights_are_reported_with_the_way_out(blank, folder):
     with pytest.raises(CheckpointError, match=f"{re.escape(str(folder))}: has neither .*modelscope download --model"):
         load_model(folder)
     with pytest.raises(CheckpointError, match=r"none\.bin: no such file"):
         load_weights(blank, folder / "none.bin")
 
 
-def test_configurations_of_other_frcrns_are_told(folder):
+def test_configurations_of_other_frcrns_are_reported(folder):
     options = CONFIGURATION["model"] | {"model_depth": 10}
     (folder / "configuration.json").write_text(json.dumps({"model": options}))
     with pytest.raises(CheckpointError, match=r"configuration\.json: FRCRN: model_depth must be 14, got 10"):

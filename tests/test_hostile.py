@@ -1,4 +1,4 @@
-"""Weights are data: what is in a model folder is refused with a reason or loaded, never run, in bounded memory."""
+"""Weights are data: model folders are refused with a reason or loaded, never run, in bounded memory."""
 
 import json
 import math
@@ -31,7 +31,7 @@ SPARE = 200 * 2**20
 
 @pytest.fixture
 def folder(tmp_path):
-    """A model folder with all but weights."""
+    """Return a model folder without weights."""
     (tmp_path / "configuration.json").write_text(json.dumps({"model": MODEL}))
     return tmp_path
 
@@ -43,7 +43,7 @@ def tensors():
 
 @pytest.fixture
 def little_memory():
-    """Allocations that would take the process far beyond what it has fail."""
+    """Make large allocations fail."""
     used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")  # noqa: SIM115
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + SPARE, before[1]))
@@ -132,7 +132,7 @@ def test_a_configuration_of_100_megabytes_is_not_read(folder, little_memory):
 
 
 def header(content, length=None):
-    """A safetensors file that begins with this header, said to be so long."""
+    """Return a safetensors file with this header and this stated length."""
     text = content if isinstance(content, bytes) else json.dumps(content).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text
 
@@ -166,7 +166,7 @@ def test_safetensors_that_lie_are_refused(folder, little_memory, content):
 def test_a_file_of_gigabytes_is_not_read(folder, little_memory, name):
     with (folder / name).open("wb") as file:
         file.write(header(entry([25 * HUGE], 100 * HUGE)))
-        file.truncate(100 * HUGE)  # a hole, which takes no place on the disk
+        file.truncate(100 * HUGE)  # a hole, which uses no disk space
     refused(folder, rf"{name}: 100,000,000,000 bytes, where this network has .*; not its weights")
 
 
@@ -200,7 +200,7 @@ def exported(tmp_path_factory):
 
 
 def archive(path, pickled, **records):
-    """A file as `torch.save` writes it, around a pickle of our own."""
+    """Return a file of `torch.save` with our own pickle."""
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("a/data.pkl", pickled)
         file.writestr("a/byteorder", "little")
@@ -214,7 +214,7 @@ def short(number):
 
 
 def pickled_tensor(stored, size, stride, offset=0):
-    """The pickle of {BIAS: tensor} with `stored` floats, read as one axis of `size`."""
+    """Return the pickle of {BIAS: tensor} with `stored` floats, read as one axis of `size`."""
     name = struct.pack("<I", len(BIAS)) + BIAS.encode()
     storage = b"(X\7\0\0\0storagectorch\nFloatStorage\nX\1\0\0\0sX\3\0\0\0cpu" + short(stored) + b"tQ"
     numbers = short(offset) + short(size) + b"\x85" + short(stride) + b"\x85"
@@ -312,7 +312,7 @@ for folder in sys.argv[1:]:
 
 @pytest.mark.slow
 def test_python_in_a_model_folder_is_not_imported(tmp_path):
-    """`Denoiser` never looks at it; ModelScope refuses a folder whose configuration asks for it."""
+    """`Denoiser` ignores it; ModelScope refuses a folder whose configuration requests it."""
     trace = tmp_path / "trace"
     code = f"open({str(trace)!r}, 'a').write(__name__)\nclass Evil: pass\n"
     folders = []

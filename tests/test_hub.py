@@ -1,4 +1,4 @@
-"""Models by their ids: ModelScope's own client against a hub on this machine, well and badly behaved.
+"""Models by their ids: ModelScope's own client with a good and a faulty hub on this machine.
 
 Each client is a process of its own, because it reads where the hub is when it is imported.
 """
@@ -102,7 +102,7 @@ def test_both_ids_download_whole_and_are_found_without_the_hub(hub, run, tmp_pat
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A model folder with weights that fit, as {name: bytes}."""
+    """Return a model folder with fitting weights as {name: bytes}."""
     path = tmp_path_factory.mktemp("weights") / WEIGHTS
     torch.manual_seed(0)
     save_released(build("FRCRN").eval(), path)
@@ -126,7 +126,7 @@ def test_the_pipeline_takes_ids_with_and_without_the_hub(hub, run, tmp_path, mod
 
 @pytest.mark.parametrize("snippet", [0, 1], ids=["inference", "own checkpoint"])
 def test_the_snippets_of_the_card(hub, run, tmp_path, model, snippet):
-    """As docs/modelscope.md has them from the card, but for where the hub is; both write output.wav."""
+    """Run the snippets of docs/modelscope.md with a local hub; both write output.wav."""
     hub.models = dict.fromkeys(IDS, model)
     own = tmp_path / "speech_frcrn_ans_cirm_16k"
     own.mkdir()
@@ -176,7 +176,7 @@ def test_a_transfer_that_always_breaks_off(hub, run, tmp_path):
 
 
 def test_a_client_that_is_killed_while_it_downloads(hub, run, tmp_path):
-    """What it leaves is no model, and the next one ends with all of it."""
+    """Its remains are no model; the next client completes it."""
     hub.models[ID] = FILES | {WEIGHTS: FILES[WEIGHTS] * 100}  # more than what lies in buffers
     hub.halfway = {WEIGHTS: lambda: os.kill(run.process.pid, signal.SIGKILL)}
     run(DOWNLOAD.format([ID], False), fails=True)

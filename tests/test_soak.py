@@ -1,4 +1,4 @@
-"""A minute of what `benchmarks/soak.py` does for an hour."""
+"""A minute of `benchmarks/soak.py`."""
 
 import sys
 
@@ -15,6 +15,6 @@ def test_a_minute_of_a_stream_neither_grows_nor_drifts(denoiser):
     assert run.samples_out == run.samples_in == 60 * 48000
     assert run.lag == 0
     assert run.difference < 1e-4  # a sample's drift would be a thousand times as much
-    # What is kept of each chunk by mistake would be 480 floats, 8.6 MiB in the last three quarters.
+    # 480 floats kept of each chunk by mistake would be 8.6 MiB in the last three quarters.
     assert run.memory[-1] - run.memory[1] < 4
     assert len(run.milliseconds) == 6000

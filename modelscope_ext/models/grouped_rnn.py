@@ -94,6 +94,8 @@ class GroupedRNN(nn.Module):
         if features % groups:
             raise ValueError(f"{features} features cannot be cut into {groups} equal groups")
         self.kind, self.layers, self.groups, self.width = kind, layers, groups, features // groups
+        #: False computes GRUs on a CPU by PyTorch's own kernels, for comparisons.
+        self.fused = True
         gates = {"GRU": 3, "LSTM": 4}[kind] * self.width
         bound = self.width**-0.5  # as in PyTorch
         for layer in range(layers):
@@ -110,24 +112,24 @@ class GroupedRNN(nn.Module):
             shape = (self.groups, self.layers, x.shape[0], self.width)
             state = tuple(x.new_zeros(shape) for _ in range(1 if self.kind == "GRU" else 2))
         x = x.unflatten(-1, (self.groups, -1)).permute(2, 1, 0, 3).contiguous()  # (P, T, B, H)
-        if self.kind == "GRU" and x.device.type == "cpu":
-            y, state = self._in_one_call(x, state[0])
+        if self.fused and self.kind == "GRU" and x.device.type == "cpu":
+            y, state = self._fused(x, state[0])
         else:
-            y, state = self._one_by_one(x, state)
+            y, state = self._by_pytorch(x, state)
         return y.permute(2, 1, 0, 3).flatten(2), state
 
     def layer_weights(self, layer: int) -> list[Tensor]:
         """Return the input weight, recurrent weight and their biases of a layer."""
         return [getattr(self, f"{name}_l{layer}") for name in NAMES]
 
-    def _in_one_call(self, x: Tensor, h0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _fused(self, x: Tensor, h0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         ends = []
         for layer in range(self.layers):
             x = grouped_gru(x, h0[:, layer], *self.layer_weights(layer))
             ends.append(x[:, -1])
         return x, (torch.stack(ends, 1),)
 
-    def _one_by_one(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _by_pytorch(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run PyTorch's own kernels (cuDNN on a GPU), a group at a time."""
         run = torch.gru if self.kind == "GRU" else torch.lstm
         flat = [weight for layer in range(self.layers) for weight in self.layer_weights(layer)]
