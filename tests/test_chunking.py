@@ -106,9 +106,8 @@ def test_chunks_end_in_pauses(batch):
     class Count(Averaging):
         def enhance(self, audio, stats=None, more=False):
             self.inputs.append(0)
-            return np.arange(len(audio), dtype=np.float32)[:, None] + np.float32(
-                10 * len(self.inputs)
-            ) + 0 * audio, None
+            number = np.arange(len(audio), dtype=np.float32)[:, None] + np.float32(10 * len(self.inputs))
+            return number + 0 * audio, None
 
     audio = np.random.default_rng(0).standard_normal((1, 60 * 16000), np.float32)
     pauses = [13.0, 26.0, 39.0]

@@ -162,10 +162,8 @@ def test_means_of_another_input_can_be_given(ours):
     with torch.no_grad():
         (means,), (own,) = ours.squeeze_means(other), ours.squeeze_means(audio)
         assert means.shape == (2, 22, 256)
-        (fast, fast_own), (same, _), alone = (
-            *(ours.enhance_part(audio, each) for each in (means, own)),
-            ours.enhance(audio),
-        )
+        (fast, fast_own), (same, _) = (ours.enhance_part(audio, each) for each in (means, own))
+        alone = ours.enhance(audio)
     with torch.enable_grad():
         (plain, plain_own), (plain_means,) = ours.enhance_part(audio, means.detach()), ours.squeeze_means(other)
     assert relative(plain_means, means) < 1e-5

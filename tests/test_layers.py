@@ -23,10 +23,10 @@ def pytorchs(net, x, state):
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("path", ["default", "one by one"])
-def test_groups_equal_pytorchs_and_so_do_their_gradients(kind, layers, batch, path, monkeypatch):
+def test_groups_equal_pytorchs_and_so_do_their_gradients(kind, layers, batch, path):
     torch.manual_seed(0)
     net = GroupedRNN(kind, 24, layers, groups=4).double()
-    if path == "one by one":  # what a GPU takes
+    if path == "one by one":  # as on a GPU
         net.fused = False
     x = torch.randn(batch, 7, 24, dtype=torch.double, requires_grad=True)
     state = tuple(

@@ -158,11 +158,11 @@ class _Step:
         step_of_frame(graph, frame, self.hop)
 
     def analysis(self) -> Tensor:
-        """Window and DFT without the highest bin, (W, 2 * 256), times SCALE."""
+        """Return window and DFT without the highest bin, (W, 2 * 256), times SCALE."""
         return torch.cat([part[:, :-1] for part in analysis_matrix(self.net.window).chunk(2, 1)], 1) * SCALE
 
     def synthesis(self) -> Tensor:
-        """The way back, (2 * 256, W)."""
+        """Return inverse DFT and window without the highest bin, (2 * 256, W), divided by SCALE."""
         return torch.cat([part[:-1] for part in synthesis_matrix(self.net.window).chunk(2)]) / SCALE
 
 
