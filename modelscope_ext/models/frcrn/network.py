@@ -27,7 +27,7 @@ class FrcrnBase(nn.Module):
         config: None is the released architecture.
     """
 
-    sample_rate = 16000
+    sample_rate = StreamingModel.sample_rate
     #: The attenuation limit that the model folder recommends.
     attenuation_limit_db = math.inf
     #: Seconds of warm-up that `Denoiser` runs before an array or a file.
