@@ -1,10 +1,10 @@
-"""What Ray costs and brings: one worker, two, and the local command, on the same files. Prints Markdown.
+"""Speed and cost of Ray: one worker, two, and the local command, on the same files. Prints Markdown.
 
     OMP_NUM_THREADS=1 python benchmarks/cluster.py [--files 40] [--seconds 60] [--workers 1 2]
 
-Speed and core time are the difference between a fifth of the files and all of them, so that the start, which is told by
-itself, does not count. Core time is that of all processes, the scheduler's too: unlike the speed it tells something
-where other work takes part of the cores.
+Speed and core time are differences between a fifth of the files and all of them, so that the start does not count; it
+has a column of its own. Core time is that of all processes, the scheduler's too. Unlike the speed it means something on
+a machine with other work.
 """
 
 import argparse
@@ -22,7 +22,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 def make_files(folder: Path, count: int, seconds: int) -> float:
-    """Files of the example again and again; returns their seconds together."""
+    """Write files that repeat the example; return their seconds of audio together."""
     import numpy as np
     import soundfile
 
@@ -36,7 +36,7 @@ def make_files(folder: Path, count: int, seconds: int) -> float:
 
 
 def core_seconds(root: int) -> float:
-    """What a process and those below it have used, and those of them that have ended."""
+    """Return the CPU seconds of a process and all processes below it, with those that have ended."""
     used, parents = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -53,7 +53,7 @@ def core_seconds(root: int) -> float:
 
 
 def run(folder: Path, *options: str) -> tuple[float, float]:
-    """Seconds until all files of a folder are done, and seconds of cores."""
+    """Return the seconds until all files of a folder are done, and the seconds of cores."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "modelscope_ext", "denoise", str(folder), "-o", out, *options]
         begun, cores = time.perf_counter(), 0.0

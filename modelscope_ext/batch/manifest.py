@@ -40,9 +40,8 @@ class Manifest:
         self.rows: dict[str, dict] = {}
         for path in [self.path, *self._parts()]:
             if fs.isfile(path):
-                for line in fs.cat_file(path).splitlines():
-                    if row := _parsed(line):
-                        self.rows[row["path"]] = row
+                rows = map(_parsed, fs.cat_file(path).splitlines())
+                self.rows |= {row["path"]: row for row in rows if row}
 
     def append(self, row: dict[str, Any]) -> None:
         """Append a row.

@@ -8,6 +8,7 @@ import platform
 import socket
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -27,6 +28,7 @@ __all__ = ["Batch"]
 
 #: Limits of the files that a worker takes at a time, and repeats if it is killed.
 FILES, BYTES = 16, 2**26
+RESULT_COLUMNS = ("reason", "duration", "seconds", "sha256", "result_size", "result_stamp")
 #: A file that has killed so many workers is not given to another one.
 MAX_CRASHES = 3
 
@@ -113,8 +115,7 @@ class Batch:
             num_cpus=1,
             num_gpus=1 if self.device == "cuda" else None,
         )
-        context = dataset.context
-        context.enable_progress_bars = context.print_on_execution_start = False
+        dataset.context.enable_progress_bars = dataset.context.print_on_execution_start = False
         try:
             for result in dataset.iter_rows():
                 yield json.loads(result["row"])
@@ -145,31 +146,26 @@ class Worker:
     def __call__(self, job: dict[str, Any]) -> dict[str, str]:
         """Denoise the file of a `Job` given as a dictionary, and return its manifest row as JSON."""
         start = time.perf_counter()
-        empty = dict.fromkeys(("reason", "duration", "seconds", "sha256", "result_size", "result_stamp"))
-        facts = {key: job[key] for key in ("source", "size", "stamp")}
-        row = {"path": job["path"], "status": "failed", **empty, **facts, **self.settings}
+        source, target = job["source"], job["target"]
+        row = {"path": job["path"], "status": "failed", **dict.fromkeys(RESULT_COLUMNS)}
+        row |= {"source": source, "size": job["size"], "stamp": job["stamp"], **self.settings}
         try:
-            with self._counted(job["path"]):
-                row |= self.denoise(job["source"], job["target"]) | {"status": "done"}
+            self._begin(job["path"])
+            row |= self.denoise(source, target) | {"status": "done"}
         except Exception as error:  # storage raises classes of many libraries, and the other files go on
             reason = str(error) or type(error).__name__
-            row |= {"reason": reason if job["source"] in reason else f"{job['source']}: {reason}"}
-        row["seconds"] = round(time.perf_counter() - start, 3)
-        return {"row": json.dumps(row)}
+            row["reason"] = reason if source in reason else f"{source}: {reason}"
+        if self.crashes:
+            self.crashes.end.remote(job["path"])
+        return {"row": json.dumps({**row, "seconds": round(time.perf_counter() - start, 3)})}
 
-    @contextmanager
-    def _counted(self, path: str) -> Iterator[None]:
-        if not self.crashes:
-            yield
-            return
-        import ray
+    def _begin(self, path: str) -> None:
+        """Raise AudioError if a file has killed too many workers."""
+        if self.crashes:
+            import ray
 
-        if ray.get(self.crashes.begin.remote(path)) >= MAX_CRASHES:
-            raise AudioError(f"{MAX_CRASHES} workers were killed by it, or beside it; is there memory enough?")
-        try:
-            yield
-        finally:
-            self.crashes.end.remote(path)
+            if ray.get(self.crashes.begin.remote(path)) >= MAX_CRASHES:
+                raise AudioError(f"{MAX_CRASHES} workers were killed by it, or beside it; is there memory enough?")
 
     def denoise(self, source: str, target: str) -> dict[str, Any]:
         """Denoise a URL into another, by way of a temporary folder unless it is local; return columns of the row."""
@@ -200,18 +196,16 @@ class CrashCounter:
     """Number of workers that ended while they processed each file."""
 
     def __init__(self) -> None:
-        self.open: dict[str, int] = {}
+        self.open = Counter()
 
     def begin(self, path: str) -> int:
         """Note that a worker begins a file; return how many began it and did not end."""
-        self.open[path] = self.open.get(path, 0) + 1
+        self.open[path] += 1
         return self.open[path] - 1
 
     def end(self, path: str) -> None:
         """Note that a worker has ended a file, with success or not."""
         self.open[path] -= 1
-        if not self.open[path]:
-            del self.open[path]
 
 
 def make_blocks(jobs: list[Job], workers: int) -> list[list[Job]]:
