@@ -18,13 +18,11 @@ from modelscope_ext.audio import (
     validate_format,
     write_audio,
 )
-from modelscope_ext.hub import model_folder
 from modelscope_ext.inference.backend import Backend
 from modelscope_ext.inference.chunking import ChunkedInference
 from modelscope_ext.inference.onnx_backend import OnnxBackend
 from modelscope_ext.inference.recording import scan
 from modelscope_ext.inference.stream import DenoiseStream
-from modelscope_ext.models import to_device
 from modelscope_ext.pretrained import DEFAULT
 
 if TYPE_CHECKING:  # ONNX files run without torch
@@ -212,9 +210,6 @@ def _backend(model: "str | Path | nn.Module | None", device: str | None) -> Back
             "OpenVINO runs ONNX files of whole utterances: write one by `modelscope-ext export --utterance`, "
             "and give it as the model"
         )
-    from modelscope_ext.checkpoint import load_model  # imports torch, as the next one
-    from modelscope_ext.inference.torch_backend import TorchBackend
+    from modelscope_ext.inference.torch_backend import load_backend  # imports torch
 
-    if model is None or isinstance(model, (str, Path)):
-        model = load_model(model_folder(model if model is not None else DEFAULT))
-    return TorchBackend(to_device(model, device) if device else model)
+    return load_backend(DEFAULT if model is None else model, device)

@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from modelscope_ext.checkpoint import load_model
+from modelscope_ext.hub import model_folder
 from modelscope_ext.inference.backend import Limits
+from modelscope_ext.models import to_device
 
-__all__ = ["TorchBackend"]
+__all__ = ["TorchBackend", "load_backend"]
 
 
 class TorchBackend:
@@ -79,6 +83,18 @@ class TorchBackend:
     def _tensor(self, audio: np.ndarray) -> Tensor:
         audio = np.require(audio, requirements=["C", "W"])
         return torch.from_numpy(audio).to(next(self._net.parameters()).device)
+
+
+def load_backend(model: nn.Module | str | Path, device: str | None = None) -> TorchBackend:
+    """Return a back end for a network, a model folder or an id of ModelScope's hub.
+
+    Args:
+        model: the network or its place.
+        device: "cpu", "cuda" …; None leaves the network where it is.
+    """
+    if isinstance(model, (str, Path)):
+        model = load_model(model_folder(model))
+    return TorchBackend(to_device(model, device) if device else model)
 
 
 def _array(x: Tensor) -> np.ndarray:

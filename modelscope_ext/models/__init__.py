@@ -23,17 +23,9 @@ def build(name: str, **config) -> "nn.Module":
     Raises:
         ValueError: the name or an option is unknown; the message lists what is known.
     """
-    from modelscope_ext.models.cruse.network import Cruse, CruseConfig
-    from modelscope_ext.models.dual_path import DualPath, DualPathConfig
-    from modelscope_ext.models.frcrn.config import FrcrnConfig
-    from modelscope_ext.models.frcrn.network import CausalFrcrn, Frcrn
+    from modelscope_ext.models.registry import create  # imports torch
 
-    if name == "FRCRN":
-        options = FrcrnConfig.from_options(**config)
-        return CausalFrcrn(options) if options.causal else Frcrn(options)
-    if str(name).startswith("DualPath"):
-        return DualPath(DualPathConfig.from_name(name, **config))
-    return Cruse(CruseConfig.from_name(name, **config))
+    return create(name, config)
 
 
 def to_device(net: "nn.Module", device: str) -> "nn.Module":
