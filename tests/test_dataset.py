@@ -145,6 +145,7 @@ prepare.{call}(*{arguments!r}, rows_per_shard=3, progress=progress, **{options!r
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["pairs", "mixtures"])
 def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path, dns, corpora, monkeypatch, source):
     root = dns([RATE + 10 * i for i in range(8)])

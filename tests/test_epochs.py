@@ -9,69 +9,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from helpers import Mean, Rows, Tiny
+from helpers import epoch_trainer as trainer
 from processes import python
-from torch import nn
 
-from modelscope_ext.models.frcrn.complex_conv import ComplexBatchNorm2d
 from modelscope_ext.training.epochs import BadDataError, EpochConfig, EpochTrainer, check_rows
-
-CONFIG = {
-    "epochs": 3,
-    "iterations": 4,
-    "batch": 2,
-    "eval_batch": 2,
-    "scheduler_options": {"patience": 0, "factor": 0.5},
-}
-
-
-class Tiny(nn.Module):
-    """A filter, then complex batch norm, as FRCRN has it."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.filter = nn.Conv1d(1, 2, 3, padding=1)
-        self.norm = ComplexBatchNorm2d(1)
-
-    def forward(self, inputs):
-        x = self.norm(self.filter(inputs["noisy"][:, None])[:, :, None])  # (B, 2, 1, N)
-        out = {"wav_l2": x.sum((1, 2))}
-        if "clean" in inputs:
-            out["loss"] = (out["wav_l2"] - inputs["clean"]).square().mean()
-            out["sisnr"] = out["loss"] * 2
-        return out
-
-
-class Rows(torch.utils.data.Dataset):
-    def __init__(self, count, seed=0):
-        rng = np.random.default_rng(seed)
-        self.clean = rng.standard_normal((count, 400)).astype(np.float32)
-        self.noisy = self.clean + rng.standard_normal((count, 400)).astype(np.float32) / 2
-
-    def __len__(self):
-        return len(self.clean)
-
-    def __getitem__(self, index):
-        return {"noisy": self.noisy[index], "clean": self.clean[index]}
-
-
-class Mean:
-    def __init__(self):
-        self.values = []
-
-    def add(self, outputs, inputs):
-        self.values.append((float(outputs["loss"]), len(inputs["noisy"])))
-
-    def merge(self, other):
-        self.values += other.values
-
-    def evaluate(self):
-        return {"avg_loss": sum(v * n for v, n in self.values) / sum(n for _, n in self.values)}
-
-
-def trainer(folder, rows=7, **changes):
-    config = EpochConfig(**{**CONFIG, **changes})
-    return EpochTrainer(Tiny(), config, folder, Rows(rows), Rows(5, 1), lambda: [Mean()], "cpu", progress=False)
 
 
 def log(folder):
@@ -125,7 +67,7 @@ sys.path[:0] = sys.argv[2:4]
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
-from test_epochs import trainer
+from helpers import epoch_trainer as trainer
 run = trainer(Path(sys.argv[1]), checkpoint_seconds=0)
 step = run._step
 def step_and_die(batch):
@@ -164,7 +106,7 @@ sys.path[:0] = sys.argv[2:4]
 import torch
 torch.set_num_threads(1)
 from pathlib import Path
-from test_epochs import trainer
+from helpers import epoch_trainer as trainer
 run = trainer(Path(sys.argv[1]), batch=int(sys.argv[4]), optimizer="SGD")
 values = run.train()
 open(f"{sys.argv[1]}-{run.rank}.txt", "w").write(repr(values["avg_loss"]))

@@ -1,7 +1,7 @@
-"""Killed processes, full or read-only disks, files that change: nothing is lost, and nothing half taken for whole.
+"""Killed processes, full or read-only disks, files that change: nothing is lost, and no part is taken for the whole.
 
 Killed training is in test_training and test_epochs, killed and cut downloads in test_hub, killed `prepare-data` in
-test_prepare.
+test_dataset.
 """
 
 import json
@@ -17,9 +17,8 @@ import pytest
 import soundfile
 import torch
 from conftest import EXAMPLES, ROOT
+from helpers import CRUSE_CONFIG, epoch_trainer
 from processes import python
-from test_epochs import trainer as epoch_trainer
-from test_training import CONFIG
 
 from modelscope_ext.atomic import atomic_write
 from modelscope_ext.audio import AudioError
@@ -28,6 +27,7 @@ from modelscope_ext.inference import denoiser as enhance
 from modelscope_ext.training.config import load_config
 from modelscope_ext.training.trainer import Trainer
 
+pytestmark = pytest.mark.slow
 RATE = 16000
 NOISY = EXAMPLES / "noisy.wav"
 
@@ -145,9 +145,9 @@ NAMES = list(commands(ROOT, ROOT, ROOT))
 
 @pytest.fixture
 def arranged(corpora, tmp_path):
-    """What `commands` takes beside the folder."""
+    """The arguments of `commands` but for the folder."""
     config = tmp_path / "train.json"
-    config.write_text(json.dumps(CONFIG))
+    config.write_text(json.dumps(CRUSE_CONFIG))
     (corpora / "speech" / "b.flac").unlink()
     noise = np.random.default_rng(0).standard_normal(3 * RATE) * 0.1
     soundfile.write(corpora / "speech" / "a.wav", noise, RATE)
@@ -172,19 +172,21 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(arranged, full_disk, name
     assert "Traceback" not in errors
     assert not earlier.suffix or earlier.read_text() == "earlier"
     parts = {p.name for p in full_disk.rglob("*") if p.is_file()} - {earlier.name, "plan.json"}
-    assert not parts, "something half is left"
+    assert not parts, "a temporary file is left"
 
 
 @pytest.mark.parametrize("kind", ["epochs", "steps"])
 def test_a_full_disk_spares_the_last_checkpoint(arranged, tmp_path, kind):
-    """A run that could not save goes on from the checkpoint before when there is room again."""
+    """A run that could not save continues from the previous checkpoint when there is room again."""
     corpora, config = arranged
     work = tmp_path / "run"
 
     def make(steps):
         if kind == "epochs":
             return epoch_trainer(work, epochs=steps)
-        config.write_text(json.dumps({**CONFIG, "steps": steps, "validation": {**CONFIG["validation"], "every": 100}}))
+        config.write_text(
+            json.dumps({**CRUSE_CONFIG, "steps": steps, "validation": {**CRUSE_CONFIG["validation"], "every": 100}})
+        )
         return Trainer(load_config(config), corpora, work, "cpu", progress=False)
 
     first = make(1 if kind == "epochs" else 2)

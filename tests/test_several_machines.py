@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from helpers import CRUSE_CONFIG
 from processes import Background
-from test_training import CONFIG
 
 pytestmark = pytest.mark.slow
 
@@ -38,8 +38,8 @@ def training(corpora, tmp_path):
     """The arguments of a program that trains; what is open is killed in the end."""
     script, config = tmp_path / "train.py", tmp_path / "train.json"
     script.write_text(TRAIN)
-    described = {**CONFIG, "steps": STEPS, "model": {**CONFIG["model"], "batch_norm": False}}
-    described["validation"] = {**CONFIG["validation"], "every": STEPS}
+    described = {**CRUSE_CONFIG, "steps": STEPS, "model": {**CRUSE_CONFIG["model"], "batch_norm": False}}
+    described["validation"] = {**CRUSE_CONFIG["validation"], "every": STEPS}
     config.write_text(json.dumps(described))
     return [str(script), str(config), str(corpora)]
 

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, SHARED
+from helpers import CRUSE_CONFIG
 from processes import python
 
 from modelscope_ext import Denoiser
@@ -17,28 +18,11 @@ from modelscope_ext.pretrained import DEFAULT
 from modelscope_ext.training.config import load_config
 from modelscope_ext.training.trainer import Trainer, schedule
 
-CONFIG = {
-    "model": {"name": "CRUSE2-8-1xGRU2"},
-    "data": {
-        "speech": {"speech": 1.0, "speech_6khz": {"weight": 0.5, "band_limit_hz": 6000}},
-        "noise": {"noise": 1.0},
-        "rooms": 1,
-        "room_folder": "rir",
-        "mix": {"seconds": 0.5},
-    },
-    "validation": {"speech": "valid_speech", "noise": "valid_noise", "pairs": 2, "seconds": 2.0, "every": 4},
-    "steps": 8,
-    "batch": 2,
-    "warmup": 2,
-    "workers": 0,
-    "checkpoint_seconds": 0,
-}
-
 
 @pytest.fixture
 def config(tmp_path):
     path = tmp_path / "train.json"
-    path.write_text(json.dumps(CONFIG))
+    path.write_text(json.dumps(CRUSE_CONFIG))
     return path
 
 
@@ -102,7 +86,7 @@ def test_an_interrupted_run_saves_and_stops(config, corpora, tmp_path, monkeypat
 
 
 def test_a_signal_to_the_whole_group_saves_too(config, corpora, tmp_path, monkeypatch):
-    config.write_text(json.dumps({**CONFIG, "workers": 1, "steps": 50, "checkpoint_seconds": 1000}))
+    config.write_text(json.dumps({**CRUSE_CONFIG, "workers": 1, "steps": 50, "checkpoint_seconds": 1000}))
     trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
     step = trainer._step
 
@@ -131,8 +115,8 @@ def test_the_best_model_is_a_model_folder(config, corpora, tmp_path, noisy):
 
 
 def test_training_lowers_the_loss(config, corpora, tmp_path):
-    changed = {**CONFIG, "steps": 60, "batch": 4, "learning_rate": 3e-3}
-    changed["validation"] = {**CONFIG["validation"], "every": 1000}
+    changed = {**CRUSE_CONFIG, "steps": 60, "batch": 4, "learning_rate": 3e-3}
+    changed["validation"] = {**CRUSE_CONFIG["validation"], "every": 1000}
     config.write_text(json.dumps(changed))
     trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
     batches = []
@@ -143,7 +127,7 @@ def test_training_lowers_the_loss(config, corpora, tmp_path):
 
 
 def test_batch_norm_keeps_its_statistics_after_a_while(config, corpora, tmp_path):
-    config.write_text(json.dumps({**CONFIG, "norm_steps": 2}))
+    config.write_text(json.dumps({**CRUSE_CONFIG, "norm_steps": 2}))
     trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
 
     def statistics():
@@ -161,7 +145,7 @@ def test_batch_norm_keeps_its_statistics_after_a_while(config, corpora, tmp_path
 
 def test_another_configuration_does_not_go_on(config, corpora, tmp_path):
     Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False).run(1)
-    config.write_text(json.dumps({**CONFIG, "batch": 3}))
+    config.write_text(json.dumps({**CRUSE_CONFIG, "batch": 3}))
     with pytest.raises(ValueError, match=r"another configuration \(batch differ\)"):
         Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
 
@@ -181,7 +165,7 @@ def test_training_begins_from_a_model(config, corpora, tmp_path):
     """The one inside the package, by its name; a run that goes on keeps what it has learned."""
     inside = read_configuration(DEFAULT)["model"]
     options = {key: value for key, value in inside.items() if key != "type"}
-    config.write_text(json.dumps({**CONFIG, "model": options, "start": "default"}))
+    config.write_text(json.dumps({**CRUSE_CONFIG, "model": options, "start": "default"}))
     trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
     start = load_model(DEFAULT).state_dict()
     assert all(torch.equal(value, start[name]) for name, value in trainer.net.state_dict().items())
@@ -192,10 +176,10 @@ def test_training_begins_from_a_model(config, corpora, tmp_path):
 
 
 def test_a_start_that_does_not_fit_is_told(config, corpora, tmp_path):
-    config.write_text(json.dumps({**CONFIG, "start": "default"}))
+    config.write_text(json.dumps({**CRUSE_CONFIG, "start": "default"}))
     with pytest.raises(ValueError, match=r"cannot begin from default: CruseConfig.*another network"):
         Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
-    config.write_text(json.dumps({**CONFIG, "start": str(tmp_path / "nothing")}))
+    config.write_text(json.dumps({**CRUSE_CONFIG, "start": str(tmp_path / "nothing")}))
     with pytest.raises(ValueError, match=r"cannot begin from .*nothing: .*configuration.json: no such file"):
         Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
 
@@ -209,10 +193,10 @@ def test_a_start_that_does_not_fit_is_told(config, corpora, tmp_path):
     ],
 )
 def test_configurations_that_do_not_fit_are_told(config, change, message):
-    config.write_text(json.dumps({**CONFIG, **change}))
+    config.write_text(json.dumps({**CRUSE_CONFIG, **change}))
     with pytest.raises(ValueError, match=message):
         load_config(config)
-    config.write_text(json.dumps({name: value for name, value in CONFIG.items() if name != "data"}))
+    config.write_text(json.dumps({name: value for name, value in CRUSE_CONFIG.items() if name != "data"}))
     with pytest.raises(ValueError, match=r"missing 1 required .*'data'"):
         load_config(config)
 
@@ -229,7 +213,7 @@ def test_configurations_that_do_not_fit_are_told(config, change, message):
     ],
 )
 def test_data_that_cannot_be_as_configured_are_an_error(config, corpora, tmp_path, data, message):
-    config.write_text(json.dumps({**CONFIG, "data": {**CONFIG["data"], "rooms": 0, **data}}))
+    config.write_text(json.dumps({**CRUSE_CONFIG, "data": {**CRUSE_CONFIG["data"], "rooms": 0, **data}}))
     with pytest.raises(ValueError, match=message):
         Trainer(load_config(config), corpora, tmp_path / "run", progress=False).run(1)
 
@@ -260,7 +244,7 @@ Trainer(load_config(sys.argv[1]), sys.argv[2], sys.argv[3], "cpu", progress=Fals
 @pytest.mark.slow
 def test_two_processes_train_as_one(config, corpora, tmp_path):
     """The same batches, cut in two; only the first process writes."""
-    config.write_text(json.dumps({**CONFIG, "model": {**CONFIG["model"], "batch_norm": False}}))
+    config.write_text(json.dumps({**CRUSE_CONFIG, "model": {**CRUSE_CONFIG["model"], "batch_norm": False}}))
     script = tmp_path / "steps.py"
     script.write_text(SHARED_STEPS)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from modelscope_ext.atomic import atomic_write
-from modelscope_ext.audio import AudioError, audio_files, read_mono
+from modelscope_ext.audio import AudioError, audio_files, find_problem, read_mono
 
 __all__ = ["Chooser", "Corpus", "load_corpus"]
 
@@ -112,10 +112,10 @@ def _clip(path: Path, sample_rate: int) -> np.ndarray | str:
         audio = read_mono(path, sample_rate)
     except AudioError as error:
         return str(error).removeprefix(f"{path}: ")
-    if len(audio) < SHORTEST_S * sample_rate:
-        return "empty" if not len(audio) else f"shorter than {SHORTEST_S} s"
-    if not audio.any():
-        return "silent"
+    if 0 < len(audio) < SHORTEST_S * sample_rate:
+        return f"shorter than {SHORTEST_S} s"
+    if problem := find_problem(audio, whole=True):
+        return problem
     return np.rint(audio.clip(-1, 32767 / 32768) * 32768).astype(np.int16)
 
 
