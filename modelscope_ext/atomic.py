@@ -19,17 +19,17 @@ _TEMP = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.h
 
 
 def temp_name(name: str) -> str:
-    """Return a hidden name for the unfinished file `name`, unique to this host, process and call."""
+    """Return a hidden name for the unfinished file `name` that is unique to host, process and call."""
     start = os.fsencode(name)[:KEPT_BYTES].decode(errors="ignore")
     return f".{start}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.half"
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, and rename it to `path` when the block succeeds.
+    """Yield a temporary path beside `path` and rename it to `path` when the block succeeds.
 
-    Missing folders are made. If the block fails, the temporary file is removed and `path` keeps its earlier content.
-    Several threads, processes or hosts may write the same path: the last one to finish wins.
+    Missing folders are made. A failed block removes the temporary file and leaves `path` as it was. Threads, processes
+    and hosts may write the same path at once: the last one to finish wins.
 
     Raises:
         OSError: the file cannot be written. The message names `path` and the reason.
@@ -64,7 +64,7 @@ def remove_stale_temp_files(folder: Path) -> None:
 
 @functools.cache
 def _host() -> str:
-    """Return a tag for what process ids belong to: this computer, and this container on it."""
+    """Return a tag for the space of process ids: this computer and this container on it."""
     namespace = ""
     with suppress(OSError):  # Linux only
         namespace = os.readlink("/proc/self/ns/pid")

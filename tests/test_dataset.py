@@ -87,11 +87,11 @@ def main():
     assert len(dataset['train']) == {segments} - 3 and len(dataset['test']) == 3
     assert len(dataset['train'][0]['noisy']) == 16000
 
-    hf_ds = MsDataset.load_split({name!r}, split='test').to_hf_dataset()
+    hf_ds = MsDataset.load({name!r}, split='test').to_hf_dataset()
     mapped_ds = hf_ds.map(to_segment, remove_columns=['duration'], batched=True, batch_size=36)
     assert len(MsDataset.from_hf_dataset(mapped_ds)) == 2
-    train = MsDataset.load_split({folder!r}, subset_name='train', split='train')
-    assert len(train) == {rows} and len(MsDataset.load_split({folder!r}, subset_name='test', split='test')) == 1
+    train = MsDataset.load({folder!r}, subset_name='train', split='train')
+    assert len(train) == {rows} and len(MsDataset.load({folder!r}, subset_name='test', split='test')) == 1
 
 if __name__ == "__main__":
     main()

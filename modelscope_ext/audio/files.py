@@ -46,17 +46,17 @@ BLOCK_S = 60.0
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """Return all audio files below a folder, sorted; skip hidden ones and symbolic links to folders."""
+    """Return all audio files below a folder in sorted order; skip hidden ones and links to folders."""
     files = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     return sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
 @contextmanager
 def open_audio(path: str | Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
-    """Open an audio file, or a binary file object, for reading.
+    """Open an audio file or a binary file object for reading.
 
     Raises:
-        AudioError: the file cannot be opened. The message has its name, if it has one, and the reason.
+        AudioError: the file cannot be opened. The message has the name of a path and the reason.
     """
     name = f"{path}: " if isinstance(path, (str, Path)) else ""
     try:
@@ -95,7 +95,7 @@ def read_blocks(file: soundfile.SoundFile, seconds: float) -> Iterator[np.ndarra
 
 
 def read_native(path: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
-    """Return a whole file as (N,) float32 with averaged channels, and its rate.
+    """Return a whole file as (N,) float32 with averaged channels and its rate.
 
     Raises:
         AudioError: see `open_audio` and `read_blocks`.
@@ -118,10 +118,10 @@ def read_mono(path: str | Path | BinaryIO, sample_rate: int) -> np.ndarray:
 def write_audio(
     path: str | Path, sample_rate: int, channels: int, format: str, subtype: str | None
 ) -> Iterator[soundfile.SoundFile]:
-    """Yield a `SoundFile` to write to; `path` appears when the block succeeds, whole, or not at all.
+    """Yield a `SoundFile` to write to; a whole `path` appears when the block succeeds.
 
     Raises:
-        AudioError: the folder cannot be written to, the disk is full, or the format does not take this audio.
+        AudioError: the folder cannot be written to, the disk is full or the format does not take this audio.
     """
     path = Path(path)
     _system_name(path)
@@ -164,7 +164,7 @@ def output_format(source: soundfile.SoundFile, path: str | Path) -> tuple[str, s
 
 
 def _regular_file(path: Path) -> str | bytes:
-    """Return the name for libsndfile, which waits for the end of a pipe and gives no reason if it cannot open a file.
+    """Return the name for libsndfile; it would wait for the end of a pipe and gives no reason for a failure.
 
     Raises:
         AudioError: there is no regular file to open.
@@ -186,7 +186,7 @@ def _regular_file(path: Path) -> str | bytes:
 
 
 def _system_name(path: Path) -> str | bytes:
-    """Return the name for libsndfile, which stops at a NUL; soundfile alone takes no names outside UTF-8."""
+    """Return the name for libsndfile; it stops at a NUL and soundfile alone refuses names outside UTF-8."""
     text = os.fspath(path)
     with suppress(UnicodeEncodeError):
         name = os.fsencode(text)

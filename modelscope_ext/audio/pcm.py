@@ -22,12 +22,12 @@ class AudioError(ValueError):
 
 
 def as_float(audio: np.ndarray) -> np.ndarray:
-    """Return samples as float32 in -1 … 1: floating point unchanged, integers scaled by their range.
+    """Return samples as float32 in -1 … 1. Floating point stays as it is; integers are scaled by their range.
 
     Unsigned integers have their zero in the middle.
 
     Raises:
-        AudioError: the type is not numeric, or samples are NaN, infinite or louder than any integer.
+        AudioError: the type is not numeric or samples are NaN, infinite or louder than any integer.
     """
     if audio.dtype.kind == "f":
         if audio.dtype != np.float32:
@@ -44,7 +44,7 @@ def as_float(audio: np.ndarray) -> np.ndarray:
 
 
 def from_float(audio: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Return float32 samples as `dtype`, the inverse of `as_float`; round integers and clip at full scale."""
+    """Return float32 samples as `dtype` (the inverse of `as_float`); round integers and clip at full scale."""
     if dtype.kind == "f":
         if dtype.itemsize < audio.itemsize:
             audio = audio.clip(np.finfo(dtype).min, np.finfo(dtype).max)
@@ -81,5 +81,5 @@ def find_problem(samples: np.ndarray, whole: bool = False) -> str | None:
 
 
 def block_length(sample_rate: int, channels: int, seconds: float) -> int:
-    """Return the samples of a block of `seconds`, fewer where many channels would take too much memory."""
+    """Return the samples of a block of `seconds`. Many channels get shorter blocks, for less memory."""
     return max(1, round(min(seconds, CHANNEL_SECONDS / channels) * sample_rate))

@@ -23,7 +23,7 @@ from pyarrow.parquet import ParquetWriter
 from modelscope_ext.atomic import atomic_write, remove_stale_temp_files
 from modelscope_ext.audio import SAMPLE_RATE
 
-__all__ = ["SPLITS", "DataError", "Plan", "Progress", "Row", "SplitWriter", "Summary", "on_grid"]
+__all__ = ["DataError", "Summary"]
 
 SPLITS = ("train", "test")
 ROWS_PER_SHARD = 500
@@ -36,7 +36,7 @@ Progress = Callable[[Iterable], Iterable]
 
 
 class Row(NamedTuple):
-    """noisy, clean: (N,) float32 at 16 kHz, of one length; names: their `path` columns."""
+    """A noisy and a clean signal of one length, (N,) float32 at 16 kHz; `names` are their `path` columns."""
 
     noisy: np.ndarray
     clean: np.ndarray
@@ -211,7 +211,7 @@ class SplitWriter:
 
 
 def _cut(rows: list[tuple[int, int]], most_rows: int, most_samples: int) -> Iterator[list[tuple[int, int]]]:
-    """Yield runs of rows, each with at most `most_rows` and, unless one row alone has more, `most_samples`."""
+    """Yield runs of at most `most_rows` rows and `most_samples` samples. One row alone may have more samples."""
     run: list[tuple[int, int]] = []
     samples = 0
     for row in rows:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from modelscope_ext.audio import AudioError, audio_files, find_problem, read_native, resample
 
-__all__ = ["Pair", "check_pairs", "find_pairs", "match_pairs"]
+__all__ = ["Pair", "find_pairs", "match_pairs"]
 
 THREADS = 2
 CHECKED_AT_ONCE = 32  # pairs; Ctrl-C waits for them
@@ -33,7 +33,7 @@ class Pair:
 
 
 class CheckedPair(NamedTuple):
-    """The result of a check: samples of both signals, rates of both files in Hz, and problems by path."""
+    """The samples of a checked pair, the rates of its files in Hz and its problems by path."""
 
     samples: int
     rates: tuple[int, ...]
@@ -41,10 +41,10 @@ class CheckedPair(NamedTuple):
 
 
 def match_pairs(noisy_dir: str | Path, clean_dir: str | Path) -> tuple[list[Pair], dict[str, str]]:
-    """Return the pairs of two folders, sorted by clean file, and the problems of all other files by path.
+    """Return the pairs of two folders, sorted by clean file, and the problems of other files by path.
 
-    Partners are in the same subfolder. Their names differ only in the suffix, as in VoiceBank+DEMAND, or end with the
-    same `fileid_<number>`, as in the DNS challenge.
+    Partners are in the same subfolder. Their names differ only in the suffix (VoiceBank+DEMAND) or end with the same
+    `fileid_<number>` (DNS challenge).
 
     Raises:
         AudioError: a folder is missing or has no audio.
@@ -62,12 +62,12 @@ def find_pairs(folder: str | Path, enhanced: str | Path | None = None) -> list[P
     """Return the pairs of a folder for scoring, all of them checked.
 
     Args:
-        folder: contains `noisy` and `clean`, as for `match_pairs`. Or it has the DNS layout, where `…fileid_7.wav`
-            belongs to `clean_fileid_7.wav`, in these two folders or all in one.
+        folder: contains the folders `noisy` and `clean` for `match_pairs`. Or all files are in it and are named as in
+            the DNS challenge: `…fileid_7.wav` belongs to `clean_fileid_7.wav`.
         enhanced: a folder of enhanced files with the names of the noisy ones. They replace `Pair.noisy`.
 
     Raises:
-        AudioError: a file is unusable or has no partner, see `check_pairs`. The message lists all problems.
+        AudioError: a file is unusable (`check_pairs`) or has no partner. The message lists all problems.
     """
     folder = Path(folder)
     pairs, problems = _match(*_layout(folder))
@@ -92,7 +92,7 @@ def check_pairs(
 ) -> Iterator[CheckedPair]:
     """Decode all pairs and yield the result of each check.
 
-    A file must be readable and finite, the clean one neither empty nor silent, and both of one length.
+    Files must be readable and finite and both of one length. The clean one must not be empty or silent.
 
     Args:
         pairs: pairs to check.
@@ -133,7 +133,7 @@ def _check(pair: Pair, sample_rate: int | None) -> CheckedPair:
 
 
 def _layout(folder: Path) -> tuple[Names, Names, Path, Path]:
-    """Return the noisy and the clean files of a folder, and where they are."""
+    """Return the noisy and the clean files of a folder and where they are."""
     noisy_dir, clean_dir = folder / "noisy", folder / "clean"
     if noisy_dir.is_dir() and clean_dir.is_dir():
         noisy, clean = _names(noisy_dir), _names(clean_dir)
@@ -166,7 +166,7 @@ def _match(noisy: Names, clean: Names, noisy_dir: Path, clean_dir: Path) -> tupl
 def _partners(
     noisy: Names, others: Names, kind: str, folder: Path
 ) -> tuple[list[tuple[Path, Path]], dict[str, str], list[Path]]:
-    """Return pairs of names, problems of the other noisy files, and names in `others` without a candidate."""
+    """Return pairs of names, the problems of other noisy files and the unused names of `others`."""
     index: dict[Path, list[Path]] = {}
     for name in others:
         for key in _keys(name):
@@ -190,6 +190,6 @@ def _partners(
 
 
 def _keys(name: Path) -> list[Path]:
-    """Return the keys of a file for matching: its name without a suffix, and its DNS file id."""
+    """Return the keys of a file for matching: its name without a suffix and its DNS file id."""
     number = _FILE_ID.search(name.stem)
     return [name.with_suffix(""), *([name.parent / f"*fileid_{int(number[1])}"] if number else [])]

@@ -1,4 +1,4 @@
-"""Data sets from pairs of files, from an earlier data set, or from mixtures of speech and noise."""
+"""Data sets from pairs of files, an earlier data set or mixtures of speech and noise."""
 
 import csv
 import functools
@@ -17,7 +17,7 @@ from modelscope_ext.data.corpus import Corpus, load_corpus
 from modelscope_ext.data.dataset import SPLITS, Plan, Progress, Row, SplitWriter, Summary, on_grid
 from modelscope_ext.data.mixing import MixConfig, Mixer
 from modelscope_ext.data.pairs import Pair, check_pairs, match_pairs
-from modelscope_ext.data.rooms import align, load_rooms
+from modelscope_ext.data.rooms import load_rooms
 
 __all__ = ["prepare_from_dataset", "prepare_mixtures", "prepare_pairs"]
 
@@ -34,7 +34,7 @@ def prepare_pairs(
     shortest_s: float = 1.0,
     **options: Any,
 ) -> Summary:
-    """Write a split from a folder of noisy files and one of clean files, of any rates, with averaged channels.
+    """Write a split from folders of noisy and clean files of any rate, with averaged channels.
 
     Args:
         noisy_dir: folder of noisy files.
@@ -45,7 +45,7 @@ def prepare_pairs(
         **options: `skip_bad`, `rows_per_shard` and `progress` of `SplitWriter`.
 
     Raises:
-        DataError: files have no partner or are unusable, see `check_pairs`. The message names them all.
+        DataError: files have no partner or are unusable (`check_pairs`). The message names them all.
     """
     return _write_pairs({split: match_pairs(noisy_dir, clean_dir)}, out, shortest_s, **options)[0]
 
@@ -55,9 +55,9 @@ def prepare_from_dataset(
 ) -> list[Summary]:
     """Write the splits of a script-based data set folder from its files, without its script.
 
-    A split is described by tables `*.csv` or `*.tsv` (commas or tabs) with columns `noisy` and `clean`, and `train` or
-    `test` in the name of the table or its folder. Paths are relative to the table or to `folder`. Without tables a
-    split is the folders `train/noisy` and `train/clean`, or `test/noisy` and `test/clean`.
+    Tables `*.csv` or `*.tsv` (commas or tabs) with columns `noisy` and `clean` describe a split. Its name is in that of
+    the table or its folder. Paths are relative to the table or to `folder`. Without tables the files of a split are in
+    `train/noisy` and `train/clean` or in `test/noisy` and `test/clean`.
 
     Args:
         folder: the data set with its archives unpacked.
@@ -192,19 +192,22 @@ def _write_mixtures(
     def corpora(progress: Progress = iter) -> list[Corpus]:
         return [load_corpus(folders[kind], cache, SAMPLE_RATE, progress) for kind in ("speech", "noise")]
 
+    def rooms(problems: dict[str, str]) -> list[list[np.ndarray]]:
+        return load_rooms(folders["rooms"], SAMPLE_RATE, problems=problems) if folders["rooms"] else []
+
     def plan(progress: Progress) -> Plan:
         skipped = {
             str(folders[kind] / name): reason
             for kind, corpus in zip(("speech", "noise"), corpora(progress), strict=True)
             for name, reason in corpus.left_out.items()
         }
-        _load_rooms(folders["rooms"], skipped)
+        rooms(skipped)
         samples = round(config.seconds * SAMPLE_RATE)
         return Plan([(index, samples) for index in range(count)], {}, skipped)
 
     def reader() -> Callable[[int], Row]:
         speech, noise = ([(corpus, 1.0)] for corpus in corpora())
-        mixer = Mixer(speech, noise, _load_rooms(folders["rooms"], {}), config, seed)
+        mixer = Mixer(speech, noise, rooms({}), config, seed)
 
         def read(index: int) -> Row:
             noisy, clean = map(on_grid, mixer[index])
@@ -215,23 +218,6 @@ def _write_mixtures(
     writer = SplitWriter(cache.parent, split, facts, **options)
     writer.plan(plan)
     return writer.write(reader)
-
-
-def _load_rooms(source: Path | None, skipped: dict[str, str]) -> list[np.ndarray]:
-    """Return the impulse responses of a folder or file; add the problems of others to `skipped`."""
-    if source is None:
-        return []
-    if source.is_file():
-        return load_rooms(source, SAMPLE_RATE)
-    responses = []
-    for path in audio_files(source):
-        try:
-            responses.append(align(read_mono(path, SAMPLE_RATE)))
-        except AudioError as error:
-            skipped[str(path)] = str(error).removeprefix(f"{path}: ")
-    if not responses:
-        raise AudioError(f"{source}: no impulse response in this folder")
-    return responses
 
 
 def _file_facts(names: Iterable[tuple[str, Path]]) -> list[tuple[str, int, int]]:

@@ -100,13 +100,19 @@ def room_name(path: Path) -> str:
     return (path.parent / "_".join(stem.split("_")[:2])).as_posix()
 
 
-def load_rooms(source: str | Path, sample_rate: int = 16000, leave_out: Sequence[str] = ()) -> list[list[np.ndarray]]:
+def load_rooms(
+    source: str | Path,
+    sample_rate: int = 16000,
+    leave_out: Sequence[str] = (),
+    problems: dict[str, str] | None = None,
+) -> list[list[np.ndarray]]:
     """Load rooms from a folder of audio files (mono each), or from an `.npz` file of `save_rooms`.
 
     Args:
         source: neighbours in a folder with one `room_name` are one room.
         sample_rate: of the returned responses, in Hz.
         leave_out: patterns of paths in the folder, as of `Path.match`; these files are not loaded.
+        problems: receives the reason for each unusable file by path. None logs them.
 
     Raises:
         AudioError: the folder has no usable response.
@@ -122,7 +128,11 @@ def load_rooms(source: str | Path, sample_rate: int = 16000, leave_out: Sequence
             try:
                 responses.append(align(read_mono(path, sample_rate)))
             except AudioError as error:
-                logger.warning("left out %s", error)
+                reason = str(error).removeprefix(f"{path}: ")
+                if problems is None:
+                    logger.warning("left out %s: %s", path, reason)
+                else:
+                    problems[str(path)] = reason
         rooms += [responses] if responses else []
     if not rooms:
         raise AudioError(f"{source}: no impulse response in this folder")
