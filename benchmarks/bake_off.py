@@ -14,7 +14,6 @@ import os
 import signal
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,8 @@ from modelscope_ext import metrics
 from modelscope_ext.data.corpus import load_corpus
 from modelscope_ext.data.mixing import validation_pairs
 from modelscope_ext.training.config import load_config
-from modelscope_ext.training.trainer import Trainer
+from modelscope_ext.training.loop import TrainingLoop
+from modelscope_ext.training.mixtures import MixtureRecipe
 
 COLUMNS = ("WB-PESQ", "SI-SDR", "STOI", "BAK", "OVRL")
 
@@ -39,19 +39,19 @@ def merged(base: dict, changes: dict) -> dict:
     }
 
 
-def train(trainer: Trainer, seconds: float) -> float:
+def train(loop: TrainingLoop, seconds: float) -> float:
     """Train for so many seconds of CPU time; return how many it took."""
     start, over = time.process_time(), threading.Event()
 
     def watch() -> None:
         while not over.wait(0.2):
             if time.process_time() - start >= seconds:
-                os.kill(os.getpid(), signal.SIGTERM)  # the trainer finishes its step and saves
+                os.kill(os.getpid(), signal.SIGTERM)  # the loop finishes its step and saves
                 return
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    trainer.run()
+    loop.run()
     over.set()
     watcher.join()
     return time.process_time() - start
@@ -93,13 +93,14 @@ def main() -> None:
             (folder / "cache").symlink_to(cache.resolve())
         (folder / "config.json").write_text(json.dumps(merged(base, json.loads(changes or "{}"))))
         used = float((folder / "used").read_text()) if (folder / "used").exists() else 0.0
-        trainer = Trainer(replace(load_config(folder / "config.json")), args.data_dir, folder, progress=False)
+        config = load_config(folder / "config.json")
+        loop = TrainingLoop(MixtureRecipe(config, args.data_dir, folder, progress=False))
         for minutes in args.minutes:
             if used >= minutes * 60:
                 continue
-            used += train(trainer, minutes * 60 - used)
+            used += train(loop, minutes * 60 - used)
             (folder / "used").write_text(str(used))
-            rows = score(trainer.average.module, pairs)
+            rows = score(loop.recipe.average.module, pairs)
             np.save(folder / f"scores_{minutes:g}.npy", rows)
             means = ", ".join(f"{title} {value:.3f}" for title, value in zip(COLUMNS, np.nanmean(rows, 0), strict=True))
             compared = ""
@@ -110,7 +111,7 @@ def main() -> None:
                 compared = "; to the first: " + ", ".join(
                     f"{m:+.3f} ± {h:.3f}" for m, h in zip(np.nanmean(difference, 0), half, strict=True)
                 )
-            print(f"{name} {minutes:g} min, {trainer.done.step} steps: {means}{compared}", flush=True)
+            print(f"{name} {minutes:g} min, {loop.done.step} steps: {means}{compared}", flush=True)
 
 
 if __name__ == "__main__":

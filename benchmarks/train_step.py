@@ -1,8 +1,8 @@
-"""A step of FRCRN's training, ours beside the stock class, interleaved in one process. Prints Markdown.
+"""Time a training step of FRCRN, ours and ModelScope's class in turn in one process. Prints Markdown.
 
     python benchmarks/train_step.py [--batch 2] [--seconds 1] [--rounds 3] [--device cpu]
 
-A step is what the trainers do with a batch: forward, loss, backward, clipping, Adam.
+A step is forward, loss, backward, clipping and Adam.
 """
 
 import argparse
@@ -10,6 +10,8 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +20,9 @@ from modelscope.models.audio.ans.frcrn import FRCRNDecorator
 import modelscope_ext  # noqa: F401
 from modelscope_ext.checkpoint import load_model, save_released
 from modelscope_ext.plugin.model import FrcrnModel
-from modelscope_ext.training.epochs import EpochConfig, EpochTrainer
+from modelscope_ext.training.config import SegmentConfig
+from modelscope_ext.training.loop import TrainingLoop
+from modelscope_ext.training.segments import SegmentRecipe
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,25 +52,32 @@ def main() -> None:
         save_released(load_model(folder, need_weights=False), Path(folder) / "pytorch_model.bin")
         options = {key: value for key, value in configuration["model"].items() if key != "type"}
         stock = FRCRNDecorator(folder, **options).train().to(args.device)
-        config = EpochConfig.from_configuration(configuration)
-        ours = EpochTrainer(FrcrnModel(folder), config, Path(folder) / "work", device=args.device, progress=False)
-        ours.model.train()
+        config = replace(SegmentConfig.from_configuration(configuration), checkpoint_seconds=1e9)
+        recipe = SegmentRecipe(FrcrnModel(folder), config, Path(folder) / "work", device=args.device, progress=False)
         optimizer = torch.optim.Adam(stock.parameters(), **config.optimizer_options)
         clean = torch.randn(args.batch, round(args.seconds * 16000)) / 10
         batch = {"noisy": clean + torch.randn_like(clean) / 20, "clean": clean}
         on_device = {name: value.to(args.device) for name, value in batch.items()}
         took: dict[str, list[float]] = {"stock": [], "ours": []}
-        for turn in range(args.rounds + 1):
-            for name, step in (
-                ("stock", lambda: stock_step(stock, optimizer, on_device)),
-                ("ours", lambda: ours._step(batch)["loss"]),
-            ):
+
+        def batches(start: int, stop: int) -> Iterator[dict]:
+            """Yield the batch for our loop; time the step of the stock class, then ours."""
+            recipe.net.train()
+            for turn in range(args.rounds + 1):
                 begun = time.perf_counter()
-                loss = step()
+                loss = stock_step(stock, optimizer, on_device)
+                between = time.perf_counter()
+                yield batch
                 if turn:  # the first ones warm up
-                    took[name].append(time.perf_counter() - begun)
+                    took["stock"].append(between - begun)
+                    took["ours"].append(time.perf_counter() - between)
                 else:
-                    print(f"{name}: loss of the first step {loss:.6f}")
+                    print(f"stock: loss of the first step {loss:.6f}")
+
+        recipe.batches = batches
+        loop = TrainingLoop(recipe)
+        loop.run()
+        print(f"ours:  loss of the first step {loop.window[0]['loss']:.6f}")
     medians = {name: statistics.median(values) for name, values in took.items()}
     print(
         f"\n| {args.batch} x {args.seconds} s, {args.device}, {args.threads} threads | s a step | ratio |\n"

@@ -10,23 +10,33 @@ resumes. Needs `pip install 'modelscope-ext[train]'`.
 import sys
 from pathlib import Path
 
+from modelscope_ext import Denoiser
 from modelscope_ext.data.prepare import prepare_pairs
-from modelscope_ext.plugin.fine_tuning import fine_tune
+from modelscope_ext.evaluation import evaluate, regression_gate
+from modelscope_ext.hub import model_folder
+from modelscope_ext.training.fine_tuning import fine_tune
+
+METRICS = ("wb_pesq", "stoi", "si_sdr")
 
 
 def main(model: str, train: str, test: str, work: str, epochs: str = "10", iterations: str = "200") -> None:
-    data = Path(work) / "data"
+    data, folder = Path(work) / "data", model_folder(model)
     for split, pairs in (("train", Path(train)), ("test", Path(test))):
         prepare_pairs(pairs / "noisy", pairs / "clean", data, split)
+    before = evaluate(test, Denoiser(folder), METRICS, name="before")
+    options = {
+        "train.max_epochs": int(epochs),
+        "train.train_iters_per_epoch": int(iterations),
+        "train.dataloader.batch_size_per_gpu": 4,
+        "evaluation.dataloader.batch_size_per_gpu": 4,
+        "train.optimizer.lr": 1e-4,  # larger rates soon spoil weights that are good
+    }
     scores = fine_tune(
-        model,
+        folder,
         data,
         Path(work) / "run",
-        epochs=int(epochs),
-        iterations=int(iterations),
-        batch=4,
-        learning_rate=1e-4,  # larger ones soon damage good weights
-        gate_pairs=test,
+        options,
+        gate=lambda result: regression_gate(before, evaluate(test, Denoiser(result), METRICS, name="after")),
     )
     print(", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
 

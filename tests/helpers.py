@@ -1,13 +1,20 @@
-"""Trainings that last seconds, for all tests that interrupt, repeat or distribute one."""
+"""Small trainings that several test files share."""
+
+import csv
+import os
+import signal
 
 import numpy as np
 import torch
 from torch import nn
 
 from modelscope_ext.models.frcrn.complex_conv import ComplexBatchNorm2d
-from modelscope_ext.training.epochs import EpochConfig, EpochTrainer
+from modelscope_ext.training.config import SegmentConfig, load_config
+from modelscope_ext.training.loop import TrainingLoop
+from modelscope_ext.training.mixtures import MixtureRecipe
+from modelscope_ext.training.segments import SegmentRecipe
 
-#: `train` of a CRUSE network on the folder of the fixture `corpora`.
+#: A configuration of mixtures for the fixture `corpora`.
 CRUSE_CONFIG = {
     "model": {"name": "CRUSE2-8-1xGRU2"},
     "data": {
@@ -24,8 +31,7 @@ CRUSE_CONFIG = {
     "workers": 0,
     "checkpoint_seconds": 0,
 }
-
-EPOCHS = {
+SEGMENTS = {
     "epochs": 3,
     "iterations": 4,
     "batch": 2,
@@ -34,8 +40,53 @@ EPOCHS = {
 }
 
 
+def mixture_loop(config, data, work):
+    """A training on mixtures; `config` is the path of its JSON file."""
+    return TrainingLoop(MixtureRecipe(load_config(config), data, work, "cpu", progress=False))
+
+
+def segment_loop(work, rows=7, resume=True, evaluate=True, **changes):
+    """A training of `Tiny` on random rows."""
+    config = SegmentConfig(**{**SEGMENTS, **changes})
+    data = (Rows(rows), Rows(5, 1) if evaluate else None)
+    recipe = SegmentRecipe(Tiny(), config, work, *data, lambda: [MeanLoss()], "cpu", progress=False)
+    return TrainingLoop(recipe, resume=resume)
+
+
+def at_step(loop, step, action):
+    """Call `action` when the batch of a step, counted from 0, is there."""
+    losses = loop.recipe.losses
+
+    def act_and_train(batch, current):
+        if current == step:
+            action()
+        return losses(batch, current)
+
+    loop.recipe.losses = act_and_train
+
+
+def interrupt(number=signal.SIGINT):
+    """Send this process a signal."""
+    os.kill(os.getpid(), number)
+
+
+def log_rows(folder):
+    """Rows of `log.csv`; none if there is no such file."""
+    if not (folder / "log.csv").exists():
+        return []
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_equal_states(one, other):
+    """Compare two state dicts bit by bit."""
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
 class Tiny(nn.Module):
-    """A filter, then complex batch norm, as FRCRN has it."""
+    """A filter, then complex batch norm as in FRCRN, with its loss."""
 
     def __init__(self):
         super().__init__()
@@ -53,6 +104,8 @@ class Tiny(nn.Module):
 
 
 class Rows(torch.utils.data.Dataset):
+    """Random rows."""
+
     def __init__(self, count, seed=0):
         rng = np.random.default_rng(seed)
         self.clean = rng.standard_normal((count, 400)).astype(np.float32)
@@ -65,7 +118,9 @@ class Rows(torch.utils.data.Dataset):
         return {"noisy": self.noisy[index], "clean": self.clean[index]}
 
 
-class Mean:
+class MeanLoss:
+    """The mean loss of an evaluation."""
+
     def __init__(self):
         self.values = []
 
@@ -77,9 +132,3 @@ class Mean:
 
     def evaluate(self):
         return {"avg_loss": sum(v * n for v, n in self.values) / sum(n for _, n in self.values)}
-
-
-def epoch_trainer(folder, rows=7, **changes):
-    """Return a trainer of epochs with a network of one filter."""
-    config = EpochConfig(**{**EPOCHS, **changes})
-    return EpochTrainer(Tiny(), config, folder, Rows(rows), Rows(5, 1), lambda: [Mean()], "cpu", progress=False)

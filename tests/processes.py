@@ -1,7 +1,7 @@
-"""Python programs in processes of their own that start at once: they are forked from one that has imported torch.
+"""Python programs in processes that start at once: they are forked from one that has imported torch.
 
-Importing torch takes seconds of a core, and some hundred tests need a process. What reads the environment when it is
-imported (modelscope, datasets, huggingface_hub, this package) is imported by the program itself.
+An import of torch takes seconds of a core, and some hundred tests need a process. Packages that read the environment
+when they are imported (modelscope, datasets, huggingface_hub, this package) are imported by the program itself.
 """
 
 import multiprocessing
@@ -20,15 +20,15 @@ _FORKS.set_forkserver_preload(["torch.export", "torch.distributed", "pandas", "p
 
 
 def python(*arguments, cwd=ROOT, environment=None, fails=False, timeout=300, started=None):
-    """`python -c CODE …` or `python -m MODULE …`, with warnings for users as errors; what subprocess.run returns.
+    """Run `python -c CODE …` or `python -m MODULE …` with user warnings as errors, like `subprocess.run`.
 
     Args:
-        arguments: what python is given.
-        cwd: where it runs.
+        arguments: of python.
+        cwd: working directory.
         environment: variables that differ; None removes one.
-        fails: whether it is to fail. Anything else fails the test, and shows what the program wrote.
-        timeout: in seconds; then it is killed, and the test fails.
-        started: is called with the process, to kill it for example.
+        fails: True if the program has to fail. Otherwise a failure fails the test and shows the program's output.
+        timeout: in seconds. Then the program is killed and the test fails.
+        started: function that is called with the process, to kill it for example.
     """
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
     variables = {name: value for name, value in variables.items() if value is not None}
@@ -49,12 +49,17 @@ def python(*arguments, cwd=ROOT, environment=None, fails=False, timeout=300, sta
     return subprocess.CompletedProcess(arguments, process.exitcode, out, errors)
 
 
+def run_code(code, folder):
+    """Run Python code with ModelScope's cache in a folder."""
+    return python("-c", code, environment={"MODELSCOPE_CACHE": str(folder / "cache")})
+
+
 class Background:
-    """The same in the background, as far as tests need of `subprocess.Popen`: `pid`, `poll()`, `wait(seconds)`.
+    """A program in the background, with `pid`, `poll()` and `wait(seconds)` of `subprocess.Popen`.
 
     Args:
-        arguments: what python is given.
-        messages: the file that it writes to.
+        arguments: of python.
+        messages: file for its output.
         environment: variables that differ.
     """
 
@@ -67,11 +72,11 @@ class Background:
         self.pid = self._process.pid
 
     def poll(self):
-        """What it ended with; None while it runs."""
+        """Return the exit code, None while it runs."""
         return self._process.exitcode
 
     def wait(self, seconds=None):
-        """What it ends with, for which it has so long."""
+        """Return the exit code, for which the program has this many seconds."""
         self._process.join(seconds)
         assert self.poll() is not None, f"still running after {seconds} s"
         return self.poll()

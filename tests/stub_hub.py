@@ -1,6 +1,6 @@
-"""A ModelScope hub on 127.0.0.1: what modelscope 1.40 asks for when a model is got by its id, and no more.
+"""A ModelScope hub on 127.0.0.1 with the requests that modelscope 1.40 needs to download a model by its id.
 
-`MODELSCOPE_ENDPOINT` sends the client to it, and has to be set before modelscope is imported.
+The client uses it if `MODELSCOPE_ENDPOINT` is set before modelscope is imported.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ class StubHub:
     """`with StubHub({id: {path: bytes}}) as hub:` serves models at `hub.url` until the block ends.
 
     Attributes:
-        models: id → path in the model → bytes. What is not there is answered with 404.
-        cuts: path → how many more transfers of this file break off in the middle; `math.inf` is all of them.
-        halfway: path → what is called, once, when half of a transfer is out.
-        wrong: path → bytes delivered instead of the right ones.
-        transfers: (path, first byte asked for) of every transfer so far.
+        models: id → path in the model → bytes. Anything else is a 404.
+        cuts: path → number of further transfers of this file that break off in the middle; `math.inf` means all.
+        halfway: path → function that is called once, after half of a transfer.
+        wrong: path → bytes to send instead of the right ones.
+        transfers: (path, first byte) of each transfer so far.
     """
 
     def __init__(self, models: dict[str, dict[str, bytes]]) -> None:
@@ -45,14 +45,14 @@ class StubHub:
         self.close()
 
     def close(self) -> None:
-        """Shuts the hub down; connections are refused from then on."""
+        """Shut the hub down; connections are refused from now on."""
         self.server.shutdown()
         self.server.server_close()
 
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request, client_address):
-        if not isinstance(sys.exc_info()[1], ConnectionError):  # clients hang up when they have seen enough
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client may hang up early
             super().handle_error(request, client_address)
 
 
@@ -107,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[half:])
 
     def log_message(self, *_):
-        """Nothing: the client's own words are what the tests look at."""
+        """Print nothing: tests read the client's messages."""
 
 
 def _entry(path, content):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import ROOT
-from test_plugin import run
+from processes import run_code
 
 from modelscope_ext.data.prepare import prepare_pairs
 
@@ -61,10 +61,10 @@ def test_training(folders, tmp_path, to_segment):
     code = snippet("trainer.train()").replace(
         "from modelscope_ext import to_segment", f"from {to_segment} import to_segment"
     )
-    run(local(code, folders, tmp_path), tmp_path)
+    run_code(local(code, folders, tmp_path), tmp_path)
     assert {"epoch_1.pth", "log.csv", "output"} <= {path.name for path in (tmp_path / "checkpoint").iterdir()}
 
 
 def test_evaluation(folders, tmp_path):
-    done = run(local(snippet("trainer.evaluate()"), folders, tmp_path), tmp_path)
+    done = run_code(local(snippet("trainer.evaluate()"), folders, tmp_path), tmp_path)
     assert -60 < float(done.stdout.split()[-1]) < 60

@@ -1,6 +1,6 @@
 """Killed processes, full or read-only disks, files that change: nothing is lost, and no part is taken for the whole.
 
-Killed training is in test_training and test_epochs, killed and cut downloads in test_hub, killed `prepare-data` in
+Killed training is in test_training_loop, killed and cut downloads in test_hub, killed `prepare-data` in
 test_dataset.
 """
 
@@ -17,15 +17,13 @@ import pytest
 import soundfile
 import torch
 from conftest import EXAMPLES, ROOT
-from helpers import CRUSE_CONFIG, epoch_trainer
+from helpers import CRUSE_CONFIG, mixture_loop, segment_loop
 from processes import python
 
 from modelscope_ext.atomic import atomic_write
 from modelscope_ext.audio import AudioError
 from modelscope_ext.cli import main
 from modelscope_ext.inference import denoiser as enhance
-from modelscope_ext.training.config import load_config
-from modelscope_ext.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 RATE = 16000
@@ -175,32 +173,29 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(arranged, full_disk, name
     assert not parts, "a temporary file is left"
 
 
-@pytest.mark.parametrize("kind", ["epochs", "steps"])
+@pytest.mark.parametrize("kind", ["segments", "mixtures"])
 def test_a_full_disk_spares_the_last_checkpoint(arranged, tmp_path, kind):
     """A run that could not save continues from the previous checkpoint when there is room again."""
     corpora, config = arranged
     work = tmp_path / "run"
 
     def make(steps):
-        if kind == "epochs":
-            return epoch_trainer(work, epochs=steps)
+        if kind == "segments":
+            return segment_loop(work, epochs=steps)
         config.write_text(
             json.dumps({**CRUSE_CONFIG, "steps": steps, "validation": {**CRUSE_CONFIG["validation"], "every": 100}})
         )
-        return Trainer(load_config(config), corpora, work, "cpu", progress=False)
+        return mixture_loop(config, corpora, work)
 
-    first = make(1 if kind == "epochs" else 2)
-    first.train() if kind == "epochs" else first.run()
-    checkpoint = work / ("epoch_1.pth" if kind == "epochs" else "last.pt")
+    make(1 if kind == "segments" else 2).run()
+    checkpoint = work / ("epoch_1.pth" if kind == "segments" else "last.pt")
     before, limit = checkpoint.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     again = make(4)
-    if kind == "epochs":
-        again.load(checkpoint)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limit[1]))
     try:
-        failing = "epoch_2.pth" if kind == "epochs" else "last.pt"
+        failing = "epoch_2.pth" if kind == "segments" else "last.pt"
         with pytest.raises(OSError, match=rf"{failing}: cannot be written \(File too large\)"):
-            again.train() if kind == "epochs" else again.run()
+            again.run()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert checkpoint.read_bytes() == before

@@ -20,7 +20,8 @@ from modelscope_ext import Denoiser
 from modelscope_ext.checkpoint import CRUSE_TYPE, FRCRN_TYPE, CheckpointError, load_model, save_model
 from modelscope_ext.export import export_onnx
 from modelscope_ext.models import build
-from modelscope_ext.training.epochs import EpochConfig, EpochTrainer
+from modelscope_ext.training.config import SegmentConfig
+from modelscope_ext.training.segments import SegmentRecipe
 
 MODEL = {"type": CRUSE_TYPE, "name": "CRUSE2-8-1xGRU2"}
 BIAS = "encoder.0.norm.bias"  # (16,)
@@ -112,7 +113,7 @@ def test_absurd_limits_are_refused(folder, limit):
 )
 def test_absurd_settings_of_training_are_refused(tmp_path, sections):
     with pytest.raises(ValueError, match=r"."):
-        EpochTrainer(torch.nn.Linear(1, 1), EpochConfig.from_configuration(sections), tmp_path, device="cpu")
+        SegmentRecipe(torch.nn.Linear(1, 1), SegmentConfig.from_configuration(sections), tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import EXAMPLES, ROOT, SHARED
-from processes import python
+from processes import run_code
 
 from modelscope_ext.pretrained import DEFAULT
 
@@ -22,13 +22,9 @@ ans = pipeline(Tasks.acoustic_noise_suppression, model={str(DEFAULT)!r})
 """
 
 
-def run(code, tmp_path):
-    return python("-c", code, environment={"MODELSCOPE_CACHE": str(tmp_path / "cache")})
-
-
 def enhance(source, tmp_path, before="import modelscope_ext"):
     target = tmp_path / "out.wav"
-    done = run(
+    done = run_code(
         f"{before}\n{USE}\nresult = ans({str(source)!r}, output_path={str(target)!r})\n"
         f"import soundfile\nassert soundfile.read({str(target)!r}, dtype='int16')[0].tobytes() == result['output_pcm']",
         tmp_path,
@@ -56,7 +52,7 @@ def test_modelscope_may_be_imported_first(tmp_path, before):
 
 
 def test_importing_us_imports_no_modelscope(tmp_path):
-    run("import modelscope_ext, sys; assert 'modelscope' not in sys.modules", tmp_path)
+    run_code("import modelscope_ext, sys; assert 'modelscope' not in sys.modules", tmp_path)
 
 
 def test_arrays_bytes_and_rates(tmp_path):
@@ -78,7 +74,7 @@ except ValueError as error:
 else:
     raise AssertionError
 """
-    run(code, tmp_path)
+    run_code(code, tmp_path)
 
 
 def test_models_and_preprocessors_are_built_by_name(tmp_path):
@@ -91,7 +87,7 @@ assert type(model).__module__ == "modelscope_ext.plugin.model"
 assert model({{"noisy": torch.zeros(2, 500)}})["wav_l2"].shape == (2, 500)
 assert type(Preprocessor.from_pretrained({str(DEFAULT)!r})).__module__ == "modelscope_ext.plugin.preprocessor"
 """
-    run(code, tmp_path)
+    run_code(code, tmp_path)
 
 
 @pytest.mark.shared

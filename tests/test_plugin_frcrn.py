@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import EXAMPLES, ROOT
-from test_plugin import run
+from processes import run_code
 
 from modelscope_ext import Denoiser
 from modelscope_ext.cli import main
@@ -64,7 +64,7 @@ one_piece = pcm(ans(audio))
 plugged.WHOLE_S = 1  # longer audio goes by the chunks of Denoiser, here still one of them
 assert len(pcm(ans(audio))) == len(audio) and abs(pcm(ans(audio)) - one_piece).mean() < 0.2 * abs(one_piece).mean()
 """
-    run(code, tmp_path)
+    run_code(code, tmp_path)
 
 
 @pytest.mark.parametrize("order", ["stock first", "stock last"])
@@ -86,7 +86,7 @@ zip_enhancer = Pipelines.speech_zipenhancer_ans_multiloss_16k_base
 assert PIPELINES.get(zip_enhancer, Tasks.acoustic_noise_suppression) is ANSZipEnhancerPipeline
 assert len(ans({str(short)!r})["output_pcm"]) == 2 * int(1.3 * 16000)
 """
-    done = run(code, tmp_path)
+    done = run_code(code, tmp_path)
     assert "warning" not in done.stderr.lower()
     assert not done.stdout
 
@@ -142,13 +142,13 @@ ans.model.model.enhance_part = lambda audio, *_: (audio * 4, audio.new_zeros(1, 
 sine = 0.9 * np.sin(np.arange(16000) / 10)
 assert (np.sign(pcm(ans(sine))) == np.sign(sine))[abs(sine) > 0.01].all()
 """
-    done = run(code, tmp_path)
+    done = run_code(code, tmp_path)
     assert not done.stdout
 
 
 def test_the_pipeline_gives_what_the_denoiser_gives(frcrn_folder, short, tmp_path):
     target = tmp_path / "out.wav"
-    run(
+    run_code(
         f"import modelscope_ext\n{USE}\nours({str(frcrn_folder)!r})({str(short)!r}, output_path={str(target)!r})",
         tmp_path,
     )
@@ -187,7 +187,7 @@ for key in a:
         assert torch.norm(a[key] - b[key]) <= 1e-4 * torch.norm(a[key]), key
 assert type(Preprocessor.from_pretrained({str(frcrn_folder)!r})).__module__ == "modelscope_ext.plugin.preprocessor"
 """
-    run(code, tmp_path)
+    run_code(code, tmp_path)
 
 
 def test_no_weights_no_inference(frcrn_folder, tmp_path):
@@ -204,7 +204,7 @@ except ValueError as error:
 else:
     raise AssertionError
 """
-    run(code, tmp_path)
+    run_code(code, tmp_path)
 
 
 def test_importing_costs_little(tmp_path):
@@ -216,7 +216,7 @@ begun = time.perf_counter()
 import modelscope_ext
 assert time.perf_counter() - begun < 0.5
 """
-    run(code, tmp_path)
+    run_code(code, tmp_path)
 
 
 def test_worker_processes_have_it_too(frcrn_folder, short, tmp_path):
@@ -232,7 +232,7 @@ if __name__ == "__main__":
         with multiprocessing.get_context(method).Pool(1) as pool:
             assert pool.map(work, [{str(short)!r}]) == [2 * int(1.3 * 16000)]
 """)
-    run(f"import runpy\nrunpy.run_path({str(script)!r}, run_name='__main__')", tmp_path)
+    run_code(f"import runpy\nrunpy.run_path({str(script)!r}, run_name='__main__')", tmp_path)
 
 
 def test_the_command_takes_the_folder(frcrn_folder, short, tmp_path):

@@ -7,8 +7,7 @@ import pytest
 import soundfile
 import torch
 from conftest import EXAMPLES
-from processes import python
-from test_plugin import run
+from processes import python, run_code
 
 from modelscope_ext import Denoiser, build
 from modelscope_ext.checkpoint import save_model
@@ -77,7 +76,7 @@ assert torch.norm(a - b) < 1e-4 * torch.norm(a)
 begun = trainer({str(frcrn_folder)!r}, own).model.parameters()
 assert any(not torch.equal(x, y) for x, y in zip(ans.model.parameters(), begun))
 """
-    run(code, tmp_path)
+    run_code(code, tmp_path)
     output = tmp_path / "work" / "output"
     assert Denoiser(output)(soundfile.read(EXAMPLES / "noisy.wav", frames=3200)[0], 16000).shape == (3200,)
 
@@ -88,7 +87,8 @@ def test_the_loss_is_the_stock_loss(frcrn_folder, tmp_path):
 {USE}
 import json
 run = trainer({str(frcrn_folder)!r}, {str(tmp_path / "work")!r})
-batch = {{k: torch.from_numpy(np.stack([run.runner.train_rows[i][k] for i in range(2)])) for k in ("noisy", "clean")}}
+rows = [run.loop.recipe.train_rows[i] for i in range(2)]
+batch = {{k: torch.from_numpy(np.stack([row[k] for row in rows])) for k in ("noisy", "clean")}}
 from modelscope.models.audio.ans.frcrn import FRCRNDecorator
 options = json.load(open({str(frcrn_folder / "configuration.json")!r}))["model"]
 stock = FRCRNDecorator({str(frcrn_folder)!r}, **{{k: v for k, v in options.items() if k != "type"}}).train()
@@ -98,7 +98,7 @@ for name in ("loss", "amp_loss", "phase_loss", "sisnr"):
     a, b = float(theirs[name].detach()), float(ours[name].detach())
     assert abs(a - b) <= 1e-4 * abs(a), (name, a, b)
 """
-    run(code, tmp_path)
+    run_code(code, tmp_path)
 
 
 def test_from_scratch_and_with_changed_settings(frcrn_folder, tmp_path):
@@ -112,12 +112,12 @@ def modify(cfg):
     cfg.train.optimizer.lr = 0.5
     return cfg
 run = trainer({str(empty)!r}, {str(tmp_path / "work")!r}, cfg_modify_fn=modify, seed=3, val_iters_per_epoch=1)
-assert run.runner.optimizer.param_groups[0]["lr"] == 0.5 and run.runner.config.seed == 3
-assert run.runner.config.eval_iterations == 1
+assert run.loop.recipe.optimizer.param_groups[0]["lr"] == 0.5 and run.loop.config.seed == 3
+assert run.loop.config.eval_iterations == 1
 unset = dict(max_epochs=None, train_iters_per_epoch=None, cfg_options=None)
-released = trainer({str(empty)!r}, {str(tmp_path / "work")!r}, **unset).runner
+released = trainer({str(empty)!r}, {str(tmp_path / "work")!r}, **unset).loop
 assert (released.config.epochs, released.config.iterations, released.config.batch) == (200, 2000, 12)
-assert released.config.clip_norm == 10 and released.scheduler.factor == 0.98
+assert released.config.clip_norm == 10 and released.recipe.scheduler.factor == 0.98
 try:
     trainer({str(empty)!r}, {str(tmp_path / "work")!r}, callbacks=[print])
 except TypeError as error:
@@ -137,7 +137,7 @@ for rows, why in (
     else:
         raise AssertionError(why)
 """
-    run(code, tmp_path)
+    run_code(code, tmp_path)
 
 
 def test_a_causal_frcrn_begins_with_the_released_weights(frcrn_folder, tmp_path):
@@ -155,7 +155,7 @@ other = trainer({str(frcrn_folder)!r}, {str(tmp_path / "other")!r}).model.model
 assert begun == other.unet.linear.conv_re.weight.item()
 run.train()
 """
-    run(code, tmp_path)
+    run_code(code, tmp_path)
     denoiser = Denoiser(tmp_path / "work" / "output")
     audio = soundfile.read(EXAMPLES / "noisy.wav", frames=3200, dtype="float32")[0]
     stream = denoiser.stream(16000)
@@ -199,7 +199,7 @@ values = trainer({str(cruse_folder)!r}, {str(tmp_path / "work")!r}, name=Trainer
                  eval_dataset=MsDataset.from_hf_dataset(whole), train_dataset=None).evaluate()
 assert set(values) >= {{"avg_loss", "avg_sisnr", "wb_pesq", "nb_pesq", "stoi", "si_sdr"}}, values
 """
-    run(code, tmp_path)
+    run_code(code, tmp_path)
     configurations = [folder / "configuration.json" for folder in (tmp_path / "work" / "output", cruse_folder)]
     assert json.loads(configurations[0].read_text()) == json.loads(configurations[1].read_text())
 

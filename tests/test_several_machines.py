@@ -1,7 +1,6 @@
-"""Training on two machines, each a torchrun of its own here: one dies and comes back, hangs, has its own disk."""
+"""Training on two machines, here two torchruns: one dies and returns, hangs, or has its own disk."""
 
 import contextlib
-import csv
 import json
 import os
 import signal
@@ -14,28 +13,30 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from helpers import CRUSE_CONFIG
+from helpers import CRUSE_CONFIG, assert_equal_states, log_rows
 from processes import Background
 
 pytestmark = pytest.mark.slow
 
 STEPS = 30
+TESTS = str(ROOT / "tests")
 TRAIN = """
 import sys, torch
 from datetime import timedelta
-from modelscope_ext.training import parallel, trainer
-from modelscope_ext.training.config import load_config
+sys.path.insert(0, sys.argv[6])
+from helpers import mixture_loop
+from modelscope_ext.training import distributed
 torch.set_num_threads(1)
-trainer.LOG_EVERY = 1
-parallel.PEER_TIMEOUT = timedelta(seconds=float(sys.argv[4]))
-run = trainer.Trainer(load_config(sys.argv[1]), sys.argv[2], sys.argv[3], "cpu", progress=False)
-assert run.run(int(sys.argv[5])) or run.rank
+distributed.PEER_TIMEOUT = timedelta(seconds=float(sys.argv[4]))
+run = mixture_loop(*sys.argv[1:4])
+run.recipe.row_every = 1
+assert run.run(int(sys.argv[5])) or distributed.rank()
 """
 
 
 @pytest.fixture
 def training(corpora, tmp_path):
-    """The arguments of a program that trains; what is open is killed in the end."""
+    """Return the arguments of a program that trains."""
     script, config = tmp_path / "train.py", tmp_path / "train.json"
     script.write_text(TRAIN)
     described = {**CRUSE_CONFIG, "steps": STEPS, "model": {**CRUSE_CONFIG["model"], "batch_norm": False}}
@@ -46,7 +47,7 @@ def training(corpora, tmp_path):
 
 @pytest.fixture
 def started(tmp_path):
-    """Starts a process in the background, its messages in a file; none outlives the test."""
+    """Start a process in the background with its messages in a file; none outlives the test."""
     processes = []
 
     def start(command, name, **variables):
@@ -68,7 +69,7 @@ def started(tmp_path):
 
 
 def kill(process):
-    """With what it started: nobody is told."""
+    """Kill a process and its children without notice."""
     below = children(process.pid)
     for pid in (process.pid, *below):
         with contextlib.suppress(ProcessLookupError):
@@ -77,7 +78,7 @@ def kill(process):
 
 
 def children(pid):
-    """All processes below one."""
+    """Return all processes below one."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -93,24 +94,20 @@ def free_port():
 
 
 def ranks(started, training, folders, steps, timeout=60, names=("0", "1")):
-    """Two processes without torchrun: what it would tell them is told here."""
+    """Start two processes without torchrun, in its environment."""
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
     return [
-        started(["-c", TRAIN, *training[1:], str(folder), str(timeout), str(steps)], name, RANK=str(rank), **where)
-        for rank, (folder, name) in enumerate(zip(folders, names, strict=True))
+        started(["-c", TRAIN, *training[1:], str(folder), str(timeout), str(steps), TESTS], name, RANK=str(i), **where)
+        for i, (folder, name) in enumerate(zip(folders, names, strict=True))
     ]
 
 
 def logged(folder):
-    try:
-        with (folder / "log.csv").open(newline="") as file:
-            return [int(row["step"]) for row in csv.DictReader(file)]
-    except FileNotFoundError:
-        return []
+    return [int(row["step"]) for row in log_rows(folder)]
 
 
 def until(condition, *processes, seconds=300):
-    """Waits for something that running processes bring about."""
+    """Wait for the effect of running processes."""
     end = time.monotonic() + seconds
     while not condition():
         for process in processes:
@@ -135,29 +132,23 @@ UNDISTURBED = {}
 
 @pytest.fixture
 def undisturbed(started, training, tmp_path):
-    """The weights of a run of all steps, two processes, that nothing happens to."""
+    """Return the weights of an undisturbed run of two processes."""
     if not UNDISTURBED:
         finished(*ranks(started, training, [tmp_path / "undisturbed"] * 2, STEPS, names=("u0", "u1")))
         UNDISTURBED.update(weights(tmp_path / "undisturbed"))
     return UNDISTURBED
 
 
-def same(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
-
-
 def test_a_machine_dies_and_comes_back(started, training, tmp_path, undisturbed):
-    """The one that lives says what happened and waits; all ends as if nothing had been."""
+    """The other reports it and waits; the result is that of an undisturbed run."""
     port = free_port()
 
     def node(name):
         options = f"--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint 127.0.0.1:{port} --max-restarts 3"
         conf = "--local-addr 127.0.0.1 --rdzv-conf keep_alive_interval=1,keep_alive_max_attempt=3,join_timeout=100"
-        arguments = [*training, str(tmp_path / "run"), "60", str(STEPS)]
+        arguments = [*training, str(tmp_path / "run"), "60", str(STEPS), TESTS]
         command = ["-m", "torch.distributed.run", *options.split(), *conf.split(), *arguments]
-        # Without this the torchrun that lives does not tell a new one where its store is (torch 2.13).
+        # Without this the living torchrun does not give a new one the address of its store (torch 2.13).
         return started(command, name, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
 
     first = node("first")
@@ -170,11 +161,11 @@ def test_a_machine_dies_and_comes_back(started, training, tmp_path, undisturbed)
     back = node("back")
     finished(first, back)
     assert logged(tmp_path / "run") == list(range(1, STEPS + 1))
-    same(weights(tmp_path / "run"), undisturbed)
+    assert_equal_states(weights(tmp_path / "run"), undisturbed)
 
 
 def test_disks_of_their_own(started, training, tmp_path, undisturbed):
-    """The machines change their ranks in between: the one that has a checkpoint tells the other."""
+    """The machines swap their ranks in between; the one with a checkpoint sends it to the other."""
     here, there = tmp_path / "here", tmp_path / "there"
     finished(*ranks(started, training, [here, there], STEPS // 2))
     assert not (there / "last.pt").exists()
@@ -184,19 +175,19 @@ def test_disks_of_their_own(started, training, tmp_path, undisturbed):
     finished(*ranks(started, training, [there, here], STEPS))
     assert logged(here) == list(range(1, STEPS // 2 + 1))
     assert logged(there) == list(range(STEPS // 2 + 1, STEPS + 1))
-    same(weights(there), undisturbed)
+    assert_equal_states(weights(there), undisturbed)
 
 
-def test_one_that_hangs_is_not_waited_for_without_end(started, training, tmp_path):
+def test_a_process_that_hangs_is_an_error(started, training, tmp_path):
     run = tmp_path / "run"
     living, hanging = ranks(started, training, [run, run], STEPS, timeout=3)
     until(lambda: len(logged(run)) >= 3, living, hanging)
     for pid in (hanging.pid, *children(hanging.pid)):
         os.kill(pid, signal.SIGSTOP)
     assert living.wait(60) == 1
-    told = living.messages.read_text()
-    assert "ConnectionError: lost another process of this training" in told
-    assert "goes on from the last checkpoint" in told
+    messages = living.messages.read_text()
+    assert "ConnectionError: lost another process of this training" in messages
+    assert "continues from the last checkpoint" in messages
 
 
 LAUNCHED = """
@@ -218,7 +209,8 @@ kwargs = dict(model=sys.argv[1], train_dataset=data, eval_dataset=data, work_dir
               train_iters_per_epoch=3, cfg_options=options, launcher="pytorch", device="cpu")
 run = build_trainer(Trainers.speech_cruse_ans_16k, default_args=kwargs)
 rank, size = get_dist_info()
-assert (run.runner.rank, run.runner.ranks) == (rank, size)
+from modelscope_ext.training import distributed
+assert (distributed.rank(), distributed.world_size()) == (rank, size)
 run.train()
 torch.save([run.model.state_dict(), run.metric_values, size], f"{sys.argv[2]}/rank{rank}")
 """
@@ -241,11 +233,11 @@ def test_by_modelscopes_launcher(started, tmp_path):
         torch.load(work / name, weights_only=True) for name in ("rank0", "rank1")
     )
     assert size == 2
-    same(one, other)
+    assert_equal_states(one, other)
     assert values == other_values
     assert sorted(p.name for p in work.glob("*.pth")) == ["best.pth", "epoch_1.pth", "epoch_2.pth"]
     kept = torch.load(work / "epoch_2.pth", weights_only=True)["state_dict"]
-    same({name: value for name, value in one.items() if name in kept}, kept)
+    assert_equal_states({name: value for name, value in one.items() if name in kept}, kept)
 
 
 def test_launchers_that_are_none_of_ours_are_refused(tmp_path):

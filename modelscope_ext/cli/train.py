@@ -1,9 +1,19 @@
 """The command `train`: a CRUSE on folders of audio, or a model folder on prepared data."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
+from modelscope_ext.checkpoint import has_weights
 from modelscope_ext.cli.common import add_device, add_quiet, print_scores
+from modelscope_ext.data.pairs import find_pairs
+from modelscope_ext.evaluation import MARGINS, evaluate, regression_gate
+from modelscope_ext.hub import model_folder
+from modelscope_ext.inference.denoiser import Denoiser
+from modelscope_ext.training.config import load_config
+from modelscope_ext.training.fine_tuning import fine_tune
+from modelscope_ext.training.loop import TrainingLoop
+from modelscope_ext.training.mixtures import MixtureRecipe
 
 __all__ = ["add_arguments", "run"]
 
@@ -43,28 +53,38 @@ def run(args: argparse.Namespace) -> None:
     if args.model:
         scores = _train_on_segments(args)
     else:
-        from modelscope_ext.training.config import load_config
-        from modelscope_ext.training.trainer import Trainer
-
-        config = load_config(args.config)
-        scores = Trainer(config, args.data_dir, args.work_dir, args.device, progress=not args.quiet).run(args.steps)
+        recipe = MixtureRecipe(load_config(args.config), args.data_dir, args.work_dir, args.device, not args.quiet)
+        scores = TrainingLoop(recipe).run(args.steps)
     print_scores(scores)
 
 
 def _train_on_segments(args: argparse.Namespace) -> dict[str, float]:
     if not args.data:
         raise ValueError("--model needs --data, a folder that prepare-data wrote")
-    from modelscope_ext.plugin.fine_tuning import fine_tune
-
+    options = {
+        "train.max_epochs": args.epochs,
+        "train.train_iters_per_epoch": args.iterations,
+        "train.dataloader.batch_size_per_gpu": args.batch,
+        "evaluation.dataloader.batch_size_per_gpu": args.batch,
+        "train.optimizer.lr": args.learning_rate,
+    }
+    folder = model_folder(args.model)
     return fine_tune(
-        args.model,
+        folder,
         args.data,
         args.work_dir,
-        args.epochs,
-        args.iterations,
-        args.batch,
-        args.learning_rate,
+        {key: value for key, value in options.items() if value is not None},
         args.device,
-        args.gate,
-        progress=not args.quiet,
+        _gate(folder, args.gate) if args.gate else None,
+        not args.quiet,
     )
+
+
+def _gate(folder: Path, pairs: Path) -> Callable[[Path], list[str]] | None:
+    """Return a function that compares another model folder with this one, or None if this one has no weights."""
+    found, metrics = find_pairs(pairs), ("wb_pesq", "stoi", "si_sdr")  # quick ones that fine-tuning spoils first
+    if not has_weights(folder):
+        return None
+    before = evaluate(found, Denoiser(folder), metrics, name="before")
+    margins = {name: MARGINS[name] for name in metrics}
+    return lambda result: regression_gate(before, evaluate(found, Denoiser(result), metrics, name="after"), margins)

@@ -23,7 +23,7 @@ from modelscope_ext.checkpoint import (
     read_configuration,
 )
 from modelscope_ext.inference.denoiser import Denoiser
-from modelscope_ext.training.epochs import EpochConfig
+from modelscope_ext.training.config import SegmentConfig
 
 __all__ = ["check_gpu", "check_model", "check_packaged_model"]
 
@@ -124,7 +124,7 @@ def _outdated_settings(configuration: dict) -> Iterator[tuple[str, str]]:
     if (kind := configuration.get("pipeline", {}).get("type")) not in (CRUSE_TYPE, FRCRN_TYPE):
         yield "pipeline.type", f"pipeline() fails: {kind!r} is not {CRUSE_TYPE} or {FRCRN_TYPE}"
     try:
-        config = EpochConfig.from_configuration(configuration)
+        config = SegmentConfig.from_configuration(configuration)
     except ValueError as error:
         yield "train", f"training fails: {error}"
         return

@@ -1,26 +1,24 @@
-"""ModelScope adapters. Importing this package imports nothing of ModelScope; `plug_in` waits until that is imported."""
+"""Adapters for ModelScope. Importing this package does not import ModelScope."""
 
-import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
 
 from modelscope_ext.plugin.names import COMPONENTS, CRUSE_TYPE, FRCRN_TYPE, TASK
+from modelscope_ext.plugin.offline import MODULES, use_cache_offline
 
 __all__ = ["plug_in"]
 
 
 def plug_in() -> None:
-    """Adds our components to ModelScope's index of what can be imported, now, or as soon as ModelScope is imported.
+    """Add our components to ModelScope's index, now or when ModelScope is imported.
 
-    ModelScope looks a type up in this index, imports the module that stands there, and asks its registry; so our
-    modules are imported when they are used, and the stock modules of the same names never.
+    ModelScope looks up a type in this index, imports its module, and asks its registry. So our modules are imported
+    when they are used, and the stock modules of the same names never.
     """
     waiting = dict.fromkeys(_STOCK - sys.modules.keys())
     for name, extend in _EXTENSIONS.items():
@@ -53,39 +51,12 @@ def _add(index: dict) -> None:
 
 
 def _extend_preprocessors(base: ModuleType) -> None:
-    """The released configuration names no preprocessor; ModelScope then looks here."""
+    """Add the preprocessor of FRCRN, whose released configuration has none."""
     base.PREPROCESSOR_MAP[FRCRN_TYPE, TASK] = FRCRN_TYPE
 
 
-def _find_offline(module: ModuleType) -> None:
-    """Lets ids of our models be found in the cache when the hub cannot be reached, which ModelScope alone does not."""
-    for name in ("is_model_from_trusted_source", "is_official_hub_path", "read_config"):
-        if ask := getattr(module, name, None):
-            setattr(module, name, functools.partial(_ask_folder, ask))
-    if download := getattr(module, "snapshot_download", None):
-        module.snapshot_download = functools.partial(_cached_or, download)
-
-
-def _ask_folder(ask: Callable, model: Any, *args, **kwargs) -> Any:
-    return ask(_cached(model) or model, *args, **kwargs)
-
-
-def _cached_or(download: Callable, *args, **kwargs) -> str:
-    return (_cached(args[0]) if args else None) or download(*args, **kwargs)
-
-
-def _cached(model: Any) -> str | None:
-    from modelscope_ext.hub import cached_if_offline
-
-    if folder := cached_if_offline(model):
-        described = json.loads((folder / "configuration.json").read_text(encoding="utf-8"))
-        if described.get("model", {}).get("type") in (CRUSE_TYPE, FRCRN_TYPE):
-            return str(folder)
-    return None
-
-
 def _extend_names(metainfo: ModuleType) -> None:
-    """Names such as `Trainers.speech_cruse_ans_16k`."""
+    """Add names such as `Trainers.speech_cruse_ans_16k`."""
     for names in (metainfo.Models, metainfo.Pipelines, metainfo.Preprocessors, metainfo.Trainers):
         setattr(names, CRUSE_TYPE, CRUSE_TYPE)
 
@@ -94,11 +65,9 @@ _EXTENSIONS = {
     "modelscope.metainfo": _extend_names,
     "modelscope.utils.import_utils": _extend_index,
     "modelscope.preprocessors.base": _extend_preprocessors,
-    "modelscope.pipelines.builder": _find_offline,
-    "modelscope.models.base.base_model": _find_offline,
-    "modelscope.trainers.base": _find_offline,
+    **dict.fromkeys(MODULES, use_cache_offline),
 }
-#: Modules that register stock classes under names of ours. Nobody needs them, but importing them must not fail.
+#: Modules that register stock classes under our names. Nobody needs them, but their import must not fail.
 _STOCK = {
     "modelscope.models.audio.ans.frcrn",
     "modelscope.pipelines.audio.ans_pipeline",
@@ -117,7 +86,7 @@ _BUILDERS = {
 
 @contextmanager
 def _ours_set_aside() -> Iterator[None]:
-    """Takes our classes out of ModelScope's registries for a while: a name registers once."""
+    """Take our classes out of ModelScope's registries within the block, since a name registers only once."""
     kept = []
     for registry, group, kind in COMPONENTS:
         if builder := sys.modules.get(_BUILDERS[registry]):
@@ -132,10 +101,10 @@ def _ours_set_aside() -> Iterator[None]:
 
 
 class _Watcher(importlib.abc.MetaPathFinder):
-    """Extends modules right after they have run, and sets ours aside while stock ones register.
+    """An import hook that extends modules after they have run, and sets our classes aside while stock ones register.
 
     Args:
-        waiting: module name → what is called with the module afterwards.
+        waiting: module name → function that is called with the module.
     """
 
     def __init__(self, waiting: dict) -> None:

@@ -1,4 +1,4 @@
-"""ONNX files by `modelscope.exporters.Exporter`."""
+"""Export to ONNX by `modelscope.exporters.Exporter`."""
 
 from pathlib import Path
 
@@ -21,25 +21,25 @@ class NoiseSuppressionExporter(Exporter):
     def export_onnx(
         self, output_dir: str, opset: int = OPSET, utterance: bool | None = None, int8: bool = False
     ) -> dict[str, str]:
-        """Writes `model.onnx`, compared with PyTorch; see `modelscope_ext.export.export_onnx`.
+        """Write `model.onnx` and compare it with PyTorch; see `modelscope_ext.export.export_onnx`.
 
         Args:
-            output_dir: made if it is not there.
-            opset: only the default is there.
-            utterance: whole utterances instead of a step with its state; None decides for a step where the network can.
-            int8: the matrices of a CRUSE's step in 8 bits.
+            output_dir: made if missing.
+            opset: only the default is supported.
+            utterance: export whole utterances instead of a step with its state. None exports a step if possible.
+            int8: export the matrices of a CRUSE's step in 8 bits.
 
         Returns:
-            {"model": path of the file}.
+            `{"model": path of the file}`.
 
         Raises:
             CheckpointError: the model folder has no weights.
-            ExportError: the file does not compute what the network computes.
+            ExportError: the results of the file and the network differ.
         """
         if opset != OPSET:
-            raise ValueError(f"the file's operators are those of opset {OPSET}, not of {opset}")
+            raise ValueError(f"opset {opset} is not supported; only {OPSET} is")
         if not has_weights(self.model.model_dir):
-            load_model(self.model.model_dir)  # tells what is missing, and where to get it
+            load_model(self.model.model_dir)  # raises, and says where to get the weights
         path = Path(output_dir) / ModelFile.ONNX_MODEL_FILE
         export_onnx(self.model.model.eval(), path, utterance, int8)
         return {"model": str(path)}

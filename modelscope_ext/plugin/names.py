@@ -1,4 +1,4 @@
-"""Every name under which something of ours is registered in ModelScope."""
+"""Names of our components in ModelScope."""
 
 from modelscope_ext.models import CRUSE_TYPE, FRCRN_TYPE
 
@@ -6,7 +6,7 @@ __all__ = ["COMPONENTS", "CRUSE_TYPE", "FRCRN_TYPE", "TASK"]
 
 TASK = "acoustic-noise-suppression"
 
-#: (registry, group, type) → module that registers it.
+#: (registry, group, type) → the module that registers it.
 COMPONENTS = {
     (registry, group, kind): f"modelscope_ext.plugin.{module}"
     for kind in (CRUSE_TYPE, FRCRN_TYPE)

@@ -12,15 +12,15 @@ from modelscope.pipelines.builder import PIPELINES
 
 from modelscope_ext.audio import SAMPLE_RATE, SUFFIXES, from_float, write_audio
 from modelscope_ext.checkpoint import has_weights, load_model
-from modelscope_ext.inference.chunking import reference_gain
 from modelscope_ext.inference.denoiser import Denoiser
+from modelscope_ext.inference.recording import reference_gain
 from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE, TASK
 from modelscope_ext.plugin.preprocessor import AudioPreprocessor
 
 __all__ = ["NoiseSuppressionPipeline"]
 
 LEVELS = ("input", "reference")
-#: Up to so many seconds the stock pipeline, and `output_level="reference"`, denoise in one piece.
+#: Length that ModelScope's own pipeline, and `output_level="reference"`, denoise in one piece.
 WHOLE_S = 120
 
 
@@ -29,28 +29,28 @@ WHOLE_S = 120
 class NoiseSuppressionPipeline(Pipeline):
     """`pipeline(Tasks.acoustic_noise_suppression, model=FOLDER_OR_ID)`.
 
-    Called with a path, a URL, bytes, an array (and `sample_rate=`), a row of a data set, a list of these or an
-    `MsDataset`, it returns `{OutputKeys.OUTPUT_PCM: bytes}` for each: 16-bit mono at 16 kHz, as long as the input,
-    peaks clipped at full scale.
+    The input is a path, a URL, bytes, an array (with `sample_rate=`), a row of a data set, a list of these or an
+    `MsDataset`. The result of each is `{OutputKeys.OUTPUT_PCM: bytes}`: 16-bit mono at 16 kHz with the length of the
+    input, clipped at full scale.
 
     Options, of the pipeline and of each call:
-        output_path: also write a WAV file; for a list of inputs a list of as many paths, or a folder, where results
-            are named after their inputs.
-        output_level: "input" keeps the level of the input. "reference" gives the numbers of modelscope's own FRCRN
-            pipeline: first channel only, level near -25 dBFS; above 120 s in longer chunks than there.
+        output_path: also write a WAV file. A list of inputs needs a list of paths, or a folder for files with the
+            names of the inputs.
+        output_level: "input" keeps the level of the input. "reference" gives the samples of ModelScope's own FRCRN
+            pipeline: first channel, level near -25 dBFS. Above 120 s its chunks are longer than there.
     """
 
     def __init__(self, model: Any, output_level: str = "input", **kwargs) -> None:
-        # The released configuration names no preprocessor, and modelscope would warn of that.
+        # The released configuration has no preprocessor, and ModelScope would warn about it.
         preprocessor = kwargs.pop("preprocessor", None) or AudioPreprocessor()
         super().__init__(model=model, preprocessor=preprocessor, auto_collate=False, **kwargs)
         if not has_weights(self.model.model_dir):
-            load_model(self.model.model_dir)  # tells what is missing, and where to get it
+            load_model(self.model.model_dir)  # raises, and says where to get the weights
         self.model.eval()
         self.output_level = output_level
 
     def __call__(self, input: Any, *args, output_path: Any = None, **kwargs) -> Any:
-        """Denoises one input, or each of many; see the class."""
+        """Denoise one input, or each of a list."""
         if output_path is None:
             return super().__call__(input, *args, **kwargs)
         if not isinstance(input, list):
@@ -69,14 +69,14 @@ class NoiseSuppressionPipeline(Pipeline):
         return reading, {"output_level": level}, parameters
 
     def _check_input(self, input: Any) -> None:
-        """Left to the preprocessor, whose message says what it takes."""
+        """Leave the check to the preprocessor, whose message lists the accepted types."""
 
     def preprocess(self, inputs: Any, **parameters) -> dict[str, Any]:
-        """Reads the input; see `AudioPreprocessor`."""
+        """Read the input; see `AudioPreprocessor`."""
         return self.preprocessor(inputs, **parameters)
 
     def forward(self, inputs: dict[str, Any], output_level: str = "input", **parameters) -> dict[str, Any]:
-        """Denoises (N,) samples, or a list of them."""
+        """Denoise (N,) samples, or a list of them."""
         if isinstance(inputs["noisy"], list):
             outputs = [self.forward({"noisy": noisy}, output_level)[OutputKeys.OUTPUT_PCM] for noisy in inputs["noisy"]]
             return {OutputKeys.OUTPUT_PCM: outputs}
@@ -87,7 +87,7 @@ class NoiseSuppressionPipeline(Pipeline):
         return {OutputKeys.OUTPUT_PCM: pcm.tobytes()}
 
     def postprocess(self, inputs: dict[str, Any], output_path: str | None = None, **parameters) -> dict[str, Any]:
-        """Writes `output_path` if there is one."""
+        """Write `output_path` if it is given."""
         if output_path is not None:
             with write_audio(output_path, SAMPLE_RATE, 1, "WAV", "PCM_16") as file:
                 file.write(np.frombuffer(inputs[OutputKeys.OUTPUT_PCM], np.int16))
@@ -95,7 +95,7 @@ class NoiseSuppressionPipeline(Pipeline):
 
 
 def _paths(inputs: list, output: Any) -> list[tuple[Any, Any]]:
-    """(input, its output path) of many inputs; two results for one path are an error."""
+    """Return (input, output path) of each input, or raise ValueError if two have one path."""
     if not isinstance(output, (list, tuple)):
         if Path(output).suffix.lower() in SUFFIXES:
             raise ValueError(f"output_path {output} is one file for {len(inputs)} inputs; give a list, or a folder")
@@ -110,9 +110,9 @@ def _paths(inputs: list, output: Any) -> list[tuple[Any, Any]]:
 
 @torch.inference_mode()
 def _reference(net: torch.nn.Module, noisy: np.ndarray) -> np.ndarray:
-    """(N,) int16 as the stock pipeline gives it: its level, its zeros at the end, its rounding towards zero."""
+    """Return (N,) int16 as ModelScope's own pipeline does: its level, padding and rounding."""
     if not hasattr(net, "outputs"):
-        raise ValueError("output_level='reference' is what FRCRN's stock pipeline gives; this model is no FRCRN")
+        raise ValueError("output_level='reference' is the level of FRCRN's own pipeline; this model is not an FRCRN")
     length, second = len(noisy), SAMPLE_RATE
     audio = noisy[None].astype(np.float64)
     audio = torch.from_numpy((audio * reference_gain(audio)).astype(np.float32))
@@ -129,5 +129,5 @@ def _reference(net: torch.nn.Module, noisy: np.ndarray) -> np.ndarray:
 
 
 def _truncated(audio: np.ndarray) -> np.ndarray:
-    """Floats as int16, rounded towards zero, and clipped."""
+    """Return floats as int16, rounded towards zero and clipped."""
     return np.trunc(audio * np.float32(32768)).clip(-32768, 32767).astype(np.int16)

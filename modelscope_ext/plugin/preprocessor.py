@@ -1,4 +1,4 @@
-"""Whatever ModelScope takes for audio, as 16 kHz mono."""
+"""Every form of audio that ModelScope accepts, as 16 kHz mono."""
 
 import io
 import os
@@ -18,20 +18,26 @@ __all__ = ["AudioPreprocessor"]
 @PREPROCESSORS.register_module("audio", module_name=CRUSE_TYPE)
 @PREPROCESSORS.register_module("audio", module_name=FRCRN_TYPE)
 class AudioPreprocessor(Preprocessor):
-    """Takes a path, a URL, the bytes of an audio file, an (N,) or (N, channels) array, or a row of a data set.
+    """A reader of a path, a URL, the bytes of an audio file, an (N,) or (N, channels) array, or a row of a data set.
 
-    A row is a dictionary: an audio cell itself (`array` and `sampling_rate`, or `bytes` or `path`), or one with such a
-    cell, a path or bytes in one of its columns `noisy`, `audio`, `wav`.
-
-    Returns `{"noisy": (N,) float32}` at 16 kHz, channels averaged. An array's rate is `sample_rate` (16000 Hz where it
-    is not given). With `reference` it is the first channel instead, resampled as the stock pipeline does.
+    A row is an audio cell (`array` and `sampling_rate`, or `bytes` or `path`), or has such a cell, a path or bytes in
+    its column `noisy`, `audio` or `wav`.
     """
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(kwargs.get("mode", "inference"))
 
     def __call__(self, data: Any, sample_rate: int = SAMPLE_RATE, reference: bool = False) -> dict[str, np.ndarray]:
-        """Reads the audio; `AudioError` names what cannot be used and says why."""
+        """Return `{"noisy": (N,) float32}` at 16 kHz, the mean of the channels.
+
+        Args:
+            data: see the class.
+            sample_rate: of an array, in Hz.
+            reference: take the first channel, resampled as in ModelScope's own pipeline.
+
+        Raises:
+            AudioError: the audio cannot be used. The message names it and the reason.
+        """
 
         def mono(audio: np.ndarray) -> np.ndarray:
             return audio if audio.ndim == 1 else audio[:, 0] if reference else audio.mean(1)
@@ -56,7 +62,7 @@ class AudioPreprocessor(Preprocessor):
 
 
 def _as_stock(audio: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
-    """The stock pipeline's resampler, whose lengths are rounded up."""
+    """Resample as in ModelScope's own pipeline, which rounds lengths up."""
     if rate == new_rate or not len(audio):
         return audio
     import librosa
@@ -65,7 +71,7 @@ def _as_stock(audio: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
 
 
 def _place(name: str) -> tuple[str, str | io.BytesIO]:
-    """What begins a message about it, and what to open: a path as it is, or what is behind a URL."""
+    """Return the start of an error message, and a path or the content of a URL."""
     if "://" not in name:
         return "", name
     try:
@@ -75,13 +81,13 @@ def _place(name: str) -> tuple[str, str | io.BytesIO]:
 
 
 def _cell(row: dict, sample_rate: int) -> tuple[Any, int]:
-    """What is to be read of a row, and its rate."""
+    """Return the audio of a row, and its rate."""
     if "array" in row:
         rate = row.get("sampling_rate", sample_rate)
         try:
             return np.asarray(row["array"]), int(rate)
         except (TypeError, ValueError, OverflowError) as error:
-            raise AudioError(f"no array of samples, or no rate in Hz ({rate!r}): {error}") from error
+            raise AudioError(f"not an array of samples, or not a rate in Hz ({rate!r}): {error}") from error
     for key in ("bytes", "path"):
         if row.get(key) is not None:
             return row[key], sample_rate

@@ -1,1 +1,1 @@
-"""Training: configuration, the trainer that can be killed, validation."""
+"""Training: one loop, two recipes."""

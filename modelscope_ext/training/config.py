@@ -1,13 +1,22 @@
-"""The training configuration: a JSON file whose keys are the fields below."""
+"""Configurations of training. The fields of `TrainConfig` are the keys of its JSON file."""
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from modelscope_ext.data.mixing import MixConfig
 
-__all__ = ["DataConfig", "TrainConfig", "ValidationConfig", "corpus_options", "load_config"]
+__all__ = [
+    "DataConfig",
+    "SegmentConfig",
+    "TrainConfig",
+    "ValidationConfig",
+    "check_unchanged",
+    "corpus_options",
+    "load_config",
+    "to_json",
+]
 
 
 @dataclass(frozen=True)
@@ -44,7 +53,7 @@ def corpus_options(folders: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """Fixed pairs that no training sample shares a file with."""
+    """Fixed pairs of files that are not in the training data."""
 
     speech: str
     noise: str
@@ -56,11 +65,13 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run. `model` is a name and the options of `build`.
+    """A run of `MixtureRecipe`. `model` is a name and the options of `build`.
 
-    start: a model folder, or "default" for the model inside this package, whose weights training begins
-    with. Its window may be shorter (`Cruse.load_resized`).
+    start: a model folder, or "default" for the model inside this package. Training begins with its weights, whose
+    window may be shorter (`Cruse.load_resized`).
     """
+
+    free = ("steps", "threads", "workers", "checkpoint_seconds", "validation")  # may change within a run
 
     model: dict[str, Any]
     data: DataConfig
@@ -69,13 +80,13 @@ class TrainConfig:
     steps: int = 100_000
     batch: int = 12
     learning_rate: float = 1e-3  # of AdamW
-    matrix_learning_rate: float = 2e-3  # of Muon, which takes the inner layers' matrices; 0: AdamW takes all
-    decay_share: float = 0.3  # last part of the steps, in which both rates fall …
+    matrix_learning_rate: float = 2e-3  # of Muon for the matrices of inner layers; 0: AdamW for all
+    decay_share: float = 0.3  # part of the steps at the end in which both rates fall …
     final_share: float = 0.01  # … to this share
     warmup: int = 500  # steps
     weight_decay: float = 0.1
     clip_norm: float = 5.0
-    norm_steps: int = 2000  # after these, batch norm keeps its statistics: the net then trains as it will be used
+    norm_steps: int = 2000  # after these, batch norm keeps its statistics, as in inference
     ema: float = 0.999  # share of the old average that stays at each step
     compression: float = 0.3
     complex_weight: float = 0.3
@@ -89,11 +100,87 @@ class TrainConfig:
     checkpoint_seconds: float = 120.0
 
 
+@dataclass(frozen=True)
+class SegmentConfig:
+    """A run of `SegmentRecipe`. Batches are those of one process: n processes use n times as many rows a step."""
+
+    free = ("epochs", "workers", "eval_every", "eval_iterations", "eval_batch", "eval_workers", "keep",
+            "checkpoint_seconds")  # may change within a run  # fmt: skip
+    epochs: int = 200
+    iterations: int = 2000  # an epoch; rows are repeated if there are fewer
+    batch: int = 12
+    workers: int = 0
+    seed: int = 20
+    optimizer: str = "Adam"
+    optimizer_options: dict[str, Any] | None = None  # lr, weight_decay …
+    clip_norm: float | None = 10.0
+    scheduler: str | None = "ReduceLROnPlateau"
+    scheduler_options: dict[str, Any] | None = None
+    scheduler_metric: str = "avg_loss"
+    eval_every: int = 1  # epochs
+    eval_iterations: int | None = 200
+    eval_batch: int = 12
+    eval_workers: int = 0
+    keep: int | None = None  # checkpoints; None: all
+    checkpoint_seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "iterations", "batch", "eval_batch", "eval_every"):
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
+                raise ValueError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}")
+
+    @property
+    def steps(self) -> int:
+        """Return the number of steps."""
+        return self.epochs * self.iterations
+
+    @classmethod
+    def from_configuration(cls, configuration: dict[str, Any]) -> "SegmentConfig":
+        """Return the sections "train" and "evaluation" of a `configuration.json`.
+
+        Settings are those of the released model if the sections have none, and ignored if torch no longer has them.
+
+        Raises:
+            ValueError: a section or a value has a wrong type.
+        """
+        try:
+            train, evaluation = configuration.get("train", {}), configuration.get("evaluation", {})
+            optimizer, scheduler = dict(train.get("optimizer", {})), dict(train.get("lr_scheduler", {}))
+            for name in ("options", "verbose"):
+                scheduler.pop(name, None)
+            hooks = {hook.get("type"): hook for hook in train.get("hooks", [])}
+            values = {
+                "epochs": train.get("max_epochs"),
+                "iterations": train.get("train_iters_per_epoch"),
+                "batch": train.get("dataloader", {}).get("batch_size_per_gpu"),
+                "workers": train.get("dataloader", {}).get("workers_per_gpu"),
+                "seed": train.get("seed"),
+                "clip_norm": optimizer.pop("options", {}).get("grad_clip", {}).get("max_norm"),
+                "optimizer": optimizer.pop("type", None),
+                "optimizer_options": optimizer or None,
+                "scheduler": scheduler.pop("type", None),
+                "scheduler_options": scheduler or None,
+                "scheduler_metric": train.get("lr_scheduler_hook", {}).get("metric_key"),
+                "eval_every": hooks.get("EvaluationHook", {}).get("interval"),
+                "eval_iterations": evaluation.get("val_iters_per_epoch"),
+                "eval_batch": evaluation.get("dataloader", {}).get("batch_size_per_gpu"),
+                "eval_workers": evaluation.get("dataloader", {}).get("workers_per_gpu"),
+                "keep": train.get("checkpoint", {}).get("period", {}).get("max_checkpoint_num"),
+            }
+            return cls(**{name: value for name, value in values.items() if value is not None})
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f'the sections "train" and "evaluation" do not have the released form: {error}') from error
+
+
 _NESTED = {"data": DataConfig, "mix": MixConfig, "validation": ValidationConfig}
 
 
 def load_config(path: str | Path) -> TrainConfig:
-    """Reads a configuration; an unknown or a missing key is a `ValueError` that names it and the known ones."""
+    """Read a `TrainConfig`.
+
+    Raises:
+        ValueError: a key is unknown or missing. The message names it and the known ones.
+    """
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -104,6 +191,25 @@ def load_config(path: str | Path) -> TrainConfig:
         return _fill(TrainConfig, found, "")
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def to_json(config: TrainConfig | SegmentConfig) -> str:
+    """Return the settings that must not change within a run."""
+    return json.dumps({key: value for key, value in asdict(config).items() if key not in config.free})
+
+
+def check_unchanged(before: str, config: TrainConfig | SegmentConfig, name: str) -> None:
+    """Raise ValueError if `config` differs from the settings `before` of the checkpoint `name`.
+
+    Settings that are newer than the checkpoint had their defaults.
+    """
+    free = {key: value for key, value in json.loads(json.dumps(asdict(config))).items() if key in config.free}
+    old, new = (json.loads(to_json(each)) for each in (_fill(type(config), free | json.loads(before), ""), config))
+    if changed := [key for key, value in new.items() if value != old[key]]:
+        raise ValueError(
+            f"{name} belongs to a run with another configuration ({', '.join(changed)} differ); "
+            "choose another --work-dir, or remove that file"
+        )
 
 
 def _fill(kind: type, found: Any, where: str):

@@ -1,8 +1,7 @@
-"""One process, or several that torchrun has started on one machine or on more, train together.
+"""Training by one process, or by several that torchrun starts on one machine or more.
 
-Each says the same things in the same order. One that is lost is noticed at once where its connection breaks, and
-otherwise, a machine without power for example, after `PEER_TIMEOUT`. The others then end with an error, and torchrun,
-if it was told `--max-restarts`, starts all of them again.
+All processes make the same calls in the same order. A lost process is a ConnectionError in the others: at once if its
+connection breaks, after `PEER_TIMEOUT` otherwise. Then torchrun with `--max-restarts` starts all of them again.
 """
 
 import functools
@@ -15,122 +14,124 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
-__all__ = ["agree", "average", "in_turns", "join", "wait"]
+__all__ = [
+    "all_reduce_mean",
+    "barrier",
+    "broadcast_latest_state",
+    "init_process_group",
+    "rank",
+    "rank_zero_first",
+    "world_size",
+]
 
-#: How long a step waits for the other processes.
+#: Time limit of a training step that waits for the other processes.
 PEER_TIMEOUT = timedelta(minutes=5)
-#: How long they wait for what one of them does for all: decoding corpora, validation.
-PATIENCE = timedelta(days=1)
+#: Time limit of work that one process does for all: decoding, validation.
+BARRIER_TIMEOUT = timedelta(days=1)
 
 
-def join(device: str | None = None) -> tuple[int, int]:
-    """This process' rank, and how many train together: as torchrun has set it up, or one alone."""
-    if not torch.distributed.is_initialized():
+def init_process_group(device: str | None = None) -> None:
+    """Connect to the other processes that torchrun has started, if there are any."""
+    if not dist.is_initialized():
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-            return 0, 1
+            return
         gpu = torch.cuda.is_available() and device != "cpu"
         if gpu:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        with _peers():
-            torch.distributed.init_process_group("nccl" if gpu else "gloo", timeout=PEER_TIMEOUT)
-    with _peers():
-        _patient()
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        with _lost_peers():
+            dist.init_process_group("nccl" if gpu else "gloo", timeout=PEER_TIMEOUT)
+    with _lost_peers():
+        _barrier_group()
 
 
-def average(tensors: list[Tensor]) -> None:
-    """Replaces tensors by their means over the processes, in one message.
+def rank() -> int:
+    """Return the number of this process, 0 for a single one."""
+    return dist.get_rank() if dist.is_initialized() else 0
 
-    Raises:
-        ConnectionError: another process is lost.
-    """
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def all_reduce_mean(tensors: list[Tensor]) -> None:
+    """Replace tensors by their means over all processes, in one message."""
     flat = torch.cat([tensor.flatten() for tensor in tensors])
-    with _peers():
-        torch.distributed.all_reduce(flat)
-    flat /= torch.distributed.get_world_size()
+    with _lost_peers():
+        dist.all_reduce(flat)
+    flat /= world_size()
     for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
 
 
-def wait() -> None:
-    """Until all processes have come here, for up to `PATIENCE`; for one process alone nothing.
-
-    Raises:
-        ConnectionError: another process is lost.
-    """
-    if torch.distributed.is_initialized():
-        with _peers():
-            torch.distributed.barrier(_patient())
+def barrier() -> None:
+    """Wait up to `BARRIER_TIMEOUT` for all processes; return at once if there is only one."""
+    if dist.is_initialized():
+        with _lost_peers():
+            dist.barrier(_barrier_group())
 
 
 @contextmanager
-def in_turns() -> Iterator[None]:
-    """The first process goes first, then the first of each other machine, then the rest.
+def rank_zero_first() -> Iterator[None]:
+    """Run the block in the first process, then in the first one of each other machine, then in the rest.
 
-    What the first one leaves in a shared folder, the others find; where the folder is not shared, one process of each
-    machine makes its own.
-
-    Raises:
-        ConnectionError: another process is lost.
+    Files that one process writes are ready for the next. If machines share no folder, each writes its own.
     """
-    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-    turn = 0 if rank == 0 else 1 if os.environ.get("LOCAL_RANK", "0") == "0" else 2
+    turn = 0 if rank() == 0 else 1 if os.environ.get("LOCAL_RANK", "0") == "0" else 2
     for _ in range(turn):
-        wait()
+        barrier()
     yield
     for _ in range(2 - turn):
-        wait()
+        barrier()
 
 
-def agree(progress: list[int], state: Callable[[], dict[str, Any]], device: torch.device) -> dict[str, Any] | None:
-    """What a process has to take over, so that all have the state of the one that is furthest, the first of them.
+def broadcast_latest_state(step: int, state: Callable[[], dict[str, Any]], device: torch.device) -> dict | None:
+    """Broadcast the most advanced process's training state; return it, or None on that process.
 
     Args:
-        progress: of this process, as many numbers as everywhere; the greatest list is furthest.
-        state: gives what `torch.load(weights_only=True)` reads.
-        device: where the processes exchange tensors.
+        step: of this process.
+        state: returns this process's state, which `torch.load(weights_only=True)` can read.
+        device: of the messages.
 
     Returns:
-        The state, on the CPU; None where this process' own is the one.
-
-    Raises:
-        ConnectionError: another process is lost.
+        The state with its tensors on the CPU.
     """
-    wait()  # some may come late
-    own = torch.tensor(progress, device=device)
-    rank, ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    found = [torch.empty_like(own) for _ in range(ranks)]
-    with _peers():
-        torch.distributed.all_gather(found, own)
-        furthest = max(range(ranks), key=lambda each: (found[each].tolist(), -each))
-        content = io.BytesIO()
-        if rank == furthest:
+    barrier()  # one may start late
+    own = torch.tensor(step, device=device)
+    steps = [torch.empty_like(own) for _ in range(world_size())]
+    content = io.BytesIO()
+    with _lost_peers():
+        dist.all_gather(steps, own)
+        latest = max(range(len(steps)), key=lambda each: (int(steps[each]), -each))
+        if rank() == latest:
             torch.save(state(), content)
         size = torch.tensor(len(content.getbuffer()), device=device)
-        torch.distributed.broadcast(size, furthest)
-        told = torch.empty(int(size), dtype=torch.uint8, device=device)
-        if rank == furthest:
-            told.copy_(torch.frombuffer(content.getbuffer(), dtype=torch.uint8))
-        torch.distributed.broadcast(told, furthest)
-    if rank == furthest:
+        dist.broadcast(size, latest)
+        message = torch.empty(int(size), dtype=torch.uint8, device=device)
+        if rank() == latest:
+            message.copy_(torch.frombuffer(content.getbuffer(), dtype=torch.uint8))
+        dist.broadcast(message, latest)
+    if rank() == latest:
         return None
-    return torch.load(io.BytesIO(told.cpu().numpy().tobytes()), map_location="cpu", weights_only=True)
+    return torch.load(io.BytesIO(message.cpu().numpy().tobytes()), map_location="cpu", weights_only=True)
 
 
 @functools.cache
-def _patient() -> Any:
-    """A second group of all processes, with another timeout; made once."""
-    return torch.distributed.new_group(timeout=PATIENCE, backend="gloo")
+def _barrier_group() -> Any:
+    """Return a second group of all processes with the longer timeout."""
+    return dist.new_group(timeout=BARRIER_TIMEOUT, backend="gloo")
 
 
 @contextmanager
-def _peers() -> Iterator[None]:
+def _lost_peers() -> Iterator[None]:
+    """Turn errors of gloo, NCCL and the store into a `ConnectionError`."""
     try:
         yield
-    except RuntimeError as error:  # whatever it is that gloo, NCCL or the store report
+    except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise ConnectionError(
             f"lost another process of this training ({reason}); torchrun --max-restarts starts all of them again, and "
-            "the same command goes on from the last checkpoint"
+            "the same command continues from the last checkpoint"
         ) from error

@@ -1,4 +1,4 @@
-"""Curves of a run."""
+"""The table and the curves of a run."""
 
 import csv
 import logging
@@ -12,26 +12,26 @@ logger = logging.getLogger(__name__)
 
 
 class Log:
-    """`log.csv`, and TensorBoard events where it is installed.
+    """`log.csv`, and TensorBoard events if TensorBoard is installed.
 
     Args:
         folder: of the run.
-        fields: columns; the first counts steps or epochs.
-        done: rows after this one belong to a killed run, and go.
+        fields: names of the columns. The first one counts steps or epochs.
+        done: position of the run. Later rows are from a run that was killed, and are removed.
     """
 
     def __init__(self, folder: Path, fields: list[str], done: int) -> None:
-        self.path = path = folder / "log.csv"
-        self.key, rows = fields[0], []
-        if path.exists():
-            with path.open(newline="") as file:
+        self.path, self.key = folder / "log.csv", fields[0]
+        rows = []
+        if self.path.exists():
+            with self.path.open(newline="") as file:
                 rows = [row for row in csv.DictReader(file) if (row.get(self.key) or "").isdigit()]
-        with atomic_write(path) as half, half.open("w", newline="") as file:
+        with atomic_write(self.path) as temp, temp.open("w", newline="") as file:
             writer = csv.DictWriter(file, fields)
             writer.writeheader()
             kept = (row for row in rows if int(row[self.key]) <= done)
             writer.writerows({name: row.get(name, "") for name in fields} for row in kept)
-        self.file = path.open("a", newline="")
+        self.file = self.path.open("a", newline="")
         self.csv = csv.DictWriter(self.file, fields)
         try:
             from torch.utils.tensorboard import SummaryWriter
@@ -40,14 +40,13 @@ class Log:
         else:
             self.board = SummaryWriter(folder, purge_step=done)
 
-    def write(self, row: dict[str, float], told: bool = False) -> None:
-        """One row; a column that is left out stays empty. `told`: as a message too, where nobody sees a bar.
+    def write(self, row: dict[str, float]) -> None:
+        """Write one row; a missing column stays empty.
 
         Raises:
-            OSError: the disk is full, for example; the message names the file.
+            OSError: the row cannot be written. The message names the file and the reason.
         """
-        if told:
-            logger.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
+        logger.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
         try:
             self.csv.writerow({name: f"{value:.6g}" for name, value in row.items()})
             self.file.flush()
@@ -59,7 +58,7 @@ class Log:
             raise OSError(f"{self.path}: cannot be written ({error.strerror or error})") from error
 
     def close(self) -> None:
-        """Ends the files."""
+        """Close the files."""
         self.file.close()
         if self.board:
             self.board.close()

@@ -1,8 +1,8 @@
-"""Muon: steps whose matrices have all singular values near one (Jordan et al. 2024, "Muon").
+"""Muon: an optimizer whose steps have all singular values near one (Jordan et al. 2024, "Muon").
 
-The step of a weight matrix is its momentum, made orthogonal by a Newton-Schulz iteration, and scaled by
-0.2 sqrt(max(rows, columns)) to the size of an AdamW step (Liu et al., arXiv 2502.16982), so that learning rates and
-weight decay mean the same as there.
+The step of a weight matrix is its momentum after a Newton-Schulz iteration towards orthogonality. The factor
+0.2 sqrt(max(rows, columns)) gives it the size of an AdamW step, so learning rate and weight decay mean the same
+(Liu et al., arXiv 2502.16982).
 """
 
 import torch
@@ -10,12 +10,12 @@ from torch import Tensor
 
 __all__ = ["Muon", "orthogonalised"]
 
-#: Of the quintic iteration; the singular values end between about 0.7 and 1.2.
+#: Coefficients of the quintic iteration. The singular values end between about 0.7 and 1.2.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
-    """(..., M, N) matrices with their singular values brought near one; matrices of zeros stay."""
+    """Return (..., M, N) matrices with their singular values brought near one; zeros stay."""
     a, b, c = COEFFICIENTS
     x = matrices / (torch.linalg.matrix_norm(matrices, keepdim=True) + 1e-7)
     tall = x.shape[-2] > x.shape[-1]
@@ -28,21 +28,21 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def _as_matrices(weight: Tensor) -> Tensor:
-    """Convolutions (out, in, …) as one matrix; stacked gates (groups, 3 or 4 gates * H, H) as one matrix a gate."""
+    """Return a convolution (out, in, …) as one matrix, stacked gates (groups, gates * H, H) as one matrix a gate."""
     if weight.ndim == 3:
         return weight.unflatten(1, (-1, weight.shape[2])).flatten(0, 1)
     return weight.flatten(1).unsqueeze(0)
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised; weight decay as in AdamW.
+    """Orthogonalised Nesterov momentum, with the weight decay of AdamW.
 
     Args:
-        params: convolution weights (out, in, …), or stacked recurrent ones (groups, gates * H, H), not the first and
-            the last layer's, nor biases: those go to AdamW.
-        lr: as for AdamW.
+        params: weights of convolutions (out, in, …) or stacked recurrent ones (groups, gates * H, H). Biases and the
+            first and the last layer are for AdamW.
+        lr: learning rate, as for AdamW.
         momentum: share of the old average that stays.
-        weight_decay: times lr, taken off at each step.
+        weight_decay: as for AdamW.
     """
 
     def __init__(self, params, lr: float = 2e-3, momentum: float = 0.95, weight_decay: float = 0.1) -> None:
@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
-        """One step with the gradients at hand."""
+        """Change the weights by their gradients."""
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:

@@ -1,22 +1,20 @@
-import csv
+"""Training on mixtures, with a small network."""
+
 import json
-import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 
 import pytest
 import torch
 from conftest import ROOT, SHARED
-from helpers import CRUSE_CONFIG
-from processes import python
+from helpers import CRUSE_CONFIG, assert_equal_states, log_rows, mixture_loop
 
 from modelscope_ext import Denoiser
 from modelscope_ext.checkpoint import load_model, read_configuration
 from modelscope_ext.pretrained import DEFAULT
 from modelscope_ext.training.config import load_config
-from modelscope_ext.training.trainer import Trainer, schedule
+from modelscope_ext.training.mixtures import schedule
 
 
 @pytest.fixture
@@ -31,81 +29,8 @@ def weights(folder):
     return {**state["net"], **{f"average.{name}": value for name, value in state["average"].items()}}
 
 
-KILLED_WHILE_SAVING = """
-import os, signal, sys, torch
-from pathlib import Path
-from modelscope_ext.training.config import load_config
-from modelscope_ext.training.trainer import Trainer
-torch.set_num_threads(1)
-trainer = Trainer(load_config(sys.argv[1]), sys.argv[2], sys.argv[3], progress=False)
-write = Path.write_bytes
-def write_and_die(path, content):
-    if trainer.done.step == 6:
-        content = content[:1000]
-    write(path, content)
-    if trainer.done.step == 6:
-        os.kill(os.getpid(), signal.SIGKILL)
-Path.write_bytes = write_and_die
-trainer.run()
-"""
-
-
-@pytest.mark.slow
-def test_killed_and_started_again_it_ends_with_the_same_weights(config, corpora, tmp_path):
-    unbroken = Trainer(load_config(config), corpora, tmp_path / "unbroken", "cpu", progress=False)
-    scores = unbroken.run()
-    assert set(scores) == {"pesq", "si_sdr", "stoi", "cd", "q"}
-
-    work = tmp_path / "killed"
-    killed = python("-c", KILLED_WHILE_SAVING, config, corpora, work, fails=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    again = Trainer(load_config(config), corpora, work, "cpu", progress=False)
-    assert again.done.step == 5
-    again.run()
-    first, second = weights(tmp_path / "unbroken"), weights(work)
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    rows = list(csv.DictReader((work / "log.csv").open()))
-    assert [row["step"] for row in rows] == ["8"]
-    assert float(rows[0]["pesq"]) > 1
-
-
-def test_an_interrupted_run_saves_and_stops(config, corpora, tmp_path, monkeypatch):
-    trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
-    step = trainer._step
-
-    def step_and_press_ctrl_c(*batch):
-        if trainer.done.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(*batch)
-
-    monkeypatch.setattr(trainer, "_step", step_and_press_ctrl_c)
-    trainer.run()
-    assert trainer.done.step == 3
-    assert Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False).done.step == 3
-
-
-def test_a_signal_to_the_whole_group_saves_too(config, corpora, tmp_path, monkeypatch):
-    config.write_text(json.dumps({**CRUSE_CONFIG, "workers": 1, "steps": 50, "checkpoint_seconds": 1000}))
-    trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
-    step = trainer._step
-
-    def step_and_terminate(*batch):
-        if trainer.done.step == 2:
-            for worker in multiprocessing.active_children():
-                os.kill(worker.pid, signal.SIGTERM)
-                worker.join(1)  # time to die, if it does
-                assert worker.is_alive()
-            os.kill(os.getpid(), signal.SIGTERM)
-        return step(*batch)
-
-    monkeypatch.setattr(trainer, "_step", step_and_terminate)
-    trainer.run()
-    assert Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False).done.step == 3
-
-
 def test_the_best_model_is_a_model_folder(config, corpora, tmp_path, noisy):
-    trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
+    trainer = mixture_loop(config, corpora, tmp_path / "run")
     trainer.run()
     best = tmp_path / "run" / "best"
     assert Denoiser(best)(noisy, 16000).shape == noisy.shape
@@ -118,20 +43,19 @@ def test_training_lowers_the_loss(config, corpora, tmp_path):
     changed = {**CRUSE_CONFIG, "steps": 60, "batch": 4, "learning_rate": 3e-3}
     changed["validation"] = {**CRUSE_CONFIG["validation"], "every": 1000}
     config.write_text(json.dumps(changed))
-    trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
-    batches = []
-    step = trainer._step
-    trainer._step = lambda *args: batches.append(step(*args)[0]) or (batches[-1], 1.0, False)
+    trainer = mixture_loop(config, corpora, tmp_path / "run")
+    trainer.recipe.row_every = 10
     trainer.run()
-    assert sum(batches[-10:]) < 0.8 * sum(batches[:10])
+    losses = [float(row["loss"]) for row in log_rows(tmp_path / "run")]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_batch_norm_keeps_its_statistics_after_a_while(config, corpora, tmp_path):
     config.write_text(json.dumps({**CRUSE_CONFIG, "norm_steps": 2}))
-    trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
+    trainer = mixture_loop(config, corpora, tmp_path / "run")
 
     def statistics():
-        return [b.clone() for name, b in trainer.net.named_buffers() if "running" in name]
+        return [b.clone() for name, b in trainer.recipe.net.named_buffers() if "running" in name]
 
     before = statistics()
     trainer.run(2)
@@ -139,49 +63,42 @@ def test_batch_norm_keeps_its_statistics_after_a_while(config, corpora, tmp_path
     trainer.run(2)
     assert not any(torch.equal(a, b) for a, b in zip(before, moved, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(moved, statistics(), strict=True))
-    averaged = [b for name, b in trainer.average.module.named_buffers() if "running" in name]
+    averaged = [b for name, b in trainer.recipe.average.module.named_buffers() if "running" in name]
     assert all(torch.equal(a, b) for a, b in zip(moved, averaged, strict=True))
 
 
-def test_another_configuration_does_not_go_on(config, corpora, tmp_path):
-    Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False).run(1)
-    config.write_text(json.dumps({**CRUSE_CONFIG, "batch": 3}))
-    with pytest.raises(ValueError, match=r"another configuration \(batch differ\)"):
-        Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
-
-
-def test_a_run_of_an_older_version_goes_on(config, corpora, tmp_path):
-    """Its checkpoint does not know the fields that have come since; they are as they were."""
-    Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False).run(1)
+def test_a_run_of_an_older_version_continues(config, corpora, tmp_path):
+    """Its checkpoint lacks newer settings, which had their defaults."""
+    mixture_loop(config, corpora, tmp_path / "run").run(1)
     state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     known = json.loads(state["config"])
     del known["start"], known["loudness_weight"], known["data"]["mix"]["second_noise_share"]
     del known["data"]["max_speaker_share"]
     torch.save({**state, "config": json.dumps(known)}, tmp_path / "run" / "last.pt")
-    assert Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False).done.step == 1
+    assert mixture_loop(config, corpora, tmp_path / "run").done.step == 1
 
 
 def test_training_begins_from_a_model(config, corpora, tmp_path):
-    """The one inside the package, by its name; a run that goes on keeps what it has learned."""
+    """The model of the package, by its name; a run that continues keeps its own weights."""
     inside = read_configuration(DEFAULT)["model"]
     options = {key: value for key, value in inside.items() if key != "type"}
     config.write_text(json.dumps({**CRUSE_CONFIG, "model": options, "start": "default"}))
-    trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
+    trainer = mixture_loop(config, corpora, tmp_path / "run")
     start = load_model(DEFAULT).state_dict()
-    assert all(torch.equal(value, start[name]) for name, value in trainer.net.state_dict().items())
+    assert all(torch.equal(value, start[name]) for name, value in trainer.recipe.net.state_dict().items())
     trainer.run(1)
-    assert any(not torch.equal(value, start[name]) for name, value in trainer.net.state_dict().items())
-    again = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
-    assert all(torch.equal(value, again.net.state_dict()[name]) for name, value in trainer.net.state_dict().items())
+    assert any(not torch.equal(value, start[name]) for name, value in trainer.recipe.net.state_dict().items())
+    again = mixture_loop(config, corpora, tmp_path / "run")
+    assert_equal_states(trainer.recipe.net.state_dict(), again.recipe.net.state_dict())
 
 
-def test_a_start_that_does_not_fit_is_told(config, corpora, tmp_path):
+def test_a_start_that_does_not_fit_is_an_error(config, corpora, tmp_path):
     config.write_text(json.dumps({**CRUSE_CONFIG, "start": "default"}))
     with pytest.raises(ValueError, match=r"cannot begin from default: CruseConfig.*another network"):
-        Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
+        mixture_loop(config, corpora, tmp_path / "run")
     config.write_text(json.dumps({**CRUSE_CONFIG, "start": str(tmp_path / "nothing")}))
     with pytest.raises(ValueError, match=r"cannot begin from .*nothing: .*configuration.json: no such file"):
-        Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
+        mixture_loop(config, corpora, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +109,7 @@ def test_a_start_that_does_not_fit_is_told(config, corpora, tmp_path):
         ({"data": 3}, "data. must be an object"),
     ],
 )
-def test_configurations_that_do_not_fit_are_told(config, change, message):
+def test_configurations_that_do_not_fit_are_errors(config, change, message):
     config.write_text(json.dumps({**CRUSE_CONFIG, **change}))
     with pytest.raises(ValueError, match=message):
         load_config(config)
@@ -215,7 +132,7 @@ def test_configurations_that_do_not_fit_are_told(config, change, message):
 def test_data_that_cannot_be_as_configured_are_an_error(config, corpora, tmp_path, data, message):
     config.write_text(json.dumps({**CRUSE_CONFIG, "data": {**CRUSE_CONFIG["data"], "rooms": 0, **data}}))
     with pytest.raises(ValueError, match=message):
-        Trainer(load_config(config), corpora, tmp_path / "run", progress=False).run(1)
+        mixture_loop(config, corpora, tmp_path / "run").run(1)
 
 
 def test_learning_rate_warms_up_and_falls(config):
@@ -234,10 +151,10 @@ def test_the_configuration_in_the_repository_fits_the_corpora():
 
 SHARED_STEPS = """
 import sys, torch
-from modelscope_ext.training.config import load_config
-from modelscope_ext.training.trainer import Trainer
+sys.path[:0] = sys.argv[4:]
+from helpers import mixture_loop
 torch.set_num_threads(1)
-Trainer(load_config(sys.argv[1]), sys.argv[2], sys.argv[3], "cpu", progress=False).run(4)
+mixture_loop(*sys.argv[1:3], sys.argv[3]).run(4)
 """
 
 
@@ -250,9 +167,8 @@ def test_two_processes_train_as_one(config, corpora, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for name, command in (("one", [sys.executable]), ("two", launch)):
-        done = subprocess.run(
-            [*command, script, config, corpora, tmp_path / name], env=environment, capture_output=True, text=True
-        )
+        arguments = [script, config, corpora, tmp_path / name, ROOT / "tests"]
+        done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert one.keys() == two.keys()
@@ -261,9 +177,9 @@ def test_two_processes_train_as_one(config, corpora, tmp_path):
 
 
 def test_a_batch_is_shared_evenly_or_not_at_all(config, corpora, tmp_path, monkeypatch):
-    monkeypatch.setattr("modelscope_ext.training.trainer.join", lambda device: (0, 3))
+    monkeypatch.setattr("modelscope_ext.training.mixtures.world_size", lambda: 3)
     with pytest.raises(ValueError, match="batch 2 cannot be shared evenly by 3 processes"):
-        Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
+        mixture_loop(config, corpora, tmp_path / "run")
 
 
 def test_muon_makes_steps_of_equal_singular_values():
@@ -281,14 +197,14 @@ def test_muon_makes_steps_of_equal_singular_values():
 
 
 def test_muon_leaves_the_outer_layers_and_all_vectors_to_adamw(config, corpora, tmp_path):
-    trainer = Trainer(load_config(config), corpora, tmp_path / "run", "cpu", progress=False)
-    adamw, muon = ({id(p) for g in o.param_groups for p in g["params"]} for o in trainer.optimizers)
-    names = {name for name, parameter in trainer.net.named_parameters() if id(parameter) in muon}
+    trainer = mixture_loop(config, corpora, tmp_path / "run")
+    adamw, muon = ({id(p) for g in o.param_groups for p in g["params"]} for o in trainer.recipe.optimizers)
+    names = {name for name, parameter in trainer.recipe.net.named_parameters() if id(parameter) in muon}
     assert names == {
         "encoder.1.causal.conv.weight",
         "decoder.1.causal.conv.weight",
         "rnn.weight_ih_l0",
         "rnn.weight_hh_l0",
     }
-    assert len(adamw) + len(muon) == len(list(trainer.net.parameters()))
+    assert len(adamw) + len(muon) == len(list(trainer.recipe.net.parameters()))
     assert not adamw & muon

@@ -1,0 +1,44 @@
+"""Patches that let ModelScope use a cached copy of our models when the hub cannot be reached.
+
+ModelScope asks the hub about an id even if it needs nothing from it, and fails after half a minute.
+"""
+
+import functools
+import json
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from modelscope_ext.hub import cached_if_offline
+from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE
+
+__all__ = ["MODULES", "use_cache_offline"]
+
+#: Modules that ask the hub: `pipeline`, `Model.from_pretrained` and `build_trainer`.
+MODULES = ("modelscope.pipelines.builder", "modelscope.models.base.base_model", "modelscope.trainers.builder")
+
+
+def use_cache_offline(module: ModuleType) -> None:
+    """Patch one of `MODULES`."""
+    for name in ("is_model_from_trusted_source", "is_official_hub_path", "read_config"):
+        if ask := getattr(module, name, None):
+            setattr(module, name, functools.partial(_ask_folder, ask))
+    if download := getattr(module, "snapshot_download", None):
+        module.snapshot_download = functools.partial(_cached_or_download, download)
+
+
+def _ask_folder(ask: Callable, model: Any, *args, **kwargs) -> Any:
+    return ask(_cached(model) or model, *args, **kwargs)
+
+
+def _cached_or_download(download: Callable, *args, **kwargs) -> str:
+    return (_cached(args[0]) if args else None) or download(*args, **kwargs)
+
+
+def _cached(model: Any) -> str | None:
+    """Return the folder of a cached model of our types if the hub cannot be reached."""
+    if folder := cached_if_offline(model):
+        configuration = json.loads((folder / "configuration.json").read_text(encoding="utf-8"))
+        if configuration.get("model", {}).get("type") in (CRUSE_TYPE, FRCRN_TYPE):
+            return str(folder)
+    return None

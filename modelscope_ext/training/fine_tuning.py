@@ -1,0 +1,103 @@
+"""Training of a model folder on a prepared data set, with a gate for its result."""
+
+import math
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from modelscope_ext.atomic import atomic_write
+from modelscope_ext.checkpoint import CONFIGURATION, RELEASED_WEIGHTS, read_configuration
+from modelscope_ext.data.segments import to_segment
+from modelscope_ext.training.config import SegmentConfig
+from modelscope_ext.training.distributed import rank
+from modelscope_ext.training.loop import TrainingLoop
+from modelscope_ext.training.objectives import build_metrics, build_objective
+from modelscope_ext.training.segments import SegmentRecipe
+
+__all__ = ["fine_tune", "write_output"]
+
+
+def fine_tune(
+    folder: str | Path,
+    data: str | Path,
+    work_dir: str | Path,
+    options: dict[str, Any] | None = None,
+    device: str | None = None,
+    gate: Callable[[Path], list[str]] | None = None,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Train a model folder on the data that `prepare-data` wrote; continue the run in `work_dir` if there is one.
+
+    Args:
+        folder: a model folder. Without weights in it training begins from random ones.
+        data: the prepared folder. Its `test` configuration evaluates, or else a twentieth of `train`.
+        work_dir: folder of the run; see `SegmentRecipe`. `output/` is the result, a model folder.
+        options: dotted keys of the configuration → values instead of its own, as "train.max_epochs".
+        device: "cpu", "cuda" …
+        gate: returns complaints about a model folder. If there are any, the result is moved to `refused/`.
+        progress: show bars.
+
+    Returns:
+        The last evaluation.
+
+    Raises:
+        ValueError: the data or the folders cannot be used, or the gate has complaints.
+    """
+    folder, work_dir = Path(folder), Path(work_dir)
+    configuration = read_configuration(folder)
+    for key, value in (options or {}).items():
+        *sections, name = key.split(".")
+        section = configuration
+        for each in sections:
+            section = section.setdefault(each, {})
+        section[name] = value
+    names = configuration.get("evaluation", {}).get("metrics", ["audio-noise-metric"])
+    names = [names] if isinstance(names, (str, dict)) else names
+    net, config = build_objective(folder), SegmentConfig.from_configuration(configuration)
+    rows = _load_segments(Path(data))
+    loop = TrainingLoop(SegmentRecipe(net, config, work_dir, *rows, lambda: build_metrics(names), device, progress))
+    scores = loop.run()
+    if not loop.finished or rank():
+        return scores
+    output, refused = write_output(folder, loop), work_dir / "refused"
+    if gate:
+        shutil.rmtree(refused, ignore_errors=True)
+        os.replace(output, refused)
+        if complaints := gate(refused):
+            raise ValueError(f"the result is worse than {folder} and stays in {refused}: {'; '.join(complaints)}")
+        os.replace(refused, output)
+    return scores
+
+
+def _load_segments(data: Path) -> tuple[Any, Any]:
+    """Return the training and the evaluation segments of a prepared folder, Hugging Face data sets."""
+    from datasets import get_dataset_config_names, load_dataset
+
+    if not data.is_dir():
+        raise ValueError(f"{data}: no such folder; write one with: modelscope-ext prepare-data")
+    names = get_dataset_config_names(str(data))
+    if "train" not in names:
+        raise ValueError(f"{data}: has no configuration train; write one with: modelscope-ext prepare-data")
+    options = {"remove_columns": ["duration"], "batched": True, "batch_size": 36}
+    parts = {
+        name: load_dataset(str(data), name, split=name).map(to_segment, **options)
+        for name in ("train", "test")
+        if name in names
+    }
+    if "test" not in parts:
+        parts = parts["train"].train_test_split(test_size=0.05, seed=0)
+    return parts["train"], parts["test"]
+
+
+def write_output(folder: Path, loop: TrainingLoop) -> Path:
+    """Write `output/`, a model folder with the best weights of a run, or with the last ones if it had no evaluation."""
+    recipe, epoch = loop.recipe, loop.done.step // loop.recipe.epoch
+    best, output = recipe.work_dir / "best.pth", recipe.work_dir / "output"
+    evaluated = best.exists() and math.isfinite(recipe.lowest)  # the file may be of an earlier run
+    weights = best if evaluated else recipe.work_dir / f"epoch_{epoch}.pth"
+    for source, name in ((folder / CONFIGURATION, CONFIGURATION), (weights, RELEASED_WEIGHTS)):
+        with atomic_write(output / name) as temp:
+            shutil.copyfile(source, temp)
+    return output
