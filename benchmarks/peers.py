@@ -28,7 +28,9 @@ import numpy as np  # noqa: E402
 import soundfile  # noqa: E402
 from systems import RATE, Peer, systems  # noqa: E402
 
-SCORES = ("wb_pesq", "stoi", "si_sdr", "sig", "bak", "ovrl", "p808")
+#: Names of `metrics.scores` and of the columns.
+SCORES = {"wb_pesq": "WB-PESQ", "stoi": "STOI %", "si_sdr": "SI-SDR dB"}
+SCORES |= {"sig": "SIG", "bak": "BAK", "ovrl": "OVRL", "p808": "P.808"}
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -96,7 +98,7 @@ def table(kind: str, outputs: dict[str, list[np.ndarray]], clean: list[np.ndarra
     """Print mean scores of each system; without speech, the mean decibels by which it lowers the noise."""
     from modelscope_ext.metrics import scores
 
-    columns = SCORES if clean[0].any() else ("lowered, dB",)
+    columns = SCORES.values() if clean[0].any() else ("lowered, dB",)
     print(f"\n| {kind}: {len(clean)} files | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
     for name, made in outputs.items():
         if clean[0].any():
@@ -145,7 +147,8 @@ def main() -> None:
                 outputs[system.name] = run(system, args.model, noisy, temp)
             except ValueError as error:
                 left_out.append(f"- left out: {system.name}: {error}")
-    print("", *left_out, sep="\n")
+    if left_out:
+        print("", *left_out, sep="\n")
     for kind in kinds:
         names = [name for name in files if name.parent.name == kind]
         made = {system: [found[name] for name in names] for system, found in outputs.items()}
