@@ -110,7 +110,7 @@ def main() -> None:
 
     limited = Denoiser(args.model)
     systems = {"noisy": lambda noisy: noisy, "ours": lambda noisy: limited(noisy, RATE)}
-    if limited.noisy_share:
+    if limited.dry_gain:
         full = Denoiser(args.model, attenuation_limit_db=np.inf)
         systems["ours, no attenuation limit"] = lambda noisy: full(noisy, RATE)
     if limited.backend.causal:

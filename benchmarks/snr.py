@@ -38,7 +38,7 @@ def main() -> None:
                 truth = 20 * np.log10(active_rms(clean) / np.sqrt(np.mean(np.square(noisy - clean))))
                 soundfile.write(before, noisy, RATE, "FLOAT")
                 denoiser.file(before, after)
-                errors.append(estimated_snr(frame_powers(before, after, denoiser.noisy_share)) - truth)
+                errors.append(estimated_snr(frame_powers(before, after, denoiser.dry_gain)) - truth)
             size = np.abs(errors)
             print(
                 f"| {low} … {high} | {np.mean(errors):+.1f} | {np.mean(size):.1f} | {np.quantile(size, 0.9):.1f} |",

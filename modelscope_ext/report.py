@@ -210,7 +210,7 @@ def _process(source: Source, denoiser: Denoiser, folder: Path, anchor: str) -> _
     if not seconds:
         raise ValueError("has no samples")
     entry = _Entry(source.name, anchor, seconds, layout, folder / f"{anchor}.png")
-    powers = frame_powers(source.noisy, denoised, denoiser.noisy_share)
+    powers = frame_powers(source.noisy, denoised, denoiser.dry_gain)
     if source.clean is None:
         entry.add(ESTIMATED_SNR, estimated_snr(powers))
     else:

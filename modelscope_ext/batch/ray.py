@@ -65,7 +65,7 @@ class Batch:
         jobs = plan(inputs, output, cluster=True)
         if isinstance(model, Path) or (model is not None and Path(model).exists()):
             model = Path(model).absolute()  # workers have another current folder
-        share = Denoiser(model, **strength).noisy_share  # raises here if the model cannot be used
+        share = Denoiser(model, **strength).dry_gain  # raises here if the model cannot be used
         self.settings = {"model": _fingerprint(model), "noisy_share": share}
         self.worker = {"options": {"model": model, "device": device, **strength}, "settings": self.settings}
         fs, folder = resolve(output)

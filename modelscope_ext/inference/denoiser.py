@@ -84,7 +84,7 @@ class Denoiser:
             attenuation_limit_db = self.backend.limits.attenuation_limit_db
         if not attenuation_limit_db >= 0:
             raise ValueError(f"attenuation_limit_db must be at least 0, got {attenuation_limit_db}")
-        self._dry_gain = 1 - wet * (1 - 10 ** (-attenuation_limit_db / 20))
+        self.dry_gain = 1 - wet * (1 - 10 ** (-attenuation_limit_db / 20))
 
     def __call__(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
         """Denoise an array.
@@ -162,7 +162,7 @@ class Denoiser:
             if backend.limits.reference_level or backend.limits.needs_statistics:
                 stats = scan(backend, _resampled(blocks(), sample_rate, channels, backend.sample_rate))
             backend = ChunkedInference(backend, stats)
-        return DenoiseStream(backend, int(sample_rate), channels, self._dry_gain)
+        return DenoiseStream(backend, int(sample_rate), channels, self.dry_gain)
 
     def _denoise(self, stream: DenoiseStream, blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
         """Yield the output of each block and the rest. The warm-up goes before the first block."""
