@@ -50,7 +50,7 @@ def randomize(net):
 
 
 def streamed(denoiser, audio, rate) -> np.ndarray:
-    """What a stream makes of (N,) or (N, channels) samples in one chunk."""
+    """Return (N,) or (N, channels) samples after a stream, fed in one chunk."""
     stream = denoiser.stream(rate, 1 if audio.ndim == 1 else audio.shape[1])
     return np.concatenate((stream.feed(audio), stream.flush()))
 
@@ -63,7 +63,7 @@ def clean() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def noisy() -> np.ndarray:
-    """The same voice in noise."""
+    """Return the same voice in noise."""
     return soundfile.read(EXAMPLES / "noisy.wav", dtype="float32")[0]
 
 
@@ -76,7 +76,7 @@ def denoiser():
 
 @pytest.fixture
 def corpora(tmp_path, clean) -> Path:
-    """A data folder as `examples/train_cruse.json` expects one, of seconds instead of hours."""
+    """Return a data folder for `examples/train_cruse.json` with seconds instead of hours of audio."""
     rng = np.random.default_rng(0)
     for folder in ("speech", "noise", "valid_speech", "valid_noise", "speech_6khz", "rir"):
         (tmp_path / "data" / folder).mkdir(parents=True)
@@ -96,7 +96,7 @@ def corpora(tmp_path, clean) -> Path:
 
 @pytest.fixture(scope="session")
 def frcrn_folder(tmp_path_factory):
-    """A model folder as released: an empty preprocessor section, settings of older packages, random weights."""
+    """Return a model folder as released: an empty preprocessor section, settings of older packages, random weights."""
     folder = tmp_path_factory.mktemp("models") / "speech_frcrn_ans_cirm_16k"
     folder.mkdir()
     configuration = json.loads((ROOT / "configuration.json").read_text()) | {"preprocessor": {}}

@@ -29,7 +29,7 @@ models = Models(work)
 
 
 def begin(corpus: Path) -> None:
-    """Fills a corpus: a byte for the suffix, then the file."""
+    """Fill a corpus: a byte for the suffix, then the file."""
     corpus.mkdir(parents=True, exist_ok=True)
     for number, kind in enumerate(KINDS if not any(corpus.iterdir()) else ()):
         for length in (0, 1, 161, 960):

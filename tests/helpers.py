@@ -41,12 +41,12 @@ SEGMENTS = {
 
 
 def mixture_loop(config, data, work):
-    """A training on mixtures; `config` is the path of its JSON file."""
+    """Return a training on mixtures; `config` is the path of its JSON file."""
     return TrainingLoop(MixtureRecipe(load_config(config), data, work, "cpu", progress=False))
 
 
 def segment_loop(work, rows=7, resume=True, evaluate=True, **changes):
-    """A training of `Tiny` on random rows."""
+    """Return a training of `Tiny` on random rows."""
     config = SegmentConfig(**{**SEGMENTS, **changes})
     data = (Rows(rows), Rows(5, 1) if evaluate else None)
     recipe = SegmentRecipe(Tiny(), config, work, *data, lambda: [MeanLoss()], "cpu", progress=False)

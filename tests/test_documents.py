@@ -82,7 +82,7 @@ def pairs(tmp_path, noisy, clean):
 
 @pytest.fixture
 def sandbox(tmp_path, monkeypatch, pairs):
-    """A working folder with the files and folders that the documents name, two seconds of audio each."""
+    """Return a working folder with the files and folders that the documents name, two seconds of audio each."""
     shutil.copytree(EXAMPLES, tmp_path / "examples")
     noisy = soundfile.read(pairs / "noisy" / "one.wav", frames=32000)[0]
     for folder in ("recordings", "inbox"):

@@ -104,7 +104,7 @@ LIMIT = 20_000
 
 @pytest.fixture
 def full_disk(request, tmp_path):
-    """A folder where nothing above 20 kB can be written: by a limit on the size of files, or a disk of that size."""
+    """Return a folder where nothing above 20 kB can be written, by a limit for files or the size of the disk."""
     folder = tmp_path / "full"
     folder.mkdir()
     if request.param == "limit":
@@ -143,7 +143,7 @@ NAMES = list(commands(ROOT, ROOT, ROOT))
 
 @pytest.fixture
 def arranged(corpora, tmp_path):
-    """The arguments of `commands` but for the folder."""
+    """Return the arguments of `commands` without the folder."""
     config = tmp_path / "train.json"
     config.write_text(json.dumps(CRUSE_CONFIG))
     (corpora / "speech" / "b.flac").unlink()

@@ -68,7 +68,7 @@ def hub():
 @pytest.fixture
 def run(hub, tmp_path):
     def run(code, fails=False, **more):
-        """What the client wrote: its output by lines, or its errors where it is to fail."""
+        """Return the output of the client by lines, or its errors where it should fail."""
         environment = {name: None for name in os.environ if name.startswith("MODELSCOPE_")}
         environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "MODELSCOPE_ENDPOINT": hub.url}
         environment |= {"MODELSCOPE_HOME": str(tmp_path / "home"), "MODELSCOPE_CACHE": str(tmp_path / "cache")}

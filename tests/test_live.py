@@ -19,7 +19,7 @@ from modelscope_ext.cli.stream import FORMATS
 
 @pytest.fixture
 def stream(monkeypatch):
-    """Runs the command on bytes: (exit code, bytes that came out)."""
+    """Return a function that runs the command on bytes and returns (exit code, output bytes)."""
 
     def run(data, *arguments):
         out = io.TextIOWrapper(io.BytesIO())

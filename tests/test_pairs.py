@@ -32,7 +32,7 @@ def test_partners_are_found_by_name(tmp_path, clean):
 
 @pytest.fixture
 def checked(tmp_path):
-    """The problems of one pair, given as samples and rates, without the folder."""
+    """Return the problems of one pair, given as samples and rates, without the folder."""
 
     def check(noisy, clean, rates=(RATE, RATE), **options):
         for name, audio, rate in zip(("noisy.wav", "clean.wav"), (noisy, clean), rates, strict=True):

@@ -168,7 +168,7 @@ run.train()
 
 @pytest.fixture
 def cruse_folder(tmp_path):
-    """A small CRUSE with random weights, trained from its configuration."""
+    """Return a small CRUSE with random weights, trained from its configuration."""
     folder = tmp_path / "cruse"
     torch.manual_seed(0)
     options = {"name": "CRUSE2-8-1xGRU2", "batch_norm": False}

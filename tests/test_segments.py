@@ -42,7 +42,7 @@ def test_it_is_called_as_the_stock_function_is(stock):
 
 
 def forms(path):
-    """A clip in every form in which an audio column gives it."""
+    """Return a clip in every form that an audio column has."""
     audio, rate = soundfile.read(path, dtype="float32", always_2d=True)
     audio = audio.T  # (channels, N), as `datasets` has it
     decoder = SimpleNamespace(get_all_samples=lambda: SimpleNamespace(data=torch.from_numpy(audio), sample_rate=rate))

@@ -24,7 +24,7 @@ def kind(request):
 
 @pytest.fixture
 def start(kind, corpora, tmp_path):
-    """Starts a run in a folder below `tmp_path`, or continues it. Both kinds have 12 steps."""
+    """Start a run in a folder below `tmp_path`, or continue it. Both kinds have 12 steps."""
 
     def start(name, **changes):
         if kind == "segments":

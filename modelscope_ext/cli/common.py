@@ -3,7 +3,6 @@
 import argparse
 import logging
 import sys
-from typing import Any
 
 __all__ = [
     "add_device",
@@ -13,7 +12,6 @@ __all__ = [
     "bar_is_hidden",
     "configure_logging",
     "print_error",
-    "print_scores",
 ]
 
 
@@ -58,12 +56,6 @@ def print_error(reason: object) -> None:
     _print_line(f"modelscope-ext: {_escape(str(reason))}")
 
 
-def print_scores(scores: dict[str, float]) -> None:
-    """Print a line for each score."""
-    for name, value in scores.items():
-        print(f"{name} {value:.4g}")
-
-
 class _Lines(logging.Handler):
     """Log messages on standard error, above a progress bar if there is one."""
 
@@ -72,8 +64,7 @@ class _Lines(logging.Handler):
 
 
 def _print_line(line: str) -> None:
-    tqdm: Any = sys.modules.get("tqdm")
-    if tqdm:
+    if tqdm := sys.modules.get("tqdm"):
         tqdm.tqdm.write(line, file=sys.stderr)
     else:
         print(line, file=sys.stderr)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modelscope_ext.checkpoint import has_weights
-from modelscope_ext.cli.common import add_device, add_quiet, print_scores
+from modelscope_ext.cli.common import add_device, add_quiet
 from modelscope_ext.data.pairs import find_pairs
 from modelscope_ext.evaluation import MARGINS, evaluate, regression_gate
 from modelscope_ext.hub import model_folder
@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> None:
     else:
         recipe = MixtureRecipe(load_config(args.config), args.data_dir, args.work_dir, args.device, not args.quiet)
         scores = TrainingLoop(recipe).run(args.steps)
-    print_scores(scores)
+    for name, value in scores.items():
+        print(f"{name} {value:.4g}")
 
 
 def _train_on_segments(args: argparse.Namespace) -> dict[str, float]:
