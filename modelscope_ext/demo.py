@@ -48,10 +48,10 @@ def denoise_for_page(
     if source.stat().st_size > MAX_MB * 1e6:
         raise ValueError(f"The file is larger than {MAX_MB} MB; the command modelscope-ext denoise has no limit.")
     with open_audio(source) as file:
-        seconds = file.frames / file.samplerate
-    if not seconds:
+        seconds = file.seconds
+    if seconds == 0:
         raise ValueError("The recording is empty.")
-    if seconds > MAX_S:
+    if seconds is not None and seconds > MAX_S:
         raise ValueError(
             f"The recording is {seconds / 60:.1f} minutes long, and this page takes {MAX_S / 60:g}; the command "
             "modelscope-ext denoise has no limit."

@@ -7,7 +7,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from modelscope_ext.audio import open_audio, read_blocks
+from modelscope_ext.audio import open_audio
 
 __all__ = ["draw_spectrograms", "spectrogram_db"]
 
@@ -20,24 +20,32 @@ def spectrogram_db(path: str | Path) -> tuple[np.ndarray, float, int]:
 
     A long file has averaged columns: picture and memory do not grow with its length.
     """
-    with open_audio(path) as file:
-        rate, total = file.samplerate, file.frames
-        frames = max(1, total // (WINDOW // 2))
-        width = min(frames, COLUMNS)
-        power, count = np.zeros((width, WINDOW // 2 + 1)), np.zeros(width)
-        rest, done = np.zeros(0, np.float32), 0
-        window = np.hanning(WINDOW).astype(np.float32)
-        for block in read_blocks(file, 10.0):
+    columns, merged, done = np.zeros((0, WINDOW // 2 + 1)), 1, 0  # a column has the mean of `merged` frames
+    rest, frames = np.zeros(0, np.float32), np.zeros((0, WINDOW // 2 + 1))
+    window = np.hanning(WINDOW).astype(np.float32)
+    with open_audio(path, warn=False) as file:
+        for block in file.blocks(10.0):
+            done += len(block)
             rest = np.concatenate((rest, block[:, 0]))
             if len(rest) < WINDOW:
                 continue
             views = np.lib.stride_tricks.sliding_window_view(rest, WINDOW)[:: WINDOW // 2]
-            columns = np.minimum((done + np.arange(len(views))) * width // frames, width - 1)
-            np.add.at(power, columns, np.abs(np.fft.rfft(views * window)) ** 2)
-            np.add.at(count, columns, 1)
-            done += len(views)
+            frames = np.concatenate((frames, np.abs(np.fft.rfft(views * window)) ** 2))
             rest = rest[len(views) * (WINDOW // 2) :]
-    return 10 * np.log10(power / np.maximum(count, 1)[:, None] + 1e-9).T, total / rate, rate
+            whole = len(frames) // merged * merged
+            columns, frames = np.concatenate((columns, _means(frames[:whole], merged))), frames[whole:]
+            while len(columns) >= 2 * COLUMNS:
+                even = len(columns) // 2 * 2
+                frames = np.concatenate((np.repeat(columns[even:], merged, 0), frames))
+                columns, merged = _means(columns[:even], 2), 2 * merged
+    if len(frames) or not len(columns):
+        columns = np.concatenate((columns, (frames if len(frames) else np.zeros((1, WINDOW // 2 + 1))).mean(0)[None]))
+    return 10 * np.log10(columns + 1e-9).T, done / file.sample_rate, file.sample_rate
+
+
+def _means(rows: np.ndarray, count: int) -> np.ndarray:
+    """Return the means of every `count` rows."""
+    return rows.reshape(-1, count, rows.shape[1]).mean(1)
 
 
 def draw_spectrograms(

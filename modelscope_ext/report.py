@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 
 from modelscope_ext.atomic import atomic_write
-from modelscope_ext.audio import AudioError, audio_files, open_audio, read_blocks, read_mono, resample
+from modelscope_ext.audio import AudioError, audio_files, open_audio, read_mono, resample
 from modelscope_ext.data.pairs import match_pairs
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.metrics import SAMPLE_RATE, require, scores
@@ -143,10 +143,10 @@ def frame_powers(before: str | Path, after: str | Path, noisy_share: float = 0.0
         noisy_share: gain of the input in the denoised file, 0 … 1, exclusive.
     """
     rows = [np.zeros((4, 0))]
-    with open_audio(before) as first, open_audio(after) as second:
-        size = max(1, round(FRAME_S * first.samplerate))
-        seconds = 500 * size / first.samplerate  # whole frames
-        for x, y in zip(read_blocks(first, seconds), read_blocks(second, seconds), strict=True):
+    with open_audio(before, warn=False) as first, open_audio(after) as second:
+        size = max(1, round(FRAME_S * first.sample_rate))
+        seconds = 500 * size / first.sample_rate  # whole frames
+        for x, y in zip(first.blocks(seconds), second.blocks(seconds), strict=True):
             noise = (x - y) / (1 - noisy_share)
             signals = np.stack((x, y, x - noise, noise))  # (4, n, channels)
             power = np.square(signals, dtype=np.float64).mean(2)
@@ -204,9 +204,9 @@ def _process(source: Source, denoiser: Denoiser, folder: Path, anchor: str) -> _
     """Denoise a file; return its section, with sounds and picture in `folder`."""
     denoised = folder / "denoised.wav"
     denoiser.file(source.noisy, denoised)
-    with open_audio(source.noisy) as file:
-        seconds = file.frames / file.samplerate
-        layout = f"{seconds:.1f} s, {file.samplerate} Hz, {file.channels} channel{'s' * (file.channels > 1)}"
+    with open_audio(denoised) as file:
+        seconds = file.seconds
+        layout = f"{seconds:.1f} s, {file.sample_rate} Hz, {file.channels} channel{'s' * (file.channels > 1)}"
     if not seconds:
         raise ValueError("has no samples")
     entry = _Entry(source.name, anchor, seconds, layout, folder / f"{anchor}.png")
@@ -247,9 +247,9 @@ def _add_scores(entry: _Entry, noisy: Path, denoised: Path, clean: Path) -> None
 
 def _write_opus(path: Path, target: Path) -> None:
     """Write the first minute of a file as Ogg Opus."""
-    with open_audio(path) as file:
-        rate = file.samplerate
-        audio = np.concatenate(list(itertools.islice(read_blocks(file, 1.0), PLAYER_S)))
+    with open_audio(path, warn=False) as file:
+        rate = file.sample_rate
+        audio = np.concatenate(list(itertools.islice(file.blocks(1.0), PLAYER_S)))
     if audio.shape[1] > 2:
         audio = audio.mean(1, keepdims=True)
     if rate not in OPUS_RATES:

@@ -1,4 +1,5 @@
 import io
+import re
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from modelscope_ext.audio import (
     find_problem,
     from_float,
     open_audio,
-    read_blocks,
     read_mono,
     resample,
     validate_format,
@@ -81,13 +81,14 @@ def test_bad_files_are_named_with_the_reason(tmp_path):
         pass
 
 
-def test_a_cut_off_file_is_told(tmp_path):
+def test_a_file_that_is_cut_off_is_read_with_a_warning(tmp_path, caplog):
     whole = tmp_path / "whole.flac"
     soundfile.write(whole, np.random.default_rng(0).standard_normal(50000) * 0.1, 16000)
     cut = tmp_path / "cut.flac"
     cut.write_bytes(whole.read_bytes()[:40000])
-    with pytest.raises(AudioError, match=r"cut\.flac: (cut off|damaged)"), open_audio(cut) as file:
-        list(read_blocks(file, 1.0))
+    with open_audio(cut) as file:
+        assert 10000 < sum(map(len, file.blocks(1.0))) < 30000
+    assert re.search(r"cut\.flac: (cut off|damaged)", caplog.text)
 
 
 def test_audio_files_are_found_below_a_folder(tmp_path):

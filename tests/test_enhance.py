@@ -241,8 +241,6 @@ def test_bad_files_leave_nothing_behind(denoiser, tmp_path):
     source = tmp_path / "in"
     source.mkdir()
     audio = np.random.default_rng(0).standard_normal(200_000) * 0.1
-    soundfile.write(source / "cut.flac", audio, 16000)
-    (source / "cut.flac").write_bytes((source / "cut.flac").read_bytes()[:150_000])
     soundfile.write(source / "nan.wav", np.append(audio, np.nan), 16000, "FLOAT")
     (source / "text.wav").write_text("dear aunt")
     (source / "zero.wav").touch()

@@ -39,17 +39,18 @@ def everything(folder):
 KILLED_DENOISING = """
 import os, signal, sys
 from modelscope_ext import cli
+from modelscope_ext.audio.reading import AudioFile
 from modelscope_ext.inference import denoiser as enhance
 enhance.BLOCK_S = 1.0
-read_blocks = enhance.read_blocks
+blocks = AudioFile.blocks
 
 def until_killed(file, seconds):
-    for number, block in enumerate(read_blocks(file, seconds)):
+    for number, block in enumerate(blocks(file, seconds)):
         if number == 3 and "b.wav" in file.name:
             os.kill(os.getpid(), signal.SIGKILL)
         yield block
 
-enhance.read_blocks = until_killed
+AudioFile.blocks = until_killed
 cli.main(["denoise", *sys.argv[1:]])
 """
 

@@ -1,15 +1,6 @@
 """Audio files and arrays: reading, writing, rates, channels, sample formats."""
 
-from modelscope_ext.audio.files import (
-    SUFFIXES,
-    audio_files,
-    open_audio,
-    output_format,
-    read_blocks,
-    read_mono,
-    read_native,
-    write_audio,
-)
+from modelscope_ext.audio.files import SUFFIXES, audio_files, output_format, require_writable, write_audio
 from modelscope_ext.audio.pcm import (
     SAMPLE_RATE,
     AudioError,
@@ -19,6 +10,7 @@ from modelscope_ext.audio.pcm import (
     from_float,
     validate_format,
 )
+from modelscope_ext.audio.reading import open_audio, read_mono, read_native
 from modelscope_ext.audio.resample import StreamResampler, resample
 
 __all__ = [
@@ -33,9 +25,9 @@ __all__ = [
     "from_float",
     "open_audio",
     "output_format",
-    "read_blocks",
     "read_mono",
     "read_native",
+    "require_writable",
     "resample",
     "validate_format",
     "write_audio",

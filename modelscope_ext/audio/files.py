@@ -1,117 +1,38 @@
-"""Audio files by libsndfile: finding, opening, reading and writing them.
+"""Audio files: finding them in folders, and writing them by libsndfile."""
 
-Axes: (N,) or (N, channels), float32 in -1 … 1; rates in Hz.
-"""
-
-import os
 import shutil
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
 import soundfile
 
 from modelscope_ext.atomic import atomic_write
-from modelscope_ext.audio.pcm import AudioError, block_length, find_problem, validate_format
-from modelscope_ext.audio.resample import resample
+from modelscope_ext.audio.decoders import system_name
+from modelscope_ext.audio.pcm import AudioError
+from modelscope_ext.audio.reading import AudioFile
 
-#: Suffixes of audio files in a folder.
-SUFFIXES = frozenset(
-    (
-        ".wav",
-        ".wave",
-        ".w64",
-        ".rf64",
-        ".flac",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".mp3",
-        ".aif",
-        ".aiff",
-        ".aifc",
-        ".au",
-        ".caf",
-    )
-)
+#: Suffixes of audio files that are written, and of all audio and video files.
+WRITTEN = frozenset((".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"))
+WRITTEN |= {".aifc", ".au", ".caf", ".voc"}
+SUFFIXES = WRITTEN | {".m4a", ".m4b", ".m4r", ".mp4", ".m4v", ".mov", ".f4v", ".3gp", ".3gpp", ".3g2", ".3ga", ".aac"}
+SUFFIXES |= {".mkv", ".mka", ".webm", ".weba", ".wma", ".wmv", ".asf", ".avi", ".flv", ".ogv", ".ogx", ".spx", ".mxf"}
+SUFFIXES |= {".amr", ".awb", ".qcp", ".gsm", ".ac3", ".eac3", ".dts", ".ape", ".tta", ".wv", ".mpc", ".tak", ".dsf"}
+SUFFIXES |= {".mp1", ".mp2", ".mpga", ".mpg", ".mpeg", ".m2ts", ".mts", ".vob", ".ra", ".rm", ".snd", ".sph", ".nut"}
+#: Suffix → format of libsndfile, where it is not the suffix in capitals.
+NAMES = {"oga": "OGG", "opus": "OGG", "aif": "AIFF", "aifc": "AIFF", "wave": "WAV"}
+#: Subtypes that belong to their format; in another format its default is written.
+LOSSY = ("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
 #: Formats of more than one file, or without a header. They are not written.
 UNWRITTEN = ("RAW", "SD2")
 #: libsndfile's code for an error of the system, which it does not describe.
 SYSTEM_ERROR = 2
-#: Seconds that are decoded at a time.
-BLOCK_S = 60.0
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """Return all audio files below a folder in sorted order; skip hidden ones and links to folders."""
+    """Return all audio and video files below a folder in sorted order; skip hidden ones and links to folders."""
     files = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     return sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-
-
-@contextmanager
-def open_audio(path: str | Path | BinaryIO) -> Iterator[soundfile.SoundFile]:
-    """Open an audio file or a binary file object for reading.
-
-    Raises:
-        AudioError: the file cannot be opened. The message has the name of a path and the reason.
-    """
-    name = f"{path}: " if isinstance(path, (str, Path)) else ""
-    try:
-        file = soundfile.SoundFile(_regular_file(Path(path)) if name else path)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{name}not readable as audio ({_reason(error)})") from error
-    with file:
-        try:
-            validate_format(file.samplerate, file.channels)
-        except AudioError as error:
-            raise AudioError(f"{name}{error}") from error
-        yield file
-
-
-def read_blocks(file: soundfile.SoundFile, seconds: float) -> Iterator[np.ndarray]:
-    """Yield the rest of an open file in (n, channels) float32 blocks.
-
-    Raises:
-        AudioError: the file is cut off or damaged, or has unusable samples. The message names it.
-    """
-    done, length = 0, block_length(file.samplerate, file.channels, seconds)
-    name = f"{os.fsdecode(file.name)}: " if isinstance(file.name, (str, bytes)) else ""
-    while True:
-        try:
-            block = file.read(length, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise AudioError(f"{name}damaged after {done / file.samplerate:.2f} s ({_reason(error)})") from error
-        if not len(block):
-            break
-        if problem := find_problem(block):
-            raise AudioError(f"{name}{problem} after {done / file.samplerate:.2f} s")
-        done += len(block)
-        yield block
-    if done < file.frames:
-        raise AudioError(f"{name}cut off, it ends after {done} of {file.frames} samples")
-
-
-def read_native(path: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
-    """Return a whole file as (N,) float32 with averaged channels and its rate.
-
-    Raises:
-        AudioError: see `open_audio` and `read_blocks`.
-    """
-    with open_audio(path) as file:
-        blocks = [block.mean(1) for block in read_blocks(file, BLOCK_S)]
-        return np.concatenate([np.zeros(0, np.float32), *blocks]), file.samplerate
-
-
-def read_mono(path: str | Path | BinaryIO, sample_rate: int) -> np.ndarray:
-    """Return a whole file as (N,) float32 at `sample_rate` with averaged channels.
-
-    Raises:
-        AudioError: see `open_audio` and `read_blocks`.
-    """
-    return resample(*read_native(path), sample_rate)
 
 
 @contextmanager
@@ -124,11 +45,11 @@ def write_audio(
         AudioError: the folder cannot be written to, the disk is full or the format does not take this audio.
     """
     path = Path(path)
-    _system_name(path)
+    system_name(path)
     try:
         with atomic_write(path) as temp:
             temp.touch()  # the system reports why it refuses; libsndfile does not
-            name = _system_name(temp)
+            name = system_name(temp)
             try:
                 with soundfile.SoundFile(name, "w", sample_rate, channels, subtype, format=format) as file:
                     yield file
@@ -145,58 +66,31 @@ def write_audio(
         raise AudioError(str(error)) from error
 
 
-def output_format(source: soundfile.SoundFile, path: str | Path) -> tuple[str, str | None]:
+def output_format(source: AudioFile, path: str | Path) -> tuple[str, str | None]:
     """Return format and subtype for `path`: those of the source for the same suffix, else those of the suffix.
 
     Raises:
-        AudioError: the suffix belongs to no audio format.
+        AudioError: the suffix belongs to no audio format that can be written.
     """
-    suffix = Path(path).suffix.lower().lstrip(".")
-    if suffix == Path(os.fsdecode(source.name)).suffix.lower().lstrip(".") and source.format not in UNWRITTEN:
+    suffix = Path(path).suffix.lower()
+    if suffix == Path(source.name).suffix.lower() and source.format and source.format not in UNWRITTEN:
         return source.format, source.subtype
-    names = {"oga": "OGG", "opus": "OGG", "aif": "AIFF", "aifc": "AIFF", "wave": "WAV"}
-    format = names.get(suffix, suffix.upper())
-    if format not in soundfile.available_formats() or format in UNWRITTEN:
-        raise AudioError(f"{path}: no audio format has this suffix; one of {', '.join(sorted(SUFFIXES))} is expected")
-    if suffix == "opus":
+    require_writable(path)
+    name = suffix.lstrip(".")
+    format = NAMES.get(name, name.upper())
+    if name == "opus":
         return format, "OPUS"
-    return format, source.subtype if soundfile.check_format(format, source.subtype) else None
+    lossy = source.subtype in LOSSY or source.subtype is None
+    return format, None if lossy or not soundfile.check_format(format, source.subtype) else source.subtype
 
 
-def _regular_file(path: Path) -> str | bytes:
-    """Return the name for libsndfile; it would wait for the end of a pipe and gives no reason for a failure.
-
-    Raises:
-        AudioError: there is no regular file to open.
-    """
-    name = _system_name(path)
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISREG(mode):
-            path.open("rb").close()
-    except FileNotFoundError as error:
-        raise AudioError(f"{path}: no such file") from error
-    except OSError as error:
-        raise AudioError(f"{path}: {error.strerror}") from error
-    if not stat.S_ISREG(mode):
-        raise AudioError(f"{path}: is a {'folder' if stat.S_ISDIR(mode) else 'pipe, a socket or a device'}")
-    if path.suffix.lower() == ".raw":  # soundfile asks for rate and channels
-        raise AudioError(f"{path}: raw samples have no header with rate and channels; use modelscope-ext stream")
-    return name
-
-
-def _system_name(path: Path) -> str | bytes:
-    """Return the name for libsndfile; it stops at a NUL and soundfile alone refuses names outside UTF-8."""
-    text = os.fspath(path)
-    with suppress(UnicodeEncodeError):
-        name = os.fsencode(text)
-        if b"\0" not in name:
-            return text if os.name == "nt" or name.decode(errors="replace") == text else name
-    raise AudioError(f"{path}: no file can have this name")
-
-
-def _reason(error: soundfile.LibsndfileError) -> str:
-    return error.error_string.strip().rstrip(".")
+def require_writable(path: str | Path) -> None:
+    """Raise AudioError if no audio format that can be written has the suffix of a file name."""
+    name = Path(path).suffix.lower().lstrip(".")
+    format = NAMES.get(name, name.upper())
+    if format not in soundfile.available_formats() or format in UNWRITTEN:
+        known = "cannot be written" if f".{name}" in SUFFIXES else "no audio format has this suffix"
+        raise AudioError(f"{path}: {known}; one of {', '.join(sorted(WRITTEN))} is expected")
 
 
 def _write_reason(error: soundfile.LibsndfileError, folder: Path) -> str:
@@ -204,4 +98,4 @@ def _write_reason(error: soundfile.LibsndfileError, folder: Path) -> str:
         return "no space left on the disk"
     if error.code == SYSTEM_ERROR:
         return "the system refuses; is there a quota, or a limit on the size of files?"
-    return _reason(error)
+    return error.error_string.strip().rstrip(".")

@@ -11,12 +11,12 @@ __all__ = ["probe", "run"]
 
 
 def probe(jobs: Iterable[Job]) -> tuple[float, dict[Job, AudioError]]:
-    """Return the seconds of audio of all sources, and the jobs whose source is not readable with the reason."""
+    """Return the seconds of all sources by their headers, and the unreadable jobs with the reason."""
     seconds, unreadable = 0.0, {}
     for job in jobs:
         try:
             with open_audio(job.source) as file:
-                seconds += file.frames / file.samplerate
+                seconds += file.seconds or 0.0
         except AudioError as error:
             unreadable[job] = error
     return seconds, unreadable

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from modelscope_ext.audio import SUFFIXES, AudioError
+from modelscope_ext.audio import SUFFIXES, AudioError, require_writable
 from modelscope_ext.batch.storage import is_local, list_audio, resolve, url_of, version_tag
 
 if TYPE_CHECKING:
@@ -43,12 +43,13 @@ def plan(inputs: Iterable[Path | str], output: Path | str, *, cluster: bool = Fa
             would be overwritten; otherwise only that job fails later.
 
     Raises:
-        AudioError: an input folder has no audio, two inputs share a result, or the output is a file.
+        AudioError: an input folder has no audio, two inputs share a result, the output is a file or cannot be written.
         ValueError: the storage of a URL is unknown or not installed.
     """
     places, out = [_Place(given, *resolve(given)) for given in inputs], _Place(output, *resolve(output))
     named = not cluster and len(places) == 1 and posixpath.splitext(out.path)[1].lower() in SUFFIXES
     if named and not any(place.fs.isdir(place.path) for place in (*places, out)):
+        require_writable(output)
         return [Job(posixpath.basename(out.path), Path(places[0].given), Path(output))]
     if out.fs.exists(out.path) and not out.fs.isdir(out.path):
         raise AudioError(f"{output}: is a file, but the output must be a folder")

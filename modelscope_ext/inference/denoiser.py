@@ -14,7 +14,6 @@ from modelscope_ext.audio import (
     block_length,
     open_audio,
     output_format,
-    read_blocks,
     validate_format,
     write_audio,
 )
@@ -117,7 +116,7 @@ class Denoiser:
         """Denoise a file of any length into another one; memory does not grow with the length.
 
         Args:
-            source: anything that soundfile reads.
+            source: audio or video that libsndfile or FFmpeg reads; the first audio track is taken.
             target: appears when it is complete. It has the format and the subtype of the source if it has the suffix.
             progress: called with the seconds of audio since its last call.
 
@@ -129,9 +128,9 @@ class Denoiser:
             raise AudioError(f"{target}: would overwrite its own input")
         with open_audio(source) as file:
             format, subtype = output_format(file, target)
-            rate, channels = file.samplerate, file.channels
+            rate, channels = file.sample_rate, file.channels
             stream = self._stream(rate, channels, lambda: _blocks_of(source))
-            blocks = _with_progress(read_blocks(file, BLOCK_S), rate, progress)
+            blocks = _with_progress(file.blocks(BLOCK_S), rate, progress)
             with write_audio(target, rate, channels, format, subtype) as out:
                 for block in self._denoise(stream, blocks, rate):
                     out.write(block.reshape(-1, channels))
@@ -179,8 +178,8 @@ class Denoiser:
 
 
 def _blocks_of(path: Path) -> Iterator[np.ndarray]:
-    with open_audio(path) as file:
-        yield from read_blocks(file, BLOCK_S)
+    with open_audio(path, warn=False) as file:  # `Denoiser.file` warns
+        yield from file.blocks(BLOCK_S)
 
 
 def _with_progress(

@@ -9,7 +9,7 @@ from modelscope.fileio import File
 from modelscope.preprocessors import Preprocessor
 from modelscope.preprocessors.builder import PREPROCESSORS
 
-from modelscope_ext.audio import SAMPLE_RATE, AudioError, as_float, open_audio, read_blocks, resample, validate_format
+from modelscope_ext.audio import SAMPLE_RATE, AudioError, as_float, open_audio, resample, validate_format
 from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE
 
 __all__ = ["AudioPreprocessor"]
@@ -55,8 +55,8 @@ class AudioPreprocessor(Preprocessor):
         name, data = ("the bytes given: ", io.BytesIO(data)) if isinstance(data, bytes) else _place(os.fspath(data))
         try:
             with open_audio(data) as file:
-                samples = np.concatenate([np.zeros(0, np.float32), *(mono(b) for b in read_blocks(file, 60.0))])
-                return {"noisy": to_16k(samples, file.samplerate, SAMPLE_RATE)}
+                samples = np.concatenate([np.zeros(0, np.float32), *(mono(b) for b in file.blocks(60.0))])
+                return {"noisy": to_16k(samples, file.sample_rate, SAMPLE_RATE)}
         except AudioError as error:
             raise AudioError(f"{name}{error}") from error
 

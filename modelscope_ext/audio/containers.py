@@ -1,0 +1,207 @@
+"""Structure of compressed files and containers: joined recordings, missing ends.
+
+Positions and sizes are in bytes from the beginning of a file.
+"""
+
+import math
+import struct
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+from modelscope_ext.audio.headers import file_size, read_at
+
+#: Bytes that are searched at a time.
+SEARCH = 2**20
+ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+#: Bit rates of layer 3 frames in MPEG-1 and MPEG-2.
+MP3_KBPS = (
+    (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+)
+EBML, SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")
+
+
+# Joined recordings
+
+
+def parts(file: BinaryIO) -> list[tuple[int, int]]:
+    """Return start and end of each recording in a file of joined ogg, flac, wav or aiff files."""
+    head = read_at(file, 0, 4)
+    if head == b"OggS":
+        starts = _ogg_starts(file)
+    elif head in (b"RIFF", b"FORM"):
+        starts = _form_starts(file)
+    elif head == b"fLaC":
+        starts = [
+            at for at in _found(file, b"fLaC") if read_at(file, at + 4, 4)[:4] in (b"\0\0\0\x22", b"\x80\0\0\x22")
+        ]
+    else:
+        return [(0, file_size(file))]
+    return list(zip(starts, [*starts[1:], file_size(file)], strict=True))
+
+
+def _form_starts(file: BinaryIO) -> list[int]:
+    head = read_at(file, 0, 12)
+    starts, position = [0], 0
+    while len(starts) < 1000:
+        position += 8 + struct.unpack("<I" if head[:4] == b"RIFF" else ">I", read_at(file, position + 4, 4))[0]
+        position += position % 2
+        following = read_at(file, position, 12)
+        if len(following) < 12 or following[:4] + following[8:11] != head[:4] + head[8:11]:
+            return starts
+        starts.append(position)
+    return starts
+
+
+def _ogg_pages(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
+    """Yield position, flags and serial number of each ogg page."""
+    position, size = 0, file_size(file)
+    while position < size:
+        head = read_at(file, position, 27 + 255)
+        if head[:4] != b"OggS" or len(head) < 27:
+            found = next(_found(file, b"OggS", position + 1), None)
+            if found is None:
+                return
+            position = found
+            continue
+        lengths = head[27 : 27 + head[26]]
+        end = position + 27 + len(lengths) + sum(lengths)
+        if end > size or len(lengths) < head[26]:
+            return
+        yield position, head[5], struct.unpack_from("<I", head, 14)[0]
+        position = end
+
+
+def _ogg_starts(file: BinaryIO) -> list[int]:
+    starts, first = [], False
+    for position, flags, _ in _ogg_pages(file):
+        if flags & 2 and not first:
+            starts.append(position)
+        first = bool(flags & 2)
+    return [0, *starts[1:]]
+
+
+def ogg_is_complete(file: BinaryIO) -> bool:
+    """Return True if the last page of an ogg file is marked as the last and nothing follows it."""
+    last = 0
+    for _, flags, _ in _ogg_pages(file):
+        last = flags
+    return bool(last & 4)
+
+
+def _found(file: BinaryIO, pattern: bytes, start: int = 0) -> Iterator[int]:
+    """Yield every position of a pattern."""
+    rest, position = b"", start
+    while block := read_at(file, position, SEARCH):
+        data, at = rest + block, -1
+        while (at := data.find(pattern, at + 1)) >= 0:
+            yield position - len(rest) + at
+        rest, position = data[-len(pattern) + 1 :], position + len(block)
+
+
+# Missing ends of containers
+
+
+def promised_size(file: BinaryIO) -> int | None:
+    """Return the size of an mp4, mov, matroska, webm, avi, asf, voc or sph file by its header; None without it."""
+    head = read_at(file, 0, 64)
+    kinds: tuple[tuple[bool, Callable[[BinaryIO], int | None]], ...] = (
+        (head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"), _boxes_end),
+        (head[:4] == EBML, _segment_end),
+        (head[:16] == ASF, _asf_end),
+        (head[:19] == b"Creative Voice File", _voc_end),
+        (head[:7] == b"NIST_1A", _nist_end),
+        (head[:4] == b"RIFF" and head[8:12] == b"AVI ", lambda file: 8 + struct.unpack("<I", head[4:8])[0]),
+    )
+    return next((end(file) for fits, end in kinds if fits), None)
+
+
+def _boxes_end(file: BinaryIO) -> int | None:
+    position, size = 0, file_size(file)
+    while position < size:
+        head = read_at(file, position, 16)
+        if len(head) < 8:
+            return position + 8
+        (length,) = struct.unpack(">I", head[:4])
+        if length == 1 and len(head) == 16:
+            (length,) = struct.unpack(">Q", head[8:])
+        if length < 8:  # 0: to the end
+            return None
+        position += length
+    return position
+
+
+def _voc_end(file: BinaryIO) -> int | None:
+    position, size = int.from_bytes(read_at(file, 20, 2), "little"), file_size(file)
+    while position < size:
+        head = read_at(file, position, 4)
+        if not head[0]:
+            return position + 1
+        position += 4 + int.from_bytes(head[1:], "little")
+    return position
+
+
+def _nist_end(file: BinaryIO) -> int | None:
+    lines = [line.split() for line in read_at(file, 0, 1024).decode("latin-1").splitlines()]
+    fields = {line[0]: line[2] for line in lines if len(line) == 3}
+    try:
+        sizes = [int(fields[name]) for name in ("sample_count", "channel_count", "sample_n_bytes")]
+    except (KeyError, ValueError):
+        return None
+    return 1024 + math.prod(sizes) if "sample_coding" not in fields or fields["sample_coding"] == "pcm" else None
+
+
+def _segment_end(file: BinaryIO) -> int | None:
+    at = next((at for at in (read_at(file, 0, 4096).find(SEGMENT),) if at > 0), None)
+    data = read_at(file, at + 4, 8) if at else b""
+    if not data or not data[0]:
+        return None
+    count = 9 - data[0].bit_length()
+    value = int.from_bytes(data[:count], "big") & (1 << 7 * count) - 1
+    return None if value == (1 << 7 * count) - 1 else at + 4 + count + value  # all ones: unknown
+
+
+def _asf_end(file: BinaryIO) -> int | None:
+    head = read_at(file, 0, 8192)
+    at = head.find(ASF_PROPERTIES)
+    if at < 0 or len(head) < at + 92:
+        return None
+    size, flags = struct.unpack_from("<Q", head, at + 40)[0], struct.unpack_from("<I", head, at + 88)[0]
+    return None if flags & 1 or not size else size  # 1: a broadcast
+
+
+# mp3
+
+
+def is_mp3(file: BinaryIO) -> bool:
+    """Return True if a file begins with an MPEG audio frame of layer 1 to 3, after its ID3 tag if it has one."""
+    head = read_at(file, _after_tag(file), 4)
+    return len(head) == 4 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and bool(head[1] & 6) and head[2] < 0xF0
+
+
+def xing_size(file: BinaryIO) -> int | None:
+    """Return the size of an mp3 file by its Xing header without a tag at its end; None without that header."""
+    start = _after_tag(file)
+    head = read_at(file, start, 256)
+    at = max(head.find(b"Xing"), head.find(b"Info"))
+    if at < 0 or len(head) < at + 16 or head[at + 7] & 3 != 3:
+        return None
+    return start + struct.unpack_from(">I", head, at + 12)[0]
+
+
+def mp3_frame_size(head: bytes) -> int | None:
+    """Return the size of a layer 3 frame by its first four bytes, None for other frames."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2 or head[2] >> 4 in (0, 15) or head[2] >> 2 & 3 == 3:
+        return None
+    version = head[1] >> 3 & 3  # 3: MPEG-1, 2: MPEG-2, 0: MPEG-2.5
+    kbps = MP3_KBPS[version != 3][(head[2] >> 4) - 1]
+    rate = (44100, 48000, 32000)[head[2] >> 2 & 3] >> {3: 0, 2: 1, 0: 2}.get(version, 0)
+    return (144 if version == 3 else 72) * kbps * 1000 // rate + (head[2] >> 1 & 1)
+
+
+def _after_tag(file: BinaryIO) -> int:
+    head = read_at(file, 0, 10)
+    if head[:3] != b"ID3" or len(head) < 10:
+        return 0
+    return 10 + sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))

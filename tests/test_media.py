@@ -1,0 +1,400 @@
+"""Recordings as people have them: containers of FFmpeg, joined, cut off, or with a wrong header."""
+
+import io
+import logging
+import struct
+import subprocess
+import sys
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from conftest import EXAMPLES, ROOT
+from scipy.signal import correlate, resample_poly
+
+from modelscope_ext.audio import AudioError, audio_files, open_audio
+from modelscope_ext.cli import main
+
+NOISY = soundfile.read(EXAMPLES / "noisy.wav", dtype="float32")[0]
+
+
+def speech(rate, seconds=3.0, channels=1):
+    """Return (N, channels) speech at a rate."""
+    ratio = Fraction(rate, 16000)
+    audio = resample_poly(NOISY[: round(seconds * 16000)], ratio.numerator, ratio.denominator)
+    return np.repeat(np.float32(audio)[:, None], channels, 1)
+
+
+def encoded(container, codec, audio, rate, bit_rate=128_000, video=False, options=None, path=None):
+    """Return the bytes of a file that FFmpeg writes, and the number of its audio packets."""
+    file, packets = io.BytesIO(), 0
+    with av.open(str(path or "") or file, "w", format=container, options=options or {}) as out:
+        if video:
+            picture = out.add_stream("mpeg4", rate=25)
+            picture.width = picture.height = 64
+        stream = out.add_stream(codec, rate=rate)
+        stream.layout, stream.bit_rate = ("mono", "stereo")[audio.shape[1] - 1], bit_rate
+        if codec in ("tta", "wavpack"):
+            stream.format = "s16" + "p" * (codec == "wavpack")
+        if video:
+            for number in range(25):
+                image = av.VideoFrame(64, 64, "yuv420p")
+                image.pts = number
+                out.mux(picture.encode(image))
+            out.mux(picture.encode(None))
+        resampler = av.AudioResampler(stream.format, stream.layout, rate)
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio.T), "fltp", stream.layout)
+        frame.sample_rate, frame.pts = rate, 0
+        for part in (*resampler.resample(frame), *resampler.resample(None), None):
+            for packet in stream.encode(part):
+                packets += packet.size > 0
+                out.mux(packet)
+    return file.getvalue(), packets
+
+
+def sound_file(format, subtype, audio, rate):
+    """Return the bytes of a file that libsndfile writes."""
+    file = io.BytesIO()
+    soundfile.write(file, audio, rate, subtype, format=format)
+    return file.getvalue()
+
+
+def read(content):
+    """Return all samples of a file given as bytes, its rate and the warnings."""
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = logging.getLogger("modelscope_ext.audio")
+    logger.addHandler(handler)
+    try:
+        with open_audio(io.BytesIO(content)) as file:
+            blocks = list(file.blocks(0.7))
+            return np.concatenate(blocks), file.sample_rate, messages
+    finally:
+        logger.removeHandler(handler)
+
+
+def lag_and_snr(audio, reference):
+    """Return the delay of `audio` in samples, and its SNR in dB without the delay."""
+    cross = correlate(audio, reference, method="fft")
+    lag = int(np.argmax(cross)) - len(reference) + 1
+    ours, theirs = audio[max(0, lag) :], reference[max(0, -lag) :]
+    length = min(len(ours), len(theirs))
+    error = ours[:length] - theirs[:length]
+    return lag, 10 * np.log10(np.square(theirs).sum() / (np.square(error).sum() + 1e-12))
+
+
+# Container, codec, rate, channels, lag, largest error of the length, SNR in dB. Raw aac, ac3 and amr do not give the
+# delay of the encoder; FFmpeg's decoder of wma loses a frame.
+CONTAINERS = {
+    "m4a": ("ipod", "aac", 48000, 1, 0, 0, 20),
+    "m4a, alac": ("ipod", "alac", 44100, 2, 0, 0, 80),
+    "mp4": ("mp4", "aac", 44100, 2, 0, 0, 20),
+    "mov": ("mov", "pcm_s24le", 48000, 1, 0, 0, 110),
+    "mkv": ("matroska", "libopus", 48000, 2, 0, 0, 10),
+    "mkv, flac": ("matroska", "flac", 16000, 1, 0, 0, 80),
+    "webm": ("webm", "libopus", 48000, 1, 0, 0, 10),
+    "ogg, opus": ("ogg", "libopus", 48000, 1, 0, 0, 10),
+    "mp3": ("mp3", "libmp3lame", 48000, 1, 0, 0, 20),
+    "mp3 in mp4": ("mp4", "libmp3lame", 44100, 1, 0, 0, 20),
+    "3gp": ("3gp", "libopencore_amrnb", 8000, 1, -10, 0, 1),
+    "amr": ("amr", "libopencore_amrnb", 8000, 1, 40, 160, 1),
+    "aac": ("adts", "aac", 48000, 1, 1024, 2048, 20),
+    "ac3": ("ac3", "ac3", 48000, 1, 256, 1536, 20),
+    "wma": ("asf", "wmav2", 44100, 1, -2048, 2048, 20),
+    "avi": ("avi", "pcm_s16le", 48000, 2, 0, 0, 70),
+    "tta": ("tta", "tta", 48000, 1, 0, 0, 70),
+    "wv": ("wv", "wavpack", 48000, 1, 0, 0, 70),
+    "voc": ("voc", "pcm_u8", 8000, 1, 0, 0, 20),
+}
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_containers_are_read_as_they_were_recorded(kind):
+    container, codec, rate, channels, lag, padding, snr = CONTAINERS[kind]
+    source = speech(rate, channels=channels)
+    content, _ = encoded(container, codec, source, rate, 12_200 if "amr" in codec else 128_000)
+    audio, sample_rate, warnings = read(content)
+    assert warnings == []
+    assert sample_rate == rate
+    assert audio.shape[1] == channels
+    assert audio.dtype == np.float32
+    assert abs(len(audio) - len(source)) <= padding
+    found, quality = lag_and_snr(audio[:, 0], source[:, 0])
+    assert found == lag
+    assert quality > snr
+
+
+@pytest.mark.parametrize(("container", "suffix"), [("mp4", "mp4"), ("mov", "mov"), ("matroska", "mkv")])
+def test_the_sound_of_a_video_is_taken_out(tmp_path, container, suffix):
+    source = speech(48000, channels=2)
+    (tmp_path / f"talk.{suffix}").write_bytes(encoded(container, "aac", source, 48000, video=True)[0])
+    target = tmp_path / "talk.wav"
+    assert main(["denoise", "-q", "--wet", "0", str(tmp_path / f"talk.{suffix}"), "-o", str(target)]) == 0
+    audio, rate = soundfile.read(target, dtype="float32")
+    assert rate == 48000
+    assert 0 <= len(audio) - len(source) < 1024  # matroska stores no end within a packet
+    lag, quality = lag_and_snr(audio[:, 1], source[:, 1])
+    assert lag == 0
+    assert quality > 20
+
+
+def test_a_track_can_be_chosen():
+    file, rate = io.BytesIO(), 16000
+    with av.open(file, "w", format="matroska") as out:
+        streams = [out.add_stream("pcm_s16le", rate=rate, layout="mono") for _ in range(2)]
+        for stream, value in zip(streams, (1000, 2000), strict=True):
+            frame = av.AudioFrame.from_ndarray(np.full((1, rate), value, np.int16), "s16", "mono")
+            frame.sample_rate, frame.pts = rate, 0
+            out.mux(stream.encode(frame))
+    for track, value in enumerate((1000, 2000)):
+        with open_audio(io.BytesIO(file.getvalue()), track=track) as opened:
+            assert np.unique(np.concatenate(list(opened.blocks(1.0)))).tolist() == [value / 32768]
+    with pytest.raises(AudioError, match="no audio track 2; there are 2"), open_audio(file, track=2):
+        pass
+
+
+# Joined and of unknown length
+
+
+def test_an_mp3_of_variable_bitrate_without_a_header_is_read_whole():
+    content, packets = b"", 0
+    for bit_rate in (320_000, 32_000, 128_000, 64_000):
+        part, count = encoded(
+            "mp3", "libmp3lame", speech(44100, 4.0), 44100, bit_rate, options={"write_xing": "0", "id3v2_version": "0"}
+        )
+        content, packets = content + part, packets + count
+    audio, _, warnings = read(content)
+    assert len(audio) == 1152 * packets
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("FLAC", "PCM_16"), ("WAV", "PCM_16"), ("AIFF", None)]
+)
+def test_joined_recordings_are_read_to_the_last(format, subtype):
+    parts = [speech(16000, 2.0), speech(16000, 3.0)[::-1], speech(16000, 1.0)]
+    files = [sound_file(format, subtype, part, 16000) for part in parts]
+    expected = np.concatenate([soundfile.read(io.BytesIO(file), dtype="float32", always_2d=True)[0] for file in files])
+    audio, _, warnings = read(b"".join(files))
+    assert np.array_equal(audio, expected)
+    assert warnings == []
+
+
+def test_a_joined_recording_of_another_form_takes_that_of_the_first():
+    first, second = (
+        sound_file("OGG", "VORBIS", speech(16000), 16000),
+        sound_file("OGG", "OPUS", speech(48000, 2, 2), 48000),
+    )
+    audio, rate, _ = read(first + second)
+    assert rate == 16000
+    assert audio.shape == (5 * 16000, 1)
+    lag, quality = lag_and_snr(audio[3 * 16000 :, 0], speech(16000, 2.0)[:, 0])
+    assert lag == 0
+    assert quality > 10
+    back = read(second + first)[0]
+    assert back.shape == (5 * 48000, 2)
+    with pytest.raises(AudioError, match="changes from 2 to 3 channels"):
+        read(second + sound_file("OGG", "VORBIS", speech(16000, 1.0, 3), 16000))
+
+
+def test_joined_mp3s_are_read_to_the_last():
+    parts = [encoded("mp3", "libmp3lame", speech(44100, seconds), 44100)[0] for seconds in (3.0, 2.0)]
+    audio, _, _ = read(b"".join(parts))
+    assert 0 <= len(audio) - 5 * 44100 < 3 * 1152  # padding at the seam
+    second = audio[3 * 44100 :, 0]
+    assert lag_and_snr(second, speech(44100, 2.0)[:, 0])[1] > 20
+
+
+def test_an_mp3_that_changes_its_rate_keeps_the_first(tmp_path):
+    parts = [encoded("mp3", "libmp3lame", speech(rate), rate, 64_000)[0] for rate in (44100, 22050)]
+    audio, rate, _ = read(b"".join(parts))
+    assert rate == 44100
+    assert abs(len(audio) - 6 * 44100) < 6000
+
+
+def test_flac_of_unknown_length_is_read_whole():
+    content = bytearray(sound_file("FLAC", "PCM_16", speech(16000), 16000))
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    audio, _, warnings = read(bytes(content))
+    assert np.array_equal(audio, read(sound_file("WAV", "PCM_16", speech(16000), 16000))[0])
+    assert warnings == []
+
+
+# Headers that lie
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000, 2000])
+@pytest.mark.parametrize("consistent", [True, False])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "ULAW"])
+def test_a_wav_whose_size_is_wrong_is_read_whole(size, consistent, subtype):
+    content = bytearray(sound_file("WAV", subtype, speech(16000, channels=2), 16000))
+    expected = soundfile.read(io.BytesIO(content), dtype="float32")[0]
+    at = content.index(b"data") + 4
+    struct.pack_into("<I", content, at, size)
+    if consistent:
+        struct.pack_into("<I", content, 4, min(size + at - 4, 0xFFFFFFFF))
+    audio, _, warnings = read(bytes(content))
+    assert np.array_equal(audio, expected)
+    assert len(warnings) == (size == 2000)
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 2000])
+@pytest.mark.parametrize(("format", "chunk", "gap"), [("AIFF", b"SSND", 8), ("AU", b".snd", 0)])
+def test_aiff_and_au_whose_size_is_wrong_are_read_whole(format, chunk, gap, size):
+    content = bytearray(sound_file(format, "PCM_16", speech(16000), 16000))
+    expected = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)[0]
+    struct.pack_into(">I", content, content.index(chunk) + 8 - 4 * (gap > 0), size)
+    audio, _, _ = read(bytes(content))
+    assert np.array_equal(audio[: len(expected)], expected)
+    assert len(audio) == len(expected)
+
+
+def test_chunks_and_tags_after_the_samples_are_no_sound():
+    content = sound_file("WAV", "PCM_16", speech(16000), 16000)
+    for tail in (b"LIST\x04\0\0\0INFO", b"TAG" + bytes(125), b"ID3\4" + bytes(200), b"\0"):
+        audio, _, warnings = read(content + tail)
+        assert len(audio) == 3 * 16000
+        assert warnings == []
+    with open_audio(io.BytesIO(sound_file("WAV", "PCM_16", np.zeros((0, 1)), 16000) + b"LIST\x04\0\0\0INFO")) as file:
+        assert list(file.blocks(1.0)) == []
+
+
+@pytest.mark.parametrize("tail", [b"", b"LIST\x04\0\0\0INFO"])
+def test_a_wav_beyond_4_gib_has_all_its_samples(tmp_path, tail):
+    rate, channels = 192_000, 8
+    count = 2**32 // (4 * channels) + 100_000
+    head = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", 0, b"WAVE", b"fmt ", 16, 1, channels, rate, rate * 32, 32, 32)
+    path = tmp_path / "long.wav"
+    with path.open("wb") as file:  # a hole, which takes no place on the disk
+        file.write(head + b"data" + struct.pack("<I", count * 32 % 2**32))
+        file.truncate(44 + count * 32)
+        file.seek(44 + 32 * (count - 1))
+        file.write(bytes([0, 0, 0, 64]) * channels + tail)
+    with open_audio(path) as file:
+        assert file.seconds == count / rate
+        assert file.channels == channels
+        assert not next(file.blocks(1.0)).any()
+
+
+# Cut off
+
+SOUND_FILES = [
+    *(("WAV", kind) for kind in ("PCM_16", "PCM_24", "FLOAT", "ULAW", "IMA_ADPCM")),
+    *((kind, "PCM_16") for kind in ("RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "VOC", "NIST")),
+    ("CAF", "ALAC_16"),
+    ("OGG", "VORBIS"),
+    ("OGG", "OPUS"),
+    ("MP3", "MPEG_LAYER_III"),
+]
+
+
+@pytest.mark.parametrize(("format", "subtype"), SOUND_FILES)
+def test_of_a_cut_off_sound_file_all_that_is_there_is_read(format, subtype):
+    content = sound_file(format, subtype, speech(16000, 6.0), 16000)
+    expected = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)[0]
+    audio, _, warnings = read(content[: len(content) // 2 + 5])
+    assert 0.3 < len(audio) / len(expected) < 0.6
+    assert len(warnings) == 1
+    assert f"{len(audio) / 16000:.2f} s were read" in warnings[0]
+    inside = slice(0, len(audio) - 2000)
+    assert np.abs(audio[inside] - expected[: len(audio)][inside]).max() < (0.01 if format == "MP3" else 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["mkv", "webm", "mp3", "amr", "ac3", "aac", "wma", "avi"])
+def test_of_a_cut_off_container_all_that_is_there_is_read(kind):
+    container, codec, rate, channels, *_ = CONTAINERS[kind]
+    content, _ = encoded(container, codec, speech(rate, 6.0, channels), rate, 12_200 if "amr" in codec else 128_000)
+    whole = read(content)[0]
+    audio, _, warnings = read(content[: len(content) // 2 + 17])
+    assert 0.4 < len(audio) / len(whole) < 0.6
+    assert len(warnings) == 1
+    assert f"{len(audio) / rate:.2f} s were read" in warnings[0]
+
+
+def test_of_a_cut_off_m4a_is_read_what_its_index_reaches(tmp_path):
+    options = {"movflags": "faststart"}
+    content, _ = encoded("ipod", "aac", speech(48000, 6.0), 48000)
+    with pytest.raises(AudioError, match=r"cut off, it has \d+ of \d+ bytes"):  # the index is at the end
+        read(content[: len(content) // 2])
+    path = tmp_path / "memo.m4a"
+    encoded("ipod", "aac", speech(48000, 6.0), 48000, options=options, path=path)
+    content = path.read_bytes()
+    audio, _, warnings = read(content[: len(content) // 2])
+    assert 0.3 < len(audio) / (6 * 48000) < 0.6
+    assert len(warnings) == 1
+
+
+def test_a_damaged_middle_is_reported_and_the_rest_is_read():
+    content = bytearray(sound_file("FLAC", "PCM_16", speech(16000, 6.0), 16000))
+    middle = len(content) // 2
+    content[middle : middle + 300] = b"\x55" * 300
+    audio, _, warnings = read(bytes(content))
+    expected = read(sound_file("WAV", "PCM_16", speech(16000, 6.0), 16000))[0]
+    assert np.array_equal(audio[-16000:], expected[-16000:])
+    assert len(warnings) == 1
+
+
+def test_nothing_readable_is_an_error():
+    for content in (b"", b"this is a letter to my aunt", np.random.default_rng(0).bytes(20_000)):
+        with pytest.raises(AudioError, match="not readable as audio"):
+            read(content)
+
+
+def test_play_lists_open_no_other_file(tmp_path):
+    soundfile.write(tmp_path / "secret.wav", speech(16000), 16000)
+    for name, text in {
+        "a.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\nsecret.wav\n#EXT-X-ENDLIST\n",
+        "b.m4a": "ffconcat version 1.0\nfile secret.wav\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(AudioError, match="not readable as audio"), open_audio(tmp_path / name):
+            pass
+
+
+# Commands
+
+
+def test_a_cut_off_file_is_denoised_with_a_warning(tmp_path):
+    content = sound_file("FLAC", "PCM_16", speech(16000, 6.0), 16000)
+    (tmp_path / "talk.flac").write_bytes(content[: len(content) // 2])
+    command = [sys.executable, "-m", "modelscope_ext", "denoise", "-q", tmp_path / "talk.flac", "-o", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0
+    errors = done.stderr
+    assert errors.count("\n") == 1
+    assert "talk.flac: " in errors
+    assert soundfile.info(tmp_path / "out" / "talk.flac").frames == len(read(content[: len(content) // 2])[0])
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, capsys):
+    source = EXAMPLES / "noisy.wav"
+    for name in ("x.m4a", "x.MP4", "x.wma"):
+        assert main(["denoise", "-q", str(source), "-o", str(tmp_path / name)]) == 1
+        errors = capsys.readouterr().err
+        assert f"{name}: cannot be written; one of .aif, " in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_in_a_folder_that_cannot_be_written_back_are_reported(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "memo.m4a").write_bytes(encoded("ipod", "aac", speech(48000), 48000)[0])
+    soundfile.write(tmp_path / "in" / "talk.wav", speech(16000), 16000)
+    assert [path.name for path in audio_files(tmp_path / "in")] == ["memo.m4a", "talk.wav"]
+    assert main(["denoise", "-q", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 1
+    errors = capsys.readouterr().err
+    assert "memo.m4a: cannot be written" in errors
+    assert "1 of 2 files failed" in errors
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["talk.wav"]
+
+
+@pytest.mark.parametrize(("source", "subtype"), [("MP3", "PCM_16"), ("OGG", "PCM_16"), ("FLAC", "PCM_24")])
+def test_lossy_files_become_pcm_in_a_wav(denoiser, tmp_path, source, subtype):
+    path = tmp_path / f"talk.{source.lower()}"
+    soundfile.write(path, speech(16000), 16000, subtype if source == "FLAC" else None, format=source)
+    denoiser.file(path, tmp_path / "talk.wav")
+    info = soundfile.info(tmp_path / "talk.wav")
+    assert (info.format, info.subtype, info.frames) == ("WAV", subtype, 3 * 16000)
