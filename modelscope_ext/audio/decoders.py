@@ -36,29 +36,35 @@ class Decoder(Protocol):
         """Close the decoder."""
 
 
-def open_decoder(file: BinaryIO, name: str, track: int) -> Decoder:
-    """Return the decoder for a file.
-
-    libsndfile reads a file unless FFmpeg alone reads it right: an mp3 without a trustworthy Xing header, a further
-    track, or whatever libsndfile refuses.
+def open_decoder(file: BinaryIO, name: str = "", track: int = 0) -> Decoder:
+    """Return the decoder for a file; `name` is its path if it has one.
 
     Raises:
-        AudioError: neither reads it.
+        AudioError: neither library reads it.
+    """
+    try:
+        return _choose(file, name, track)
+    except AudioError as error:
+        raise AudioError(f"not readable as audio ({_promise(file) or error})") from error
+
+
+def _choose(file: BinaryIO, name: str = "", track: int = 0) -> Decoder:
+    """Return libsndfile's decoder, or FFmpeg's where it alone is right.
+
+    FFmpeg reads an mp3 without a trustworthy Xing header, a further track and all that libsndfile refuses.
     """
     if track or (containers.is_mp3(file) and not _xing_is_right(file)):
         with suppress(AudioError):
             return _Watched(file, track)
     try:
-        joined = containers.parts(file)
-        if len(joined) > 1:
-            return _Joined(file, joined)
-        return _Sound(file, name)
+        parts = containers.parts(file)
+        return _Joined(file, parts) if len(parts) > 1 else _Sound(file, name)
     except AudioError as error:
         try:
             return _Watched(file, track)
         except AudioError as other:
-            reason = error if str(other).startswith("Invalid data found") else other
-            raise AudioError(f"not readable as audio ({_promise(file) or reason})") from other
+            unknown = str(other).startswith("Invalid data found")
+            raise AudioError(str(error if unknown else other)) from other
 
 
 def _xing_is_right(file: BinaryIO) -> bool:
@@ -170,7 +176,7 @@ class _Joined:
         self._fit = Fit(self.sample_rate, self.channels)
 
     def _next(self) -> Decoder:
-        return open_decoder(self._windows.pop(0), "", 0)
+        return _choose(self._windows.pop(0))
 
     def read(self, length: int) -> np.ndarray:
         """Return the next (n, channels) samples; none at the end."""
