@@ -56,9 +56,8 @@ def test_generated_inputs(models, door):
     assert "done" in outcomes
 
 
-# "files" and "pipeline" still expect libsndfile's length of a damaged file, where the package now reads on (issue 24).
 @pytest.mark.slow
-@pytest.mark.parametrize("door", [door for door in DOORS if door not in ("files", "pipeline")])
+@pytest.mark.parametrize("door", DOORS)
 def test_more_generated_inputs(models, door):
     outcomes = [send(door, models, number) for number in range(*COUNTS[door])]
     assert len(outcomes) < 5 or "done" in outcomes

@@ -280,6 +280,23 @@ def test_a_wav_beyond_4_gib_has_all_its_samples(tmp_path, tail):
         assert not next(file.blocks(1.0)).any()
 
 
+@pytest.mark.parametrize("length", [2**62, 2**63 - 8, 2**64 - 8, 2**64 - 1])
+def test_a_chunk_that_claims_more_than_any_disk_has_is_an_error_or_no_loss(length):
+    content = bytearray(sound_file("W64", "PCM_16", speech(16000, 1.0), 16000))
+    content[40 + 16 : 40 + 24] = length.to_bytes(8, "little")  # of the chunk "fmt "
+    try:
+        audio, _, _ = read(bytes(content))
+    except AudioError:
+        return
+    assert len(audio) == 16000
+
+
+@pytest.mark.parametrize("content", [b"RIFF\0\0", b"FORM", b"RIFF\4\0\0\0WAVE", b"fLaC", b"fLaC" + bytes(60)])
+def test_a_beginning_alone_is_an_error(content):
+    with pytest.raises(AudioError):
+        read(content)
+
+
 # Cut off
 
 SOUND_FILES = [

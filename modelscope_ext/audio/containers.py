@@ -38,6 +38,7 @@ def parts(file: BinaryIO) -> list[tuple[int, int]]:
         ]
     else:
         return [(0, file_size(file))]
+    starts = sorted({0, *starts})  # a damaged beginning is a part too
     return list(zip(starts, [*starts[1:], file_size(file)], strict=True))
 
 
@@ -45,7 +46,10 @@ def _form_starts(file: BinaryIO) -> list[int]:
     head = read_at(file, 0, 12)
     starts, position = [0], 0
     while len(starts) < 1000:
-        position += 8 + struct.unpack("<I" if head[:4] == b"RIFF" else ">I", read_at(file, position + 4, 4))[0]
+        length = read_at(file, position + 4, 4)
+        if len(length) < 4:
+            return starts
+        position += 8 + struct.unpack("<I" if head[:4] == b"RIFF" else ">I", length)[0]
         position += position % 2
         following = read_at(file, position, 12)
         if len(following) < 12 or following[:4] + following[8:11] != head[:4] + head[8:11]:

@@ -81,7 +81,9 @@ def file_size(file: BinaryIO) -> int:
 
 
 def read_at(file: BinaryIO, position: int, count: int) -> bytes:
-    """Return up to `count` bytes at a position."""
+    """Return up to `count` bytes at a position, none outside the file: headers may name any position."""
+    if not 0 <= position < file_size(file):
+        return b""
     file.seek(position)
     return file.read(count)
 
