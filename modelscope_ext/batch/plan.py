@@ -43,7 +43,8 @@ def plan(inputs: Iterable[Path | str], output: Path | str, *, cluster: bool = Fa
             would be overwritten; otherwise only that job fails later.
 
     Raises:
-        AudioError: an input folder has no audio, two inputs share a result, the output is a file or cannot be written.
+        AudioError: an input folder has no audio, two inputs share a result, a result would overwrite another input,
+            the output is a file or cannot be written.
         ValueError: the storage of a URL is unknown or not installed.
     """
     places, out = [_Place(given, *resolve(given)) for given in inputs], _Place(output, *resolve(output))
@@ -54,6 +55,7 @@ def plan(inputs: Iterable[Path | str], output: Path | str, *, cluster: bool = Fa
     if out.fs.exists(out.path) and not out.fs.isdir(out.path):
         raise AudioError(f"{output}: is a file, but the output must be a folder")
     jobs: dict[str, Job] = {}
+    read: dict[object, str] = {}  # every input, and the path of its result
     for place in places:
         for file, info in _files(place, out, cluster).items():
             path = file[len(place.path) :].lstrip("/") or posixpath.basename(file)
@@ -63,6 +65,10 @@ def plan(inputs: Iterable[Path | str], output: Path | str, *, cluster: bool = Fa
             if cluster and source == target:
                 raise AudioError(f"{target}: would overwrite its own input")
             jobs[path] = Job(path, source, target, info.get("size"), version_tag(info))
+            read[place.identity(file)] = path
+    for path, job in jobs.items():
+        if read.get(out.identity(f"{out.path}/{path}"), path) != path:
+            raise AudioError(f"{job.target}: is an input too, and the result of {job.source} would overwrite it")
     return list(jobs.values())
 
 
@@ -80,6 +86,13 @@ class _Place(NamedTuple):
     def real(self, file: str) -> str:
         """Return the only name of a file."""
         return Path(os.path.realpath(file)).as_posix() if is_local(self.fs) else url_of(self.fs, file)
+
+    def identity(self, file: str) -> object:
+        """Return the same for all names of a file: by links, and in any letter case where the disk ignores it."""
+        if is_local(self.fs) and os.path.exists(file):
+            status = os.stat(file)
+            return status.st_dev, status.st_ino
+        return self.real(file)
 
 
 def _files(place: _Place, out: _Place, cluster: bool) -> dict[str, dict]:

@@ -1,9 +1,10 @@
 """libFuzzer's sound files through `Denoiser.file`, guided by which lines of the package and of soundfile they reach.
 
-    pip install -e '.[test,fuzz]' && python tests/fuzz_files.py CORPUS -runs=10000 -seed=1
+    pip install -e '.[test,fuzz]' && python tests/robustness/fuzz_files.py CORPUS -runs=10000 -seed=1
 
 CORPUS is a folder that grows; when it is new it begins with files as libsndfile writes them. A broken promise leaves
-the input behind as `crash-…`; `python tests/fuzz_files.py crash-…` repeats it. libsndfile itself is not instrumented.
+the input behind as `crash-…`; `python tests/robustness/fuzz_files.py crash-…` repeats it. libsndfile itself is not
+instrumented.
 """
 
 import sys

@@ -98,3 +98,38 @@ def test_a_run_goes_on_after_a_bad_file(folder, denoiser):
     assert [job for job, error in results if error] == list(unreadable)
     assert sum(done) == pytest.approx(3)
     assert [job for job in jobs if job.target.exists()] == [job for job in jobs if job not in unreadable]
+
+
+def nested(folder: Path) -> None:
+    (folder / "in").mkdir()
+    (folder / "in" / "a.wav").write_bytes((folder / "sub" / "c.wav").read_bytes())
+
+
+def linked(folder: Path) -> None:
+    Path("real").symlink_to(folder)
+    nested(folder)
+
+
+def hard_linked(folder: Path) -> None:
+    Path("out").mkdir()
+    Path("out/a.wav").hardlink_to(folder / "sub" / "c.wav")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "output"),
+    [(nested, "."), (linked, "real/.."), (hard_linked, "out")],
+    ids=["nested", "link", "hard link"],
+)
+@pytest.mark.parametrize("cluster", [False, True])
+def test_no_result_overwrites_another_input(folder, prepare, output, cluster):
+    prepare(folder)
+    with pytest.raises(AudioError, match="is an input too, and"):
+        plan([folder], output, cluster=cluster)
+
+
+def test_results_may_be_written_again(folder):
+    first = plan([folder], "out")
+    for job in first:
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        job.target.write_bytes(job.source.read_bytes())
+    assert plan([folder], "out") == first

@@ -1,11 +1,11 @@
 """Inputs that nobody would send on purpose, and the promises that hold for all of them.
 
-    python tests/fuzzing.py --count 10000 --seed 0          # a campaign
-    python tests/fuzzing.py --door files --first 77 --count 1     # an input of it
+    python tests/robustness/fuzzing.py --count 10000 --seed 0          # a campaign
+    python tests/robustness/fuzzing.py --door files --first 77 --count 1     # an input of it
 
 Every door of the package is a function that makes the input of a number, sends it in, and returns the outcome: "done",
 or the reason of a refusal. A broken promise is an AssertionError, or kills the process. Hypothesis makes arrays, also
-for tests/test_fuzz.py. libFuzzer makes more sound files in tests/fuzz_files.py.
+for tests/robustness/test_fuzz.py. libFuzzer makes more sound files in tests/robustness/fuzz_files.py.
 """
 
 import argparse
