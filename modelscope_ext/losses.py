@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from modelscope_ext.stft import analysis, sqrt_hann
 
-__all__ = ["CompressedSpectralLoss", "LoudnessLoss", "active_std", "frcrn_loss", "ideal_ratio_mask", "si_snr"]
+__all__ = ["CompressedSpectralLoss", "LoudnessLoss", "active_std", "frcrn_loss", "si_snr"]
 
 
 def active_std(audio: Tensor, frame: int = 320, range_db: float = 40.0) -> Tensor:
@@ -172,7 +172,7 @@ def si_snr(estimate: Tensor, target: Tensor, eps: float = 1e-8) -> Tensor:
     return 10 * torch.log10(wanted.square().sum(1) / (noise + eps) + eps)
 
 
-def ideal_ratio_mask(noisy: Tensor, clean: Tensor, window: Tensor) -> Tensor:
+def _ideal_ratio_mask(noisy: Tensor, clean: Tensor, window: Tensor) -> Tensor:
     """Return the complex mask (B, 2F, T) from `noisy` to `clean` (B, N), real parts first.
 
     The ideal mask is unbounded where noise cancels speech: parts above 2 become 1 and parts below -2 become -1.
@@ -203,7 +203,7 @@ def frcrn_loss(estimate: Tensor, mask: Tensor, noisy: Tensor, clean: Tensor) -> 
         raise ValueError(f"need two (B, N) signals, got {tuple(noisy.shape)} and {tuple(clean.shape)}")
     width = mask.shape[1]
     with torch.no_grad():
-        ideal = ideal_ratio_mask(noisy, clean, sqrt_hann(width - 2).to(noisy))
+        ideal = _ideal_ratio_mask(noisy, clean, sqrt_hann(width - 2).to(noisy))
     amp, phase = ((mask - ideal).square() * width).unflatten(1, (2, -1)).mean((0, 2, 3))
     negative = -si_snr(estimate, clean[:, : estimate.shape[1]]).mean()
     return {"loss": amp + phase + negative, "amp_loss": amp, "phase_loss": phase, "sisnr": negative}

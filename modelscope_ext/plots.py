@@ -9,13 +9,13 @@ from PIL import Image
 
 from modelscope_ext.audio import open_audio
 
-__all__ = ["draw_spectrograms", "spectrogram_db"]
+__all__ = ["draw_spectrograms"]
 
 WINDOW = 512
 COLUMNS = 1200
 
 
-def spectrogram_db(path: str | Path) -> tuple[np.ndarray, float, int]:
+def _spectrogram_db(path: str | Path) -> tuple[np.ndarray, float, int]:
     """Return the power in dB (257, columns) of a file's first channel, its length in seconds and rate in Hz.
 
     A long file has averaged columns: picture and memory do not grow with its length.
@@ -71,7 +71,7 @@ def draw_spectrograms(
     axes = figure.subplots(rows, 1, sharex=True)
     top = None
     for axis, path, title in zip(axes[:2], (before, after), ("before", "after"), strict=True):
-        image, seconds, rate = spectrogram_db(path)
+        image, seconds, rate = _spectrogram_db(path)
         top = image.max() if top is None else top
         drawn = axis.imshow(
             image,

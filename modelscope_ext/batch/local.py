@@ -7,8 +7,6 @@ from modelscope_ext.audio import AudioError, open_audio
 from modelscope_ext.batch.plan import Job
 from modelscope_ext.inference.denoiser import Denoiser
 
-__all__ = ["probe", "run"]
-
 
 def probe(jobs: Iterable[Job]) -> tuple[float, dict[Job, AudioError]]:
     """Return the seconds of all sources by their headers, and the unreadable jobs with the reason."""

@@ -20,8 +20,6 @@ from modelscope_ext.batch.storage import is_local, upload, version_tag
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-__all__ = ["Manifest", "sha256"]
-
 MANIFEST = "manifest.jsonl"
 #: Seconds between two parts of the manifest on storage that cannot append.
 PART_S = 10.0

@@ -13,8 +13,6 @@ from modelscope_ext.batch.storage import is_local, list_audio, resolve, url_of, 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-__all__ = ["Job", "plan"]
-
 
 @dataclass(frozen=True)
 class Job:

@@ -24,8 +24,6 @@ from modelscope_ext.hub import model_folder
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.pretrained import DEFAULT
 
-__all__ = ["Batch"]
-
 #: Limits of the files that a worker takes at a time, and repeats if it is killed.
 FILES, BYTES = 16, 2**26
 RESULT_COLUMNS = ("reason", "duration", "seconds", "sha256", "result_size", "result_stamp")

@@ -14,8 +14,6 @@ from modelscope_ext.audio import SUFFIXES, audio_files
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-__all__ = ["is_local", "list_audio", "list_files", "resolve", "upload", "url_of", "version_tag"]
-
 #: On these storages an uploaded file appears whole. On others it is uploaded under another name and renamed.
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "memory"}
 #: Keys of fsspec's file info that change with the content, best first.

@@ -4,16 +4,6 @@ import argparse
 import logging
 import sys
 
-__all__ = [
-    "add_device",
-    "add_model",
-    "add_quiet",
-    "add_strength",
-    "bar_is_hidden",
-    "configure_logging",
-    "print_error",
-]
-
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     """Add `-q`."""

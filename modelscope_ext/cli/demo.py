@@ -5,8 +5,6 @@ import argparse
 from modelscope_ext.cli.common import add_device, add_quiet
 from modelscope_ext.demo import build_page, launch
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `demo`."""

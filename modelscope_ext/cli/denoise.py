@@ -15,8 +15,6 @@ from modelscope_ext.cli.common import add_device, add_model, add_quiet, add_stre
 from modelscope_ext.inference.denoiser import ASR_SAFE_WET, Denoiser
 from modelscope_ext.plots import draw_spectrograms
 
-__all__ = ["add_arguments", "run"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -7,8 +7,6 @@ from dataclasses import asdict
 
 from modelscope_ext.doctor import CheckResult, run_checks
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `doctor`."""

@@ -17,8 +17,6 @@ from modelscope_ext.evaluation import COLUMNS, MARGINS, Evaluation, evaluate_sys
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.metrics import require
 
-__all__ = ["add_arguments", "run"]
-
 METHOD = "mean over files ± half of the 95 % confidence interval (Student's t over files)"
 
 

@@ -6,8 +6,6 @@ from pathlib import Path
 from modelscope_ext.cli.common import add_model, add_quiet
 from modelscope_ext.export import export_onnx
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `export`."""

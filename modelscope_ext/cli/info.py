@@ -7,8 +7,6 @@ from dataclasses import asdict
 
 from modelscope_ext.info import ModelInfo, describe
 
-__all__ = ["add_arguments", "run"]
-
 UNKNOWN = "unknown for an ONNX file"
 
 

@@ -10,8 +10,6 @@ from modelscope_ext.cli.common import add_quiet, bar_is_hidden
 from modelscope_ext.data.mixing import MixConfig
 from modelscope_ext.data.prepare import prepare_from_dataset, prepare_mixtures, prepare_pairs
 
-__all__ = ["add_arguments", "run"]
-
 #: Options that choose what to write. Exactly one group is given.
 SOURCES = (("noisy", "clean"), ("speech", "noise"), ("from_dataset",))
 #: Options that only mixtures take.

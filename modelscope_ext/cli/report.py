@@ -12,8 +12,6 @@ from modelscope_ext.cli.common import add_device, add_model, add_quiet, bar_is_h
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.report import collect, write_page
 
-__all__ = ["add_arguments", "run"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -19,8 +19,6 @@ from modelscope_ext.cli.stream_ends import EXAMPLE, add_devices, check_ends, ope
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.inference.stream import DenoiseStream
 
-__all__ = ["FORMATS", "add_arguments", "run"]
-
 logger = logging.getLogger(__name__)
 
 #: ffmpeg's name of a sample format → numpy's.

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["EXAMPLE", "add_devices", "check_ends", "open_ends"]
-
 logger = logging.getLogger(__name__)
 
 EXAMPLE = "arecord -t raw -f S16_LE -r 16000 | modelscope-ext stream | aplay -t raw -f S16_LE -r 16000"

@@ -15,8 +15,6 @@ from modelscope_ext.training.fine_tuning import fine_tune
 from modelscope_ext.training.loop import TrainingLoop
 from modelscope_ext.training.mixtures import MixtureRecipe
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `train`."""

@@ -16,8 +16,6 @@ import numpy as np
 from modelscope_ext.atomic import atomic_write
 from modelscope_ext.audio import AudioError, audio_files, find_problem, read_mono
 
-__all__ = ["Chooser", "Corpus", "load_corpus"]
-
 logger = logging.getLogger(__name__)
 SHORTEST_S = 0.1
 

@@ -23,8 +23,6 @@ from pyarrow.parquet import ParquetWriter
 from modelscope_ext.atomic import atomic_write, remove_stale_temp_files
 from modelscope_ext.audio import SAMPLE_RATE
 
-__all__ = ["DataError", "Summary"]
-
 SPLITS = ("train", "test")
 ROWS_PER_SHARD = 500
 SAMPLES_PER_SHARD = 25_000_000  # of each column: 26 minutes, 200 MB decoded

@@ -9,8 +9,6 @@ from scipy.signal import butter, lfilter, sosfilt
 
 from modelscope_ext.audio import resample
 
-__all__ = ["clip_peaks", "code", "dc_offset", "high_pass", "low_pass", "spectral_augmentation", "telephone"]
-
 MP3_DELAY = 1105  # samples: LAME's 576 and a decoder's 529; its own header undoes it where a frame has room for one
 CODECS = {"mp3": 0.35, "opus": 0.2, "mu-law": 0.45}  # shares; Opus takes most time
 

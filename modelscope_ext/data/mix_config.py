@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-__all__ = ["MixConfig"]
-
 
 @dataclass(frozen=True)
 class MixConfig:

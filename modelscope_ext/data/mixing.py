@@ -16,8 +16,6 @@ from modelscope_ext.data.mix_config import MixConfig
 from modelscope_ext.data.noises import click_train, coloured, rumble
 from modelscope_ext.data.rooms import shape_decay
 
-__all__ = ["MixConfig", "Mixer", "active_rms", "mix_at_snr", "validation_pairs"]
-
 NOISE_KINDS = ("music", "impact")
 
 

@@ -3,8 +3,6 @@
 import numpy as np
 from scipy.signal import butter, sosfilt
 
-__all__ = ["click_train", "coloured", "rumble"]
-
 
 def coloured(rng: np.random.Generator, length: int, exponent: tuple[float, float] = (0.0, 2.0)) -> np.ndarray:
     """Return steady noise with a power spectrum of 1 / f^a; `exponent` is the range of a."""

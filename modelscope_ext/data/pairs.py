@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 from modelscope_ext.audio import AudioError, audio_files, find_problem, read_native, resample
 
-__all__ = ["Pair", "find_pairs", "match_pairs"]
-
 THREADS = 2
 CHECKED_AT_ONCE = 32  # pairs; Ctrl-C waits for them
 _FILE_ID = re.compile(r"(?:^|_)fileid_(\d+)$")

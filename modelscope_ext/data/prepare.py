@@ -19,8 +19,6 @@ from modelscope_ext.data.mixing import MixConfig, Mixer
 from modelscope_ext.data.pairs import Pair, check_pairs, match_pairs
 from modelscope_ext.data.rooms import load_rooms
 
-__all__ = ["prepare_from_dataset", "prepare_mixtures", "prepare_pairs"]
-
 #: The folders of mixtures by kind. `rooms` may also be an `.npz` of `save_rooms`, or None for dry speech.
 Folders = dict[str, Path | None]
 

@@ -14,8 +14,6 @@ import numpy as np
 from modelscope_ext.atomic import atomic_write
 from modelscope_ext.audio import AudioError, audio_files, read_mono
 
-__all__ = ["align", "decay", "load_rooms", "save_rooms", "shape_decay", "simulate_rooms"]
-
 logger = logging.getLogger(__name__)
 
 

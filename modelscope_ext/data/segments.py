@@ -12,8 +12,6 @@ import numpy as np
 
 from modelscope_ext.audio import SAMPLE_RATE, AudioError, find_problem, read_mono, resample
 
-__all__ = ["find_row_problem", "to_segment"]
-
 
 def to_segment(
     batch: Mapping[str, Any], segment_length: int = SAMPLE_RATE, keep_remainder: bool = False

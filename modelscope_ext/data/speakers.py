@@ -7,8 +7,6 @@ import numpy as np
 
 from modelscope_ext.data.corpus import Corpus
 
-__all__ = ["cap_speakers", "speaker_names"]
-
 
 def speaker_names(corpus: Corpus, rule: str | int, position: int = 0) -> list[str]:
     """Return the speaker of each clip.

@@ -25,8 +25,6 @@ from modelscope_ext.checkpoint import (
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.training.config import SegmentConfig
 
-__all__ = ["check_gpu", "check_model", "check_packaged_model"]
-
 Found = Iterator[tuple[str, ...]]
 
 

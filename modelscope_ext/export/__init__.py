@@ -26,7 +26,7 @@ from modelscope_ext.export.parity import find_difference
 from modelscope_ext.hub import model_folder
 from modelscope_ext.inference.onnx_backend import FORMAT
 from modelscope_ext.models.cruse.network import Cruse
-from modelscope_ext.models.dual_path import DualPath
+from modelscope_ext.models.dual_path.network import DualPath
 from modelscope_ext.pretrained import DEFAULT
 
 __all__ = ["OPSET", "ExportError", "export_onnx"]

@@ -20,8 +20,6 @@ from modelscope_ext.export.graph import (
 from modelscope_ext.models.cruse.network import Cruse
 from modelscope_ext.stft import analysis_matrix, synthesis_matrix
 
-__all__ = ["cruse_step", "cruse_utterance"]
-
 #: Factor of spectra in the graph to those in the network: the logarithm of their power then needs no offset.
 SCALE = 100.0
 

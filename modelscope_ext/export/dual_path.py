@@ -15,10 +15,8 @@ from modelscope_ext.export.graph import (
     step_of_frame,
     utterance_of_frames,
 )
-from modelscope_ext.models.dual_path import DualPath
+from modelscope_ext.models.dual_path.network import DualPath
 from modelscope_ext.stft import analysis_matrix, synthesis_matrix
-
-__all__ = ["dual_path_step", "dual_path_utterance"]
 
 #: Spectra in the graph are those of the network times this, so that the logarithm of their power needs no offset.
 SCALE = 100.0

@@ -30,8 +30,6 @@ from modelscope_ext.models.frcrn.config import (
 from modelscope_ext.models.frcrn.network import FrcrnBase
 from modelscope_ext.stft import analysis_matrix, synthesis_matrix
 
-__all__ = ["frcrn_step", "frcrn_utterance"]
-
 
 def frcrn_step(net: FrcrnBase) -> Graph:
     """Return the graph of audio (B, 320) → enhanced (B, 320), delayed by 320 samples, for a causal network.

@@ -6,14 +6,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-__all__ = [
-    "Graph",
-    "frame_of_step",
-    "frames_of_utterance",
-    "step_of_frame",
-    "utterance_of_frames",
-]
-
 END = 2**62  # of a slice up to the end
 
 Shape = Sequence[int | str]

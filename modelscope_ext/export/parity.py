@@ -10,8 +10,6 @@ from modelscope_ext.inference.backend import Backend
 from modelscope_ext.inference.onnx_backend import OnnxBackend
 from modelscope_ext.inference.torch_backend import TorchBackend
 
-__all__ = ["find_difference"]
-
 #: Largest difference of samples where full scale is 1.
 TOLERANCE = 1e-4
 #: Largest difference of a file in 8 bits, relative to the output.

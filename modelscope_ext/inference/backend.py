@@ -5,8 +5,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["Backend", "Limits"]
-
 
 @dataclass(frozen=True)
 class Limits:

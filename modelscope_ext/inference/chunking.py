@@ -11,8 +11,6 @@ import numpy as np
 from modelscope_ext.inference.backend import Backend, Limits
 from modelscope_ext.inference.recording import RecordingStats
 
-__all__ = ["ChunkedInference", "ChunkedState"]
-
 #: Seconds. Chunks begin at multiples of it, which are multiples of all hops (10, 16 and 20 ms): the output depends on
 #: where the frames are.
 GRID_S = 0.08

@@ -27,8 +27,6 @@ from modelscope_ext.pretrained import DEFAULT
 if TYPE_CHECKING:  # ONNX files run without torch
     from torch import nn
 
-__all__ = ["ASR_SAFE_WET", "Denoiser"]
-
 #: Seconds of audio in memory at a time.
 BLOCK_S = 10.0
 #: For a recogniser: `Denoiser(wet=ASR_SAFE_WET, attenuation_limit_db=math.inf)`; benchmarks/README.md gives the reason.

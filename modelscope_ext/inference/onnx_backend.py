@@ -8,8 +8,6 @@ import numpy as np
 
 from modelscope_ext.inference.backend import Limits
 
-__all__ = ["FORMAT", "OnnxBackend"]
-
 #: In the metadata of our files; the number changes with the meaning of inputs, outputs or metadata.
 FORMAT = "modelscope_ext 1"
 

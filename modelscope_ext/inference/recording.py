@@ -12,8 +12,6 @@ import numpy as np
 
 from modelscope_ext.inference.backend import Backend
 
-__all__ = ["REFERENCE_RMS", "RecordingStats", "reference_gain", "scan"]
-
 #: -25 dBFS, the level of FRCRN's training.
 REFERENCE_RMS = 10 ** (-25 / 20)
 #: Seconds of the pieces of an excerpt and of their fades into each other. Shorter pieces represent more of the

@@ -13,8 +13,6 @@ import numpy as np
 from modelscope_ext.audio import AudioError, StreamResampler, as_float, from_float
 from modelscope_ext.inference.backend import Backend
 
-__all__ = ["DenoiseStream"]
-
 
 class DenoiseStream:
     """One running stream; `Denoiser.stream` makes it.

@@ -14,8 +14,6 @@ from modelscope_ext.hub import model_folder
 from modelscope_ext.inference.backend import Limits
 from modelscope_ext.models import to_device
 
-__all__ = ["TorchBackend", "load_backend"]
-
 
 class TorchBackend:
     """A `Backend` for a network of this package, on its device.

@@ -6,8 +6,6 @@ Axes: sequences (B, T, R); inside, (P, T, B, H) with H = R / P.
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GroupedRNN", "grouped_gru"]
-
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 

@@ -5,11 +5,10 @@ from typing import Any
 from torch import nn
 
 from modelscope_ext.models.cruse.network import Cruse, CruseConfig
-from modelscope_ext.models.dual_path import DualPath, DualPathConfig
+from modelscope_ext.models.dual_path.config import DualPathConfig
+from modelscope_ext.models.dual_path.network import DualPath
 from modelscope_ext.models.frcrn.config import FrcrnConfig
 from modelscope_ext.models.frcrn.network import CausalFrcrn, Frcrn
-
-__all__ = ["create"]
 
 
 def create(name: str, options: dict[str, Any]) -> nn.Module:

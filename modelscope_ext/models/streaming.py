@@ -10,8 +10,6 @@ from torch.nn import functional
 
 from modelscope_ext.stft import analysis, overlap_add, synthesis
 
-__all__ = ["StreamingModel"]
-
 
 class StreamingModel(nn.Module):
     """A network that masks the spectra of successive windows with 50 % overlap.

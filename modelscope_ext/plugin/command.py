@@ -5,8 +5,6 @@ from typing import Any
 
 from modelscope_ext.cli import add_command, execute
 
-__all__ = ["DenoiseCommand"]
-
 
 class DenoiseCommand:
     """The same as `modelscope-ext denoise`, with the entry point group `modelscope_hub.cli_plugins`."""

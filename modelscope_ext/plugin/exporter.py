@@ -10,8 +10,6 @@ from modelscope_ext.checkpoint import has_weights, load_model
 from modelscope_ext.export import OPSET, export_onnx
 from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE, TASK
 
-__all__ = ["NoiseSuppressionExporter"]
-
 
 @EXPORTERS.register_module(TASK, module_name=CRUSE_TYPE)
 @EXPORTERS.register_module(TASK, module_name=FRCRN_TYPE)

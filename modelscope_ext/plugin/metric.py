@@ -5,8 +5,6 @@ from modelscope.metrics.builder import METRICS
 
 from modelscope_ext.training.objectives import LossMetric, QualityMetric
 
-__all__ = ["NoiseSuppressionMetric", "SpeechQualityMetric"]
-
 
 @METRICS.register_module(module_name="audio-noise-metric", force=True)
 class NoiseSuppressionMetric(LossMetric, Metric):

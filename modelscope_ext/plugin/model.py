@@ -6,8 +6,6 @@ from modelscope.models.builder import MODELS
 from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE, TASK
 from modelscope_ext.training.objectives import CruseObjective, FrcrnObjective
 
-__all__ = ["CruseModel", "FrcrnModel"]
-
 
 @MODELS.register_module(TASK, module_name=CRUSE_TYPE)
 class CruseModel(CruseObjective, TorchModel):

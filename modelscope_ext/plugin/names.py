@@ -2,8 +2,6 @@
 
 from modelscope_ext.models import CRUSE_TYPE, FRCRN_TYPE
 
-__all__ = ["COMPONENTS", "CRUSE_TYPE", "FRCRN_TYPE", "TASK"]
-
 TASK = "acoustic-noise-suppression"
 
 #: (registry, group, type) → the module that registers it.

@@ -12,8 +12,6 @@ from typing import Any
 from modelscope_ext.hub import cached_if_offline
 from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE
 
-__all__ = ["MODULES", "use_cache_offline"]
-
 #: Modules that ask the hub: `pipeline`, `Model.from_pretrained` and `build_trainer`.
 MODULES = ("modelscope.pipelines.builder", "modelscope.models.base.base_model", "modelscope.trainers.builder")
 

@@ -17,8 +17,6 @@ from modelscope_ext.inference.recording import reference_gain
 from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE, TASK
 from modelscope_ext.plugin.preprocessor import AudioPreprocessor
 
-__all__ = ["NoiseSuppressionPipeline"]
-
 LEVELS = ("input", "reference")
 #: Length that ModelScope's own pipeline, and `output_level="reference"`, denoise in one piece.
 WHOLE_S = 120

@@ -12,8 +12,6 @@ from modelscope.preprocessors.builder import PREPROCESSORS
 from modelscope_ext.audio import SAMPLE_RATE, AudioError, as_float, open_audio, resample, validate_format
 from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE
 
-__all__ = ["AudioPreprocessor"]
-
 
 @PREPROCESSORS.register_module("audio", module_name=CRUSE_TYPE)
 @PREPROCESSORS.register_module("audio", module_name=FRCRN_TYPE)

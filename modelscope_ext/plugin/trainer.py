@@ -19,8 +19,6 @@ from modelscope_ext.training.fine_tuning import write_output
 from modelscope_ext.training.loop import TrainingLoop
 from modelscope_ext.training.segments import SegmentRecipe
 
-__all__ = ["NoiseSuppressionTrainer"]
-
 MODELS = {FRCRN_TYPE: FrcrnModel, CRUSE_TYPE: CruseModel}
 OPTIONS = ("cfg_file", "cfg_modify_fn", "cfg_options", "model_revision", "seed", "max_epochs", "train_iters_per_epoch",
            "val_iters_per_epoch", "device", "launcher")  # fmt: skip

@@ -16,8 +16,6 @@ from modelscope_ext.audio import SAMPLE_RATE, resample
 from modelscope_ext.data.segments import find_row_problem
 from modelscope_ext.training.distributed import rank, world_size
 
-__all__ = ["BadDataError", "Segments", "check_rows", "collate", "data_loader", "positions"]
-
 COLUMNS = ("noisy", "clean")
 #: Rows that are checked before the first step. Every batch is checked again.
 CHECKED_ROWS = 20_000

@@ -7,17 +7,6 @@ from typing import Any
 
 from modelscope_ext.data.mixing import MixConfig
 
-__all__ = [
-    "DataConfig",
-    "SegmentConfig",
-    "TrainConfig",
-    "ValidationConfig",
-    "check_unchanged",
-    "corpus_options",
-    "load_config",
-    "to_json",
-]
-
 
 @dataclass(frozen=True)
 class DataConfig:

@@ -16,16 +16,6 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-__all__ = [
-    "all_reduce_mean",
-    "barrier",
-    "broadcast_latest_state",
-    "init_process_group",
-    "rank",
-    "rank_zero_first",
-    "world_size",
-]
-
 #: Time limit of a training step that waits for the other processes.
 PEER_TIMEOUT = timedelta(minutes=5)
 #: Time limit of work that one process does for all: decoding, validation.

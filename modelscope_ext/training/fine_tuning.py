@@ -16,8 +16,6 @@ from modelscope_ext.training.loop import TrainingLoop
 from modelscope_ext.training.objectives import build_metrics, build_objective
 from modelscope_ext.training.segments import SegmentRecipe
 
-__all__ = ["fine_tune", "write_output"]
-
 
 def fine_tune(
     folder: str | Path,

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from modelscope_ext.atomic import atomic_write
 
-__all__ = ["Log"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -21,8 +21,6 @@ from modelscope_ext.training.config import SegmentConfig, TrainConfig, check_unc
 from modelscope_ext.training.distributed import all_reduce_mean, broadcast_latest_state, rank, world_size
 from modelscope_ext.training.log import Log
 
-__all__ = ["DivergenceError", "Progress", "Recipe", "TrainingLoop", "autocast", "hide_bar"]
-
 logger = logging.getLogger(__name__)
 #: Steps in a row that are skipped before the run ends with an error.
 MAX_SKIPPED = 10

@@ -21,15 +21,13 @@ from modelscope_ext.data.speakers import cap_speakers
 from modelscope_ext.losses import CompressedSpectralLoss
 from modelscope_ext.models import build, has_bfloat16, to_device
 from modelscope_ext.models.cruse.network import Cruse
-from modelscope_ext.models.dual_path import DualPath
+from modelscope_ext.models.dual_path.network import DualPath
 from modelscope_ext.pretrained import DEFAULT
 from modelscope_ext.training.batches import data_loader, positions
 from modelscope_ext.training.config import TrainConfig, corpus_options
 from modelscope_ext.training.distributed import barrier, init_process_group, rank, rank_zero_first, world_size
 from modelscope_ext.training.loop import Progress, autocast, hide_bar
 from modelscope_ext.training.muon import Muon
-
-__all__ = ["MixtureRecipe", "schedule", "validate"]
 
 logger = logging.getLogger(__name__)
 FREE = ("bias", "position")  # parameters without weight decay

@@ -8,8 +8,6 @@ The step of a weight matrix is its momentum after a Newton-Schulz iteration towa
 import torch
 from torch import Tensor
 
-__all__ = ["Muon", "orthogonalised"]
-
 #: Coefficients of the quintic iteration. The singular values end between about 0.7 and 1.2.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 

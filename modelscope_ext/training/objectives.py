@@ -14,8 +14,6 @@ from modelscope_ext import metrics
 from modelscope_ext.checkpoint import FRCRN_TYPE, load_model, read_configuration, released_state_dict
 from modelscope_ext.losses import CompressedSpectralLoss, frcrn_loss, si_snr
 
-__all__ = ["CruseObjective", "FrcrnObjective", "LossMetric", "QualityMetric", "build_metrics", "build_objective"]
-
 
 class Objective(nn.Module):
     """A network and its loss.

@@ -17,8 +17,6 @@ from modelscope_ext.training.config import SegmentConfig
 from modelscope_ext.training.distributed import init_process_group, rank, world_size
 from modelscope_ext.training.loop import Progress, autocast, hide_bar
 
-__all__ = ["SegmentRecipe"]
-
 LOSSES = ["loss", "amp_loss", "phase_loss", "sisnr"]
 
 

@@ -54,6 +54,8 @@ LATE = {
 }
 #: Most imports of our own within functions, which let commands start or run without torch.
 MOST_LATE_IMPORTS = 10
+#: Most names in all `__all__` together, which only the doors of rooms have: `ROOM.py` or `ROOM/__init__.py`.
+MOST_PUBLIC_NAMES = 120
 
 
 def imports(path):
@@ -112,6 +114,17 @@ def test_modules_import_each_other_in_no_circle():
 def test_imports_in_functions_are_few():
     late = {(m, i) for m, p in MODULES.items() for i, late in imports(p) if late and i.startswith("modelscope_ext")}
     assert len(late) <= MOST_LATE_IMPORTS, sorted(late)
+
+
+def test_public_names_are_few_and_stand_at_the_doors():
+    public = {
+        module: [name.value for name in node.value.elts]
+        for module, path in MODULES.items()
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    }
+    assert not [module for module in public if module.count(".") > 1], "inner modules need no `__all__`"
+    assert sum(map(len, public.values())) <= MOST_PUBLIC_NAMES
 
 
 @each_module

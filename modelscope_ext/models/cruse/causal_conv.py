@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["CausalConv2d", "CausalConvTranspose2d"]
-
 
 class _Causal(nn.Module):
     conv: nn.Conv2d | nn.ConvTranspose2d

@@ -24,8 +24,6 @@ from modelscope_ext.models.grouped_rnn import GroupedRNN
 from modelscope_ext.models.streaming import StreamingModel
 from modelscope_ext.stft import sqrt_hann
 
-__all__ = ["Cruse", "CruseConfig", "CruseState"]
-
 #: Limit of recurrent weights: six times the number of the largest published network.
 MOST_WEIGHTS = 100_000_000
 _KINDS = {int: "a whole number", str: "a text", bool: "true or false"}

@@ -3,8 +3,6 @@
 import re
 from dataclasses import dataclass, fields, replace
 
-__all__ = ["SIZES", "DualPathConfig"]
-
 #: (channels, layers, inner_channels, inner_bands, blocks) of each named size.
 SIZES = {"T": (24, 2, 24, 16, 2), "B": (48, 2, 36, 24, 3), "S": (64, 3, 48, 36, 3), "M": (80, 3, 64, 48, 4)}
 MIXERS = ("matrix", "attention")

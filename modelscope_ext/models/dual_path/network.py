@@ -23,8 +23,6 @@ from modelscope_ext.models.grouped_rnn import grouped_gru
 from modelscope_ext.models.streaming import StreamingModel
 from modelscope_ext.stft import istft, sqrt_hann, stft
 
-__all__ = ["DualPath", "DualPathState"]
-
 WINDOW = 512  # samples
 BANDS = 64  # after the first convolution
 FEATURES = 3  # log power, compressed real and imaginary part

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ComplexBatchNorm2d", "ComplexConv2d", "ComplexConvTranspose2d"]
-
 #: From this number of channels on, in and out, three convolutions and sums are faster than one of twice the size.
 MIN_GAUSS_CHANNELS = 16
 

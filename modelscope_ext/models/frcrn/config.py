@@ -6,22 +6,6 @@ Sizes are those of ModelScope's `speech_frcrn_ans_cirm_16k`: 16 kHz audio in win
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
-__all__ = [
-    "BINS",
-    "CHANNELS",
-    "DECODER",
-    "ENCODER",
-    "FSMN_ORDER",
-    "HOP",
-    "PADDING",
-    "SLOPE",
-    "SQUEEZES",
-    "STRIDE",
-    "WIDTH",
-    "WINDOW",
-    "FrcrnConfig",
-]
-
 #: Samples.
 WINDOW, HOP = 640, 320
 #: Frequencies of a spectrum.

@@ -24,8 +24,6 @@ from modelscope_ext.models.frcrn.cpu_layers import TILE, Bf16Conv, FastFsmn, Fas
 from modelscope_ext.models.frcrn.squeeze import ComplexSqueezeExcitation, part_means, running_means
 from modelscope_ext.models.frcrn.unet import Stage, UNet, UNetState
 
-__all__ = ["FastUNet", "Pool", "has_amx"]
-
 #: Memory that layers of one utterance write to: flat tensors by place. Fresh memory takes a tenth of the time.
 Workspace = dict[int, Tensor]
 #: Workspaces that are free. U-nets that run one after the other share a pool.

@@ -12,8 +12,6 @@ from modelscope_ext.models.frcrn.complex_conv import ComplexBatchNorm2d
 from modelscope_ext.models.frcrn.config import FSMN_ORDER, SLOPE, WIDTH
 from modelscope_ext.models.frcrn.fsmn import ComplexFsmn
 
-__all__ = ["TILE", "Bf16Conv", "FastFsmn", "FastHead", "FastStem", "WinogradConv"]
-
 #: Output frames of a tile of the convolution over time.
 TILE = 4
 #: (products, taps): a kernel's values at the points, divided by the differences of the points.

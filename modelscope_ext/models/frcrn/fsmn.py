@@ -10,8 +10,6 @@ from torch.nn import functional
 
 from modelscope_ext.models.frcrn.config import FSMN_ORDER
 
-__all__ = ["ComplexFsmn"]
-
 
 class _Memory(nn.Module):
     """p = P relu(L x + b), then a depthwise, causal FIR of p along S, plus p; the input itself is not added."""

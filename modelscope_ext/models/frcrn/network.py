@@ -17,8 +17,6 @@ from modelscope_ext.models.frcrn.unet import UNet, UNetState
 from modelscope_ext.models.streaming import StreamingModel
 from modelscope_ext.stft import analysis, overlap_add, sqrt_hann, stft, synthesis
 
-__all__ = ["CausalFrcrn", "Frcrn", "FrcrnBase", "FrcrnState"]
-
 
 class FrcrnBase(nn.Module):
     """The two U-nets, from audio to the outputs that training uses.

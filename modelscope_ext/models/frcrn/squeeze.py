@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ComplexSqueezeExcitation", "part_means", "running_means"]
-
 
 class ComplexSqueezeExcitation(nn.Module):
     """Gains from the mean over F and T: g = fc_r(m) + i fc_i(m). Real and imaginary parts have a gain each."""

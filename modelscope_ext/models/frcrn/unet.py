@@ -16,8 +16,6 @@ from modelscope_ext.models.frcrn.config import DECODER, ENCODER, PADDING, SLOPE,
 from modelscope_ext.models.frcrn.fsmn import ComplexFsmn
 from modelscope_ext.models.frcrn.squeeze import ComplexSqueezeExcitation
 
-__all__ = ["Stage", "UNet", "UNetState"]
-
 
 class UNetState(NamedTuple):
     """State of a causal U-net between two calls; all tensors."""

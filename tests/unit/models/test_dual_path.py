@@ -8,7 +8,8 @@ from torch import nn
 from modelscope_ext import Denoiser
 from modelscope_ext.export import export_onnx
 from modelscope_ext.models import build
-from modelscope_ext.models.dual_path import DualPath, DualPathConfig
+from modelscope_ext.models.dual_path.config import DualPathConfig
+from modelscope_ext.models.dual_path.network import DualPath
 
 VARIANTS = [{}, {"heads": 4}, {"mixer": "attention", "heads": 4}, {"norm": True}]
 
