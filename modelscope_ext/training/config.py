@@ -57,7 +57,7 @@ class TrainConfig:
     """A run of `MixtureRecipe`. `model` is a name and the options of `build`.
 
     start: a model folder, or "default" for the model inside this package. Training begins with its weights, whose
-    window may be shorter (`Cruse.load_resized`).
+    window may be shorter (`Cruse.load_resized`), or which have one direction of two (`DualPath.load_resized`).
     """
 
     free = ("steps", "threads", "workers", "checkpoint_seconds", "validation")  # may change within a run

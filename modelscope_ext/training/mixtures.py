@@ -20,7 +20,6 @@ from modelscope_ext.data.rooms import load_rooms, save_rooms, simulate_rooms
 from modelscope_ext.data.speakers import cap_speakers
 from modelscope_ext.losses import CompressedSpectralLoss
 from modelscope_ext.models import build, has_bfloat16, to_device
-from modelscope_ext.models.cruse.network import Cruse
 from modelscope_ext.models.dual_path.network import DualPath
 from modelscope_ext.pretrained import DEFAULT
 from modelscope_ext.training.batches import data_loader, positions
@@ -263,7 +262,7 @@ def _optimizers(net: nn.Module, config: TrainConfig) -> list[torch.optim.Optimiz
 def _begin(net: nn.Module, start: str) -> None:
     """Begin with the weights of a model folder."""
     try:
-        if not isinstance(net, Cruse):
+        if not hasattr(net, "load_resized"):
             raise ValueError(f"{type(net).__name__} cannot begin from another network")
         net.load_resized(load_model(DEFAULT if start == "default" else start))
     except ValueError as error:

@@ -12,6 +12,7 @@ Axes inside: (N, C, 1, K) in channels-last memory: N = T * B frames with time fi
 so that the recurrent layers need no transposition.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -212,6 +213,25 @@ class DualPath(StreamingModel):
         power = parts.square().sum(-1, keepdim=True) + 1e-8
         x = torch.cat((torch.log10(power) / 4 + 1, parts * power.pow(-0.35)), -1)  # magnitudes to the power of 0.3
         return x.transpose(1, 2).unsqueeze(2)
+
+    def load_resized(self, other: "DualPath") -> None:
+        """Load the weights of a trained network; one in both directions may begin from a causal one.
+
+        The direction that is new keeps its random weights. At first no output depends on it.
+
+        Raises:
+            ValueError: the networks differ in more than the directions, or this one has fewer.
+        """
+        alike = isinstance(other, DualPath) and replace(other.config, bidirectional=False)
+        if alike != replace(self.config, bidirectional=False) or (self.causal and not other.causal):
+            config = getattr(other, "config", "no dual-path network")
+            raise ValueError(f"{self.config} cannot begin from the weights of another network: {config}")
+        weights, own = other.state_dict(), self.state_dict()
+        for name, value in weights.items():
+            if value.shape != own[name].shape:
+                rest = own[name][1:] if ".project." not in name else torch.zeros_like(value)
+                weights[name] = torch.cat((value, rest), -1 if ".project." in name else 0)
+        self.load_state_dict(weights)
 
     def macs_per_frame(self) -> int:
         """Return the multiply-accumulates of one frame, a hop of audio."""

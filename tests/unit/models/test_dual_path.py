@@ -66,6 +66,21 @@ def test_a_bidirectional_network_sees_the_future_and_does_not_stream(audio):
 
 
 @torch.inference_mode()
+def test_both_directions_begin_from_a_causal_network(audio):
+    causal, both = network(norm=True), network(norm=True, bidirectional=True)
+    random = both.blocks[0].recurrent.weight_ih[1].clone()
+    both.load_resized(causal)
+    assert torch.allclose(both.enhance(audio), causal.enhance(audio), atol=1e-6)
+    assert torch.equal(both.blocks[0].recurrent.weight_ih[1], random)
+    same = network(norm=True, bidirectional=True)
+    same.load_resized(both)
+    assert torch.equal(same.enhance(audio), both.enhance(audio))
+    for net, other in ((causal, both), (network("DualPath-B"), causal), (causal, build("CRUSE4-64-1xGRU4"))):
+        with pytest.raises(ValueError, match="cannot begin from the weights of another network"):
+            net.load_resized(other)
+
+
+@torch.inference_mode()
 def test_both_directions_are_alike():
     """With the same weights in both directions, a reversed input of the recurrent layer gives the reversed output."""
     layer = network(bidirectional=True).blocks[0].recurrent
