@@ -93,7 +93,7 @@ def load_model(folder: str | Path, need_weights: bool = True) -> nn.Module:
 
     Args:
         folder: the model folder.
-        need_weights: False returns random weights if the folder has none, for training from scratch.
+        need_weights: False returns random weights if the folder has none.
 
     Raises:
         CheckpointError: configuration or weights are missing, damaged, not finite or of another architecture.
@@ -134,7 +134,7 @@ def _attenuation_limit_db(configuration: dict) -> float | None:
 
 
 def has_weights(folder: str | Path) -> bool:
-    """Return True if a model folder has a weights file, good or bad."""
+    """Return True if a model folder has a weights file of any kind."""
     return any((Path(folder) / name).exists() for name in (WEIGHTS, RELEASED_WEIGHTS))
 
 
@@ -143,10 +143,10 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
 
     Args:
         net: unchanged if there is an error.
-        path: a `.safetensors` file, or one that `torch.save` wrote; an FRCRN may have any known layout.
+        path: a `.safetensors` file or one that `torch.save` wrote. An FRCRN may have any known layout.
 
     Raises:
-        CheckpointError: the message gives the reason.
+        CheckpointError: the file cannot be used. The message gives the reason.
     """
     path = Path(path)
     own = net.state_dict()
@@ -188,12 +188,12 @@ def _read(path: Path, size: int) -> dict[str, Tensor]:
 
 
 def _code(path: Path, zipped: bool) -> str | None:
-    """Return a name that the pickles of a file would call and that tensors do not need, or None; without unpickling.
+    """Return a name that the pickles of a file would call and that tensors do not need; None without one.
 
-    `torch.load` permits a few more, among them `bytearray`, which allocates any size.
+    Nothing is unpickled. `torch.load` permits a few more names. One is `bytearray`, which allocates any size.
 
     Raises:
-        ValueError: there is no pickle, or the entries are larger than the file.
+        ValueError: there is no pickle or the entries are larger than the file.
     """
     with path.open("rb") as file:
         pickles = [file] * 5  # the format before zip files: a number, a version, the system, the tensors, their order
@@ -223,7 +223,7 @@ def _unwrap(found: object, path: Path) -> dict[str, Tensor]:
 
 
 def _alias(name: str) -> str:
-    """Return the second name, `unet.encoders.0.bn` → `unet.encoder0.bn`, or the name if it has none."""
+    """Return the second name of a tensor (`unet.encoders.0.bn` → `unet.encoder0.bn`) or the only one."""
     return re.sub(rf"^(unet2?)\.({'|'.join(ALIASES)})\.", lambda m: f"{m[1]}.{ALIASES[m[2]]}", name)
 
 
@@ -246,16 +246,16 @@ def _problems(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
 
 
 def _plain(tensor: Tensor, wanted: Tensor) -> bool:
-    """Return True if a tensor is dense, in memory and of a type that converts to the wanted one."""
+    """Return True if a tensor is dense and in memory and its type converts to the wanted one."""
     dense = tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_nested)
     return dense and tensor.device.type == "cpu" and tensor.dtype in (*FLOATS, wanted.dtype)
 
 
 def dft_matrices(window: Tensor) -> dict[str, Tensor]:
-    """Return the matrices of a released checkpoint besides the network, float64.
+    """Return the float64 matrices of a released checkpoint besides the network.
 
-    A window of W samples gives `stft.weight` and `istft.weight`, (2F, 1, W), F rows for the real parts and F for the
-    imaginary ones; `istft.window`, (1, W, 1); `istft.enframe`, a unit matrix (W, 1, W).
+    For a window of W samples: `stft.weight` and `istft.weight` (2F, 1, W) with the real rows first, `istft.window` (1,
+    W, 1), and the unit matrix `istft.enframe` (W, 1, W).
     """
     window = window.double().cpu()
     return {

@@ -72,7 +72,7 @@ class Evaluation:
 
     @property
     def metrics(self) -> list[str]:
-        """Names of the metrics in the order of `COLUMNS`."""
+        """Return the names of the metrics in the order of `COLUMNS`."""
         return [name for name in COLUMNS if any(name in row for row in self.rows.values())]
 
     def to_frame(self) -> pd.DataFrame:
@@ -80,7 +80,7 @@ class Evaluation:
         return pd.DataFrame.from_dict(self.rows, orient="index", columns=self.metrics, dtype=float)
 
     def summary(self) -> dict[str, MetricSummary]:
-        """Return mean, interval and count of each metric over the files that have a value."""
+        """Return the summary of each metric over the files that have a value."""
         found = self.to_frame().agg(["mean", "sem", "count"])
         return {
             name: MetricSummary(float(mean), float(stdtrit(count - 1, 0.975) * error), int(count))
@@ -97,17 +97,17 @@ def evaluate(
     name: str = "model",
     progress: bool = False,
 ) -> Evaluation:
-    """Score a system, or the noisy recordings themselves.
+    """Score a system or the noisy recordings themselves.
 
-    Files on which `denoise` fails, or returns another shape or NaN, are logged and listed in `failed`.
+    A file fails if `denoise` raises or returns another shape or NaN. It is logged and listed in `failed`.
 
     Args:
-        pairs: a folder as in `find_pairs`, or pairs.
+        pairs: pairs or a folder as in `find_pairs`.
         denoise: function of (N,) float32 and the rate 16000 that returns (N,) floating point, such as a `Denoiser`.
             None scores `Pair.noisy` itself.
         metrics: names from `COLUMNS`.
-        workers: number of processes. With more than one, each process gets a pickled copy of `denoise` and runs
-            torch on one thread. Scripts then need `if __name__ == "__main__":`.
+        workers: number of processes. With more than one, each gets a pickled copy of `denoise` and runs torch on one
+            thread. Scripts then need `if __name__ == "__main__":`.
         name: name of the system in the result.
         progress: show a bar if stderr is a terminal.
 
@@ -167,11 +167,11 @@ def regression_gate(before: Evaluation, after: Evaluation, margins: Mapping[str,
         margins: metric → permitted loss of its mean over the files with a value in both. None takes `MARGINS`.
 
     Returns:
-        Reasons such as "WB-PESQ fell by 0.12 (limit 0.05): 2.81 to 2.69 over 12 files". Files that lost their value
-        are reasons too: the new model fails on them or its output is silent.
+        Reasons such as "WB-PESQ fell by 0.12 (limit 0.05): 2.81 to 2.69 over 12 files". A file without a value in
+            `after` only is a reason too: the new model fails on it or its output is silent.
 
     Raises:
-        ValueError: the files differ, or a margin belongs to a metric without scores.
+        ValueError: the files differ or a margin belongs to a metric without scores.
     """
     if before.rows.keys() != after.rows.keys():
         raise ValueError(f"{before.name} and {after.name} were evaluated on different files")
@@ -197,7 +197,7 @@ def regression_gate(before: Evaluation, after: Evaluation, margins: Mapping[str,
 
 
 def to_markdown(evaluations: Iterable[Evaluation]) -> str:
-    """Return means and intervals as a Markdown table, with a note on files without a value."""
+    """Return a Markdown table of means and intervals with a note on files without a value."""
     evaluations = list(evaluations)
     headings = ["".join(COLUMNS[name][:2]) for name in evaluations[0].metrics]
     lines = [f"| | {' | '.join(headings)} |", "|---|" + "---:|" * len(headings)]
@@ -219,7 +219,7 @@ def to_markdown(evaluations: Iterable[Evaluation]) -> str:
 def _run_jobs(
     jobs: Sequence[tuple[str, Pair]], denoisers: Mapping[str, Denoise | None], metrics: Sequence[str], workers: int
 ) -> Iterator[tuple[str, Pair, dict[str, float], str]]:
-    """Yield system, pair, scores and reason of failure of each job, in order of completion."""
+    """Yield system, pair, scores and reason of failure of each job as it completes."""
     if workers == 1:
         for name, pair in jobs:
             yield name, pair, *_score(pair, denoisers[name], metrics)
@@ -257,7 +257,7 @@ def _work(name: str, pair: Pair, metrics: Sequence[str]) -> tuple[dict[str, floa
 
 
 def _score(pair: Pair, denoise: Denoise | None, metrics: Sequence[str]) -> tuple[dict[str, float], str]:
-    """Return the scores of a pair, or NaN and the reason."""
+    """Return the scores of a pair or NaN and the reason."""
     try:
         noisy, clean = (read_mono(path, SAMPLE_RATE) for path in (pair.noisy, pair.clean))
         estimate = np.asarray(denoise(noisy, SAMPLE_RATE)) if denoise else noisy

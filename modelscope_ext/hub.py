@@ -14,14 +14,14 @@ __all__ = ["cached", "cached_if_offline", "hub_answers", "is_id", "model_folder"
 def model_folder(model: str | Path, revision: str | None = None) -> Path:
     """Return a model's folder; an id such as `iic/speech_frcrn_ans_cirm_16k` is downloaded once.
 
-    Without a network, use the copy in ModelScope's cache.
+    Without a network the copy in ModelScope's cache is used.
 
     Args:
         model: a folder or an id.
         revision: of an id; None is the newest.
 
     Raises:
-        ValueError: there is no such folder or id, or the hub cannot be reached; the message gives the reason.
+        ValueError: there is no such folder or id or the hub cannot be reached. The message gives the reason.
     """
     if not is_id(model):
         return Path(model)
@@ -37,16 +37,16 @@ def model_folder(model: str | Path, revision: str | None = None) -> Path:
 
 
 def cached_if_offline(model: object) -> Path | None:
-    """Return the complete copy in ModelScope's cache if the hub cannot be reached, otherwise None.
+    """Return the complete copy in ModelScope's cache if the hub cannot be reached; otherwise None.
 
-    ModelScope's client contacts the hub even when it needs nothing from it, and fails after half a minute.
+    ModelScope's client contacts the hub even when it needs nothing from it. It fails after half a minute.
     """
     folder = cached(model)
     return None if folder is None or hub_answers() else folder
 
 
 def cached(model: object) -> Path | None:
-    """Return the complete copy of a model in ModelScope's cache, or None; None also if `model` is no id."""
+    """Return the complete copy of a model in ModelScope's cache; None without one or if `model` is no id."""
     if not is_id(model):
         return None
     from modelscope.hub.snapshot_download import snapshot_download
@@ -68,7 +68,7 @@ def hub_answers() -> bool:
 
 
 def is_id(model: object) -> bool:
-    """Return True for an id of the hub: two names and a slash, and no local folder."""
+    """Return True for an id of the hub: two names with a slash that are no local folder."""
     known = isinstance(model, (str, Path)) and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]*\w", str(model))
     return bool(known) and not Path(model).exists()
 

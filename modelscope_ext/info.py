@@ -74,10 +74,10 @@ def describe(model: str | Path | None = None) -> ModelInfo:
     """Return facts about a model.
 
     Args:
-        model: folder, with or without weights, id or `.onnx` file; None is the model in this package.
+        model: a folder with or without weights, an id or an `.onnx` file; None is the model in this package.
 
     Raises:
-        CheckpointError: the folder is no model folder, or its weights are damaged.
+        CheckpointError: the folder is no model folder or its weights are damaged.
         ValueError: `modelscope-ext export` did not write this file.
     """
     if model is not None and Path(model).suffix == ".onnx":
@@ -106,9 +106,8 @@ def describe(model: str | Path | None = None) -> ModelInfo:
 def macs_per_second(net: "nn.Module") -> int:
     """Return the multiply-accumulates for one more second of audio.
 
-    They are those of convolutions, matrix products and recurrent layers. A CRUSE has a formula. For other networks the
-    operations are counted on tensors without data: the difference between three and two seconds, since the ends of a
-    recording come only once.
+    Convolutions, matrix products and recurrent layers count. A CRUSE has a formula. Other networks process tensors
+    without data. The result is the difference of three and two seconds because the ends of a recording come only once.
     """
     if _is_cruse(net):
         return net.macs_per_frame() * net.sample_rate // net.hop
@@ -126,7 +125,7 @@ def macs_per_second(net: "nn.Module") -> int:
 
 
 def card_licence(card: str) -> str | None:
-    """Return the licence from a model card's front matter, or from a line such as `Licence: …`; None without one."""
+    """Return the licence in a model card's front matter or in a line such as `Licence: …`; None without one."""
     match = re.search(r"(?im)\blicen[cs]e(?: of the weights)?:[ \t]*(?:\n\s*-\s*)?(\S.*?)\.?\s*$", card)
     return match[1].strip("\"'") if match else None
 
@@ -134,7 +133,7 @@ def card_licence(card: str) -> str | None:
 def card_tables(card: str) -> list[Table]:
     """Return the tables of a card in Markdown.
 
-    A heading is that of the section, followed by the single line before the table if there is one.
+    A heading is that of the section and any single line before the table.
     """
     tables, rows, section, line_before, blank = [], [], "", "", True
     for line in [*card.splitlines(), ""]:

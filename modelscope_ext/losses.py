@@ -165,7 +165,7 @@ def _bark(hz: Tensor) -> Tensor:
 
 
 def si_snr(estimate: Tensor, target: Tensor, eps: float = 1e-8) -> Tensor:
-    """Return the scale-invariant SNR (B,) of (B, N) signals in dB; means stay, as in FRCRN."""
+    """Return the scale-invariant SNR (B,) of (B, N) signals in dB. Means stay as in FRCRN."""
     gain = (estimate * target).sum(1, keepdim=True) / (target.square().sum(1, keepdim=True) + eps)
     wanted = gain * target
     noise = (estimate - wanted).square().sum(1)
@@ -173,7 +173,7 @@ def si_snr(estimate: Tensor, target: Tensor, eps: float = 1e-8) -> Tensor:
 
 
 def _ideal_ratio_mask(noisy: Tensor, clean: Tensor, window: Tensor) -> Tensor:
-    """Return the complex mask (B, 2F, T) from `noisy` to `clean` (B, N), real parts first.
+    """Return the complex mask (B, 2F, T) from `noisy` to `clean` (B, N) with the real parts first.
 
     The ideal mask is unbounded where noise cancels speech: parts above 2 become 1 and parts below -2 become -1.
     """
@@ -187,14 +187,14 @@ def frcrn_loss(estimate: Tensor, mask: Tensor, noisy: Tensor, clean: Tensor) -> 
     """Return the training loss of FRCRN: errors of the mask and the SI-SNR of the signal.
 
     Args:
-        estimate: `wav_l2` of the network, (B, N'); N' may lack the samples of an incomplete last frame.
-        mask: `mask_l2` of the network, (B, 2F, T).
-        noisy: input of the network, (B, N).
+        estimate: `wav_l2` of the network (B, N'). N' may lack the samples of an incomplete last frame.
+        mask: `mask_l2` of the network (B, 2F, T).
+        noisy: input of the network (B, N).
         clean: (B, N).
 
     Returns:
         Scalars: "amp_loss" and "phase_loss" are 2F times the mean squared errors of the mask's real and imaginary
-        parts; "sisnr" is the negative mean SI-SNR; "loss" is the sum of the three.
+            parts. "sisnr" is the negative mean SI-SNR. "loss" is the sum of the three.
 
     Raises:
         ValueError: `noisy` and `clean` differ in shape.

@@ -38,11 +38,11 @@ WINDOW, HOP = 144160, SAMPLE_RATE
 
 
 def scores(estimate: np.ndarray, reference: np.ndarray, names: Iterable[str] = SCORES) -> dict[str, float]:
-    """Return the chosen metrics of a signal; NaN where a metric has no value.
+    """Return the chosen metrics of a signal (N,) at 16 kHz; NaN where a metric has no value.
 
     Args:
-        estimate: (N,) floating point at 16 kHz.
-        reference: clean signal, (N,).
+        estimate: floating point.
+        reference: clean signal of the same length.
         names: metrics from `SCORES`.
     """
     found = {}
@@ -76,7 +76,7 @@ def require(names: Iterable[str]) -> None:
 
 
 def si_sdr(estimate: np.ndarray, reference: np.ndarray) -> float:
-    """Return the scale-invariant signal-to-distortion ratio in dB, NaN if a signal is silent.
+    """Return the scale-invariant signal-to-distortion ratio in dB; NaN if a signal is silent.
 
     Means are removed first. Source: Le Roux et al., ICASSP 2019.
 
@@ -94,10 +94,10 @@ def si_sdr(estimate: np.ndarray, reference: np.ndarray) -> float:
 
 
 def cepstral_distance(estimate: np.ndarray, reference: np.ndarray, window: int = 512, coefficients: int = 24) -> float:
-    """Return the mean distance of real cepstra in dB over the reference's active frames.
+    """Return the mean distance of real cepstra in dB over the reference's active frames (Kubichek 1993).
 
-    A frame's distance is 10 / ln 10 * sqrt(2 * sum_{k = 1 …} (c_k - c'_k)^2), at most 10 dB; its level c_0 is ignored.
-    Source: Kubichek 1993.
+    A frame's distance is 10 / ln 10 * sqrt(2 * sum_{k = 1 …} (c_k - c'_k)^2) and at most 10 dB. Its level c_0 is
+    ignored.
 
     Args:
         estimate: (N,).
@@ -118,7 +118,7 @@ def cepstral_distance(estimate: np.ndarray, reference: np.ndarray, window: int =
 
 
 def pesq(estimate: np.ndarray, reference: np.ndarray, sample_rate: int = SAMPLE_RATE, wide_band: bool = True) -> float:
-    """Return PESQ by ITU-T P.862 (P.862.2 if `wide_band`), about 1 … 4.64.
+    """Return PESQ by ITU-T P.862 (P.862.2 if `wide_band`): about 1 … 4.64.
 
     It is NaN if the reference has no speech, the estimate is silent, or the signals are shorter than 0.25 s.
     """
@@ -133,14 +133,14 @@ def pesq(estimate: np.ndarray, reference: np.ndarray, sample_rate: int = SAMPLE_
 
 
 def nb_pesq(estimate: np.ndarray, reference: np.ndarray, sample_rate: int = SAMPLE_RATE) -> float:
-    """Return narrow-band PESQ, about 1 … 4.55; see `pesq`."""
+    """Return narrow-band PESQ: about 1 … 4.55. See `pesq`."""
     return pesq(estimate, reference, sample_rate, wide_band=False)
 
 
 def stoi(estimate: np.ndarray, reference: np.ndarray, sample_rate: int = SAMPLE_RATE) -> float:
     """Return the short-time objective intelligibility in percent (Taal et al. 2011).
 
-    It is NaN if the reference has less than 0.4 s of speech, the length of one comparison.
+    It is NaN if the reference has less than 0.4 s of speech: the length of one comparison.
     """
     package = _package("STOI", "pystoi")
     estimate, reference = _pair(estimate, reference)
@@ -153,13 +153,13 @@ def stoi(estimate: np.ndarray, reference: np.ndarray, sample_rate: int = SAMPLE_
 
 
 def dnsmos(audio: np.ndarray, sample_rate: int = SAMPLE_RATE) -> dict[str, float]:
-    """Return DNSMOS: SIG, BAK, OVRL (P.835) and P808, each about 1 … 5 (Reddy et al., ICASSP 2022).
+    """Return DNSMOS: SIG, BAK, OVRL (P.835) and P808 of about 1 … 5 (Reddy et al., ICASSP 2022).
 
-    They are means over all windows of 9.01 s that begin at whole seconds, as in published figures. Shorter audio is
-    doubled until it fills a window. speechmos' own `run` skips the last window, and some after the seventh.
+    They are means over all windows of 9.01 s that begin at whole seconds as in published figures. Shorter audio is
+    doubled until it fills a window. speechmos' own `run` skips the last window and some after the seventh.
 
     Args:
-        audio: (N,) in -1 … 1, N > 0; values beyond are clipped.
+        audio: (N,) in -1 … 1 with N > 0; values beyond are clipped.
         sample_rate: 16000 Hz.
     """
     if sample_rate != SAMPLE_RATE or audio.ndim != 1 or not len(audio):

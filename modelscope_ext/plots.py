@@ -16,7 +16,7 @@ COLUMNS = 1200
 
 
 def _spectrogram_db(path: str | Path) -> tuple[np.ndarray, float, int]:
-    """Return the power in dB (257, columns) of a file's first channel, its length in seconds and rate in Hz.
+    """Return the power (257, columns) of a file's first channel in dB and its seconds and rate in Hz.
 
     A long file has averaged columns: picture and memory do not grow with its length.
     """
@@ -57,7 +57,7 @@ def draw_spectrograms(
         before: audio file of the upper picture.
         after: audio file of the lower picture.
         picture: path or binary file of the PNG.
-        levels: levels of both over time in dBFS, (2, frames), for a third picture; None omits it.
+        levels: levels (2, frames) of both over time in dBFS for a third picture. None omits it.
 
     Raises:
         ModuleNotFoundError: matplotlib is missing; `pip install 'modelscope-ext[demo]'` installs it.

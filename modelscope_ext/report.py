@@ -135,12 +135,12 @@ class Powers(NamedTuple):
 
 
 def frame_powers(before: str | Path, after: str | Path, noisy_share: float = 0.0) -> Powers:
-    """Return the powers of two files of one rate and length, read block by block.
+    """Return the powers of two files of one rate and length. They are read block by block.
 
     Args:
         before: the noisy file.
         after: the denoised file.
-        noisy_share: gain of the input in the denoised file, 0 … 1, exclusive.
+        noisy_share: gain of the input in the denoised file in 0 … 1 (exclusive).
     """
     rows = [np.zeros((4, 0))]
     with open_audio(before, warn=False) as first, open_audio(after) as second:

@@ -20,7 +20,7 @@ __all__ = [
 
 
 def sqrt_hann(length: int) -> Tensor:
-    """Return the square root of the periodic Hann window, (length,) float32."""
+    """Return the square root of the periodic Hann window as (length,) float32."""
     return torch.hann_window(length, periodic=True, dtype=torch.float64).sqrt().float()
 
 
@@ -31,14 +31,14 @@ def analysis(audio: Tensor, window: Tensor) -> Tensor:
 
 
 def synthesis(spec: Tensor, window: Tensor) -> Tensor:
-    """Return windowed frames (B, T, W) of spectra (B, T, F), the input of `overlap_add`."""
+    """Return windowed frames (B, T, W) of spectra (B, T, F) for `overlap_add`."""
     return torch.fft.irfft(spec, window.shape[0]) * window
 
 
 def overlap_add(frames: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
-    """Add frames (B, T, W) at a hop of W / 2 to `tail` (B, W / 2), the second half of the previous frame.
+    """Add frames (B, T, W) at a hop of W / 2 to `tail` (B, W / 2): the second half of the previous frame.
 
-    Returns the finished samples (B, T * W / 2) and the new tail.
+    Return the finished samples (B, T * W / 2) and the new tail.
     """
     first, second = frames.unflatten(2, (2, -1)).unbind(2)  # (B, T, W / 2) each
     before = torch.cat((tail.unsqueeze(1), second[:, :-1]), 1)
@@ -46,7 +46,7 @@ def overlap_add(frames: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def stft(audio: Tensor, window: Tensor) -> Tensor:
-    """Return spectra (B, T, F) of whole utterances (B, N), zero-padded at both ends: T = ceil(N / hop) + 1."""
+    """Return spectra (B, ceil(N / hop) + 1, F) of whole utterances (B, N) that are zero-padded at both ends."""
     hop = window.shape[0] // 2
     return analysis(torch.nn.functional.pad(audio, (hop, hop + -audio.shape[1] % hop)), window)
 

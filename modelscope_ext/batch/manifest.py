@@ -58,7 +58,7 @@ class Manifest:
         Args:
             job: with size and stamp.
             settings: columns of the manifest and their values.
-            result: fsspec's info of the result, if there is one. Its content is read if only its stamp has changed.
+            result: fsspec's info of any result. Its content is read if only its stamp has changed.
         """
         row = self.rows.get(job.path)
         wanted = {"source": job.source, "size": job.size, "stamp": job.stamp, **settings, "status": "done"}

@@ -45,7 +45,7 @@ class Batch:
         left_out: number of files that are done already.
 
     Raises:
-        AudioError: there is nothing to do, or two inputs would become one result.
+        AudioError: there is nothing to do or two inputs would become one result.
         CheckpointError, ValueError: the model or an option cannot be used.
     """
 
@@ -77,17 +77,17 @@ class Batch:
         self.left_out = len(jobs) - len(self.jobs)
 
     def run(self, address: str | None = None, workers: int | None = None) -> Iterator[dict[str, Any]]:
-        """Do the jobs and yield a manifest row for each, after it is written to the manifest.
+        """Do the jobs and yield the row of each when the manifest has it.
 
         Ray replaces a killed worker and repeats its files. A file that kills every worker fails alone.
 
         Args:
-            address: of a Ray cluster, as for `ray.init`. The default is `RAY_ADDRESS`, or this computer.
-            workers: number of processes, each with a core or a GPU. The default is all there are.
+            address: of a Ray cluster as for `ray.init`. The default is `RAY_ADDRESS` or this computer.
+            workers: number of processes with a core or a GPU each. The default is all there are.
 
         Raises:
             ModuleNotFoundError: Ray is not installed.
-            ValueError: the cluster cannot be reached, or no worker can start.
+            ValueError: the cluster cannot be reached or no worker can start.
         """
         if not self.jobs:
             return
@@ -128,10 +128,10 @@ class Worker:
     Args:
         options: arguments of `Denoiser`.
         settings: columns of each row; "model" is the SHA-256 that the model must have.
-        crashes: handle of a `CrashCounter` actor, or None.
+        crashes: handle of a `CrashCounter` actor or None.
 
     Raises:
-        ValueError: the model cannot be used here, or differs from the expected one.
+        ValueError: the model cannot be used here or differs from the expected one.
     """
 
     def __init__(self, options: dict[str, Any], settings: dict[str, Any], crashes: Any = None) -> None:
@@ -142,7 +142,7 @@ class Worker:
         self.settings, self.crashes = settings, crashes
 
     def __call__(self, job: dict[str, Any]) -> dict[str, str]:
-        """Denoise the file of a `Job` given as a dictionary, and return its manifest row as JSON."""
+        """Denoise the file of a `Job` given as a dictionary and return its manifest row as JSON."""
         start = time.perf_counter()
         source, target = job["source"], job["target"]
         row = {"path": job["path"], "status": "failed", **dict.fromkeys(RESULT_COLUMNS)}
@@ -166,7 +166,7 @@ class Worker:
                 raise AudioError(f"{MAX_CRASHES} workers were killed by it, or beside it; is there memory enough?")
 
     def denoise(self, source: str, target: str) -> dict[str, Any]:
-        """Denoise a URL into another, by way of a temporary folder unless it is local; return columns of the row."""
+        """Denoise a URL into another and return columns of the row. Remote files pass through a temporary folder."""
         (source_fs, source_path), (target_fs, target_path) = resolve(source), resolve(target)
         durations: list[float] = []
         with tempfile.TemporaryDirectory(prefix="modelscope-ext-") as folder:
@@ -202,14 +202,14 @@ class CrashCounter:
         return self.open[path] - 1
 
     def end(self, path: str) -> None:
-        """Note that a worker has ended a file, with success or not."""
+        """Note that a worker has ended a file with or without success."""
         self.open[path] -= 1
 
 
 def make_blocks(jobs: list[Job], workers: int) -> list[list[Job]]:
-    """Return lists of jobs, each for one worker, the largest files first.
+    """Return lists of jobs with the largest files first. Each list is for one worker.
 
-    The lists are short, so that all workers have work to the end and little is lost with a worker.
+    The lists are short: all workers have work to the end and little is lost with a worker.
     """
     files = max(1, min(FILES, len(jobs) // (4 * workers)))
     blocks: list[list[Job]] = []
@@ -222,7 +222,7 @@ def make_blocks(jobs: list[Job], workers: int) -> list[list[Job]]:
 
 @contextmanager
 def _ray(address: str | None, workers: int | None) -> Iterator[dict[str, float]]:
-    """Connect to a cluster, unless this process is connected, or start one; yield its resources."""
+    """Connect to a cluster or start one unless this process is connected; yield its resources."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves this computer unasked
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:

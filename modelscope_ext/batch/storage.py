@@ -21,10 +21,10 @@ TAGS = ("ETag", "etag", "md5Hash", "Content-MD5", "mtime", "LastModified", "Last
 
 
 def resolve(where: Path | str) -> "tuple[AbstractFileSystem, str]":
-    """Return the file system of a path or URL, and the absolute path on it.
+    """Return the file system of a path or URL and the absolute path on it.
 
     Raises:
-        ValueError: the protocol is unknown, or its package is not installed.
+        ValueError: the protocol is unknown or its package is not installed.
     """
     from fsspec.core import url_to_fs
     from fsspec.implementations.local import LocalFileSystem
@@ -60,7 +60,7 @@ def list_files(fs: "AbstractFileSystem", root: str) -> dict[str, dict]:
 
 
 def list_audio(fs: "AbstractFileSystem", root: str) -> dict[str, dict]:
-    """Return fsspec's info for every audio file under `root`, sorted by path, skipping hidden files.
+    """Return fsspec's info for every audio file under `root` by sorted path without hidden files.
 
     On a disk the info is empty.
     """
@@ -74,7 +74,7 @@ def list_audio(fs: "AbstractFileSystem", root: str) -> dict[str, dict]:
 
 
 def version_tag(info: dict) -> str | None:
-    """Return a string that changes with the file, from its info: an ETag, a checksum or a time; None without any."""
+    """Return a string that changes with the file: an ETag, a checksum or a time from its info; None without any."""
     return next((str(info[key]) for key in TAGS if info.get(key)), None)
 
 

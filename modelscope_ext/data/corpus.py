@@ -38,12 +38,12 @@ class Corpus:
         return len(self.names)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Return clip `index`, (N,) float32."""
+        """Return clip `index` as (N,) float32."""
         return self.pcm[self.starts[index] : self.starts[index + 1]].astype(np.float32) / 32768
 
     @property
     def lengths(self) -> np.ndarray:
-        """Return the samples of each clip, (clips,)."""
+        """Return the samples (clips,) of each clip."""
         return np.diff(self.starts)
 
     @property
@@ -58,13 +58,13 @@ def load_corpus(
     sample_rate: int = 16000,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Corpus:
-    """Load the corpus of a folder; decode it into `cache` first if it is not there or a file has changed.
+    """Load the corpus of a folder. It is decoded into `cache` if it is not there or a file has changed.
 
     Args:
-        folder: searched for audio files of any rate, channels averaged.
-        cache: folder for the decoded samples, 2 bytes each.
+        folder: searched for audio files of any rate. Channels are averaged.
+        cache: folder for the decoded samples of 2 bytes each.
         sample_rate: rate of the corpus in Hz.
-        progress: wraps the list of files, `tqdm` for example.
+        progress: a wrapper of the list of files such as `tqdm`.
 
     Raises:
         AudioError: no file in the folder is usable.
@@ -105,7 +105,7 @@ def _decode(folder: Path, files: list[Path], index: Path, sample_rate: int, prog
 
 
 def _clip(path: Path, sample_rate: int) -> np.ndarray | str:
-    """Return the clip as int16, or why it is left out."""
+    """Return the clip as int16 or why it is left out."""
     try:
         audio = read_mono(path, sample_rate)
     except AudioError as error:
@@ -135,7 +135,7 @@ class Chooser:
         return min(int(np.searchsorted(self.share, rng.random())), len(self.corpora) - 1)
 
     def segment(self, rng: np.random.Generator, corpus: int, length: int) -> np.ndarray:
-        """Return a random clip of the corpus, or a random part of it when it is longer than `length` samples."""
+        """Return a random clip of the corpus or a random part of it when it is longer than `length` samples."""
         chosen = self.corpora[corpus]
         index = min(int(np.searchsorted(self.clips[corpus], rng.random())), len(chosen) - 1)
         start, end = chosen.starts[index], chosen.starts[index + 1]

@@ -86,7 +86,7 @@ class Summary:
 
 
 class DataError(ValueError):
-    """Unusable files: `problems` has the reason for each by path, and the message lists them all."""
+    """Unusable files: `problems` has the reason for each by path and the message lists them all."""
 
     def __init__(self, problems: dict[str, str]) -> None:
         lines = [f"  {name}: {reason}" for name, reason in problems.items()]
@@ -96,7 +96,7 @@ class DataError(ValueError):
 
 
 def on_grid(audio: np.ndarray) -> np.ndarray:
-    """Return audio rounded to multiples of 1 / 32768, not clipped."""
+    """Return audio rounded to multiples of 1 / 32768 without clipping."""
     return np.rint(audio * np.float32(32768)) / np.float32(32768)
 
 
@@ -115,7 +115,7 @@ class SplitWriter:
         progress: a wrapper of a list of steps, for example `tqdm`.
 
     Raises:
-        ValueError: `out` has files of others, or the split was written from other data or with other settings.
+        ValueError: `out` has files of others or the split was written from other data or with other settings.
     """
 
     def __init__(
@@ -141,10 +141,10 @@ class SplitWriter:
         self.key = hashlib.sha256(json.dumps([facts, rows_per_shard]).encode()).hexdigest()[:32]
 
     def plan(self, make: Callable[[Progress], Plan]) -> None:
-        """Load the plan of an earlier run, or make it.
+        """Load the plan of an earlier run or make it.
 
         Raises:
-            DataError: there are unusable files and no `skip_bad`, or there is nothing to write.
+            DataError: there are unusable files and no `skip_bad` or there is nothing to write.
         """
         self.planned = self._earlier_plan(self.done) or self._earlier_plan(self.unfinished) or make(self.progress)
         if self.planned.skipped and not self.skip_bad:
@@ -153,7 +153,7 @@ class SplitWriter:
             raise DataError(self.planned.skipped or {str(self.out): "there is no pair to write"})
 
     def write(self, open_reader: Callable[[], Callable[[int], Row]]) -> Summary:
-        """Write all missing shards; `open_reader` makes a function from index to row, which two threads call.
+        """Write all missing shards; `open_reader` makes a function from index to row for two threads.
 
         Raises:
             OSError: the folder cannot be written.
@@ -258,7 +258,7 @@ def _clips(audio: list[np.ndarray], names: list[str], type: pyarrow.StructType) 
 
 
 def _readme(out: Path) -> str:
-    """Return the card of a data set folder: its configurations for programs, and some lines for people."""
+    """Return the card of a data set folder: its configurations for programs and some lines for people."""
     splits = [split for split in SPLITS if (out / split / "plan.json").exists()]
     lines = ["---", "configs:"]
     for split in splits:

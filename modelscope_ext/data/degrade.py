@@ -14,18 +14,18 @@ CODECS = {"mp3": 0.35, "opus": 0.2, "mu-law": 0.45}  # shares; Opus takes most t
 
 
 def spectral_augmentation(rng: np.random.Generator, audio: np.ndarray) -> np.ndarray:
-    """Filter by H(z) = (1 + r1 z^-1 + r2 z^-2) / (1 + r3 z^-1 + r4 z^-2), r from ±3/8 (arXiv 2008.06412)."""
+    """Filter by H(z) = (1 + r1 z^-1 + r2 z^-2) / (1 + r3 z^-1 + r4 z^-2) with r from ±3/8 (arXiv 2008.06412)."""
     r = rng.uniform(-3 / 8, 3 / 8, 4)
     return lfilter([1, r[0], r[1]], [1, r[2], r[3]], audio).astype(np.float32)
 
 
 def low_pass(audio: np.ndarray, cutoff_hz: float, sample_rate: int, order: int = 12) -> np.ndarray:
-    """Remove the content above `cutoff_hz`, by 6 dB an octave and order."""
+    """Remove the content above `cutoff_hz` by 6 dB an octave and order."""
     return sosfilt(_design(order, cutoff_hz, "lowpass", sample_rate), audio).astype(np.float32)
 
 
 def high_pass(audio: np.ndarray, cutoff_hz: float, sample_rate: int) -> np.ndarray:
-    """Remove the content below `cutoff_hz`, by 24 dB an octave."""
+    """Remove the content below `cutoff_hz` by 24 dB an octave."""
     return sosfilt(_design(4, cutoff_hz, "highpass", sample_rate), audio).astype(np.float32)
 
 
@@ -35,7 +35,7 @@ def _design(order: int, cutoff_hz: float | tuple[float, float], kind: str, sampl
 
 
 def dc_offset(rng: np.random.Generator, size: tuple[float, float]) -> np.float32:
-    """Return an offset of either sign; its size is drawn evenly in octaves, full scale = 1."""
+    """Return an offset of either sign. Its size is drawn evenly in octaves; full scale is 1."""
     return np.float32(np.exp(rng.uniform(*np.log(size))) * rng.choice((-1, 1)))
 
 
@@ -48,7 +48,10 @@ def clip_peaks(audio: np.ndarray, over_db: float) -> np.ndarray:
 def telephone(
     rng: np.random.Generator, noisy: np.ndarray, target: np.ndarray, sample_rate: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Keep 300 to 3400 Hz of both; half the time also resample both to 8 kHz, half the time code `noisy` by mu-law."""
+    """Keep 300 to 3400 Hz of both signals.
+
+    Half the time both are also resampled to 8 kHz. Half the time `noisy` is also coded by mu-law.
+    """
     band = _design(int(rng.integers(2, 7)), (300, 3400), "bandpass", sample_rate)
     noisy, target = (sosfilt(band, audio).astype(np.float32) for audio in (noisy, target))
     if rng.random() < 0.5:
@@ -69,7 +72,10 @@ def code(
     mp3_kbps: tuple[float, float] = (32.0, 96.0),
     opus_kbps: tuple[float, float] = (8.0, 32.0),
 ) -> np.ndarray:
-    """Code and decode by MP3, Opus or 8-bit mu-law, aligned with `audio` to the sample; rates are drawn in octaves."""
+    """Code and decode by MP3, Opus or 8-bit mu-law, aligned with `audio` to the sample.
+
+    Rates are drawn evenly in octaves.
+    """
     codec = rng.choice(list(CODECS), p=list(CODECS.values()))
     if codec == "mu-law":
         return _coded(audio, sample_rate, "WAV", "ULAW")

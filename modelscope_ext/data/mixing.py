@@ -108,7 +108,7 @@ class Mixer(Dataset):
         return self._device(rng, noisy * gain, target * gain)
 
     def _speech(self, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-        """Return speech of one corpus, short clips in turn, each at the same level; and the corpus' position."""
+        """Return speech of one corpus and the corpus' position. Short clips come in turn at the same level."""
         config = self.config
         corpus = self.speech.corpus(rng)
         speed = rng.uniform(*config.speed_range) if rng.random() < config.speed_share else 1.0
@@ -124,7 +124,7 @@ class Mixer(Dataset):
         return out, corpus
 
     def _gap(self, rng: np.random.Generator) -> np.ndarray:
-        """Return (N,) ones, with zeros in one place: half the time at the beginning."""
+        """Return (N,) ones with zeros in one place: half the time at the beginning."""
         length = min(int(rng.uniform(*self.config.gap_s) * self.sample_rate), self.length)
         start = rng.integers(self.length - length + 1) if rng.random() < 0.5 else 0
         gap = np.ones(self.length, np.float32)
@@ -158,13 +158,13 @@ class Mixer(Dataset):
         return noisy * gain, target * gain
 
     def _in_room(self, audio: np.ndarray, responses: np.ndarray) -> np.ndarray:
-        """Return the audio (N,) at positions (P, M) of a room, (P, N)."""
+        """Return the audio (P, N) of a source (N,) at positions (P, M) of a room."""
         return fftconvolve(audio[None], responses, axes=1)[:, : self.length].astype(np.float32)
 
     def _scaled_noise(
         self, rng: np.random.Generator, speech: np.ndarray, corpus: int, position: int | None
     ) -> np.ndarray:
-        """Return all noise at its level below the speech, which is at a position in a room (None: dry)."""
+        """Return all noise at its level below the speech at a position in a room (None: dry)."""
         config = self.config
         noise, impacts = self._noise(rng, position)
         if rng.random() < config.spectral_share:
@@ -181,7 +181,7 @@ class Mixer(Dataset):
         return noise
 
     def _noise(self, rng: np.random.Generator, position: int | None) -> tuple[np.ndarray, bool]:
-        """Return noise of a random kind, and if it is a train of impacts."""
+        """Return noise of a random kind and if it is a train of impacts."""
         config = self.config
         kind = rng.random() - config.babble_share
         if kind < 0:
@@ -207,7 +207,7 @@ class Mixer(Dataset):
         return babble
 
     def _response_for_noise(self, rng: np.random.Generator, position: int | None) -> np.ndarray:
-        """Return a response in the speech's room at another position, or in another room, or any as a last resort."""
+        """Return a response of another position in the speech's room or of another room or, at last, any."""
         candidates: np.ndarray = np.empty(0)
         if position is not None and self.config.same_room_share:
             near = self.room == self.room[position]
@@ -221,7 +221,7 @@ class Mixer(Dataset):
         return self.responses[rng.integers(len(self.responses))]
 
     def _placed_noise(self, rng: np.random.Generator, position: int | None, kind: str | None = None) -> np.ndarray:
-        """Return recorded noise, music or impacts, at times in a room, where they began before the mixture."""
+        """Return recorded noise or music or impacts. In a room they began before the mixture."""
         config = self.config
         response = np.ones(1, np.float32)
         if self.responses and _happens(rng, config.noise_room_share):
@@ -249,7 +249,7 @@ class Mixer(Dataset):
 
 
 def _by_kind(noise: list, kinds: dict[int, str], config: MixConfig) -> tuple[Chooser, dict[str, Chooser]]:
-    """Return the choosers of the noise without a kind, and of each kind."""
+    """Return the choosers of the noise without a kind and of each kind."""
     if unknown := sorted(set(kinds.values()) - set(NOISE_KINDS)):
         raise ValueError(f"unknown kind of noise {unknown[0]!r}; known are {', '.join(NOISE_KINDS)}")
     special = config.music_share + config.impact_share
@@ -287,9 +287,9 @@ def _faster(audio: np.ndarray, speed: float) -> np.ndarray:
 def validation_pairs(
     speech: Corpus, noise: Corpus, count: int, seed: int, seconds: float = 6.0, snr_db: tuple[float, float] = (-5, 15)
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return `count` fixed (noisy, clean) pairs: dry speech at -26 dBFS, noise at an SNR drawn evenly from `snr_db`.
+    """Return `count` fixed (noisy, clean) pairs of dry speech at -26 dBFS with an SNR drawn evenly from `snr_db`.
 
-    Clips are taken in turn, so that all speakers and all noises are heard before one comes again.
+    Clips are taken in turn: all speakers and all noises come once before one comes again.
     """
     rng = np.random.default_rng(seed)
     length = round(seconds * speech.sample_rate)

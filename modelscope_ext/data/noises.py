@@ -25,9 +25,9 @@ def rumble(rng: np.random.Generator, length: int, corner_hz: tuple[float, float]
 def click_train(
     rng: np.random.Generator, length: int, sample_rate: int, rate_hz: tuple[float, float] = (0.5, 15.0)
 ) -> np.ndarray:
-    """Return a train of clicks, as of keys, switches, steps or faulty contacts.
+    """Return a train of clicks as of keys, switches, steps or faulty contacts.
 
-    The rate is drawn evenly in octaves. A train repeats one to four sounds, each click at a level of its own.
+    The rate is drawn evenly in octaves. A train repeats one to four sounds. Each click has a level of its own.
     """
     rate = np.exp(rng.uniform(*np.log(rate_hz)))
     count = int(np.ceil(length / sample_rate * rate)) + 1
@@ -45,7 +45,7 @@ def click_train(
 
 
 def _click(rng: np.random.Generator, sample_rate: int) -> np.ndarray:
-    """Return one click with a peak of 0.5: an impulse, or decaying resonances with a burst of noise."""
+    """Return one click with a peak of 0.5: an impulse or decaying resonances with a burst of noise."""
     if rng.random() < 0.2:
         return np.full(rng.integers(1, 6), 0.5, np.float32)
     t60 = np.exp(rng.uniform(*np.log((0.004, 0.12))))

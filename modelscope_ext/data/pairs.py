@@ -57,7 +57,7 @@ def match_pairs(noisy_dir: str | Path, clean_dir: str | Path) -> tuple[list[Pair
 
 
 def find_pairs(folder: str | Path, enhanced: str | Path | None = None) -> list[Pair]:
-    """Return the pairs of a folder for scoring, all of them checked.
+    """Return the checked pairs of a folder for scoring.
 
     Args:
         folder: contains the folders `noisy` and `clean` for `match_pairs`. Or all files are in it and are named as in
@@ -95,8 +95,8 @@ def check_pairs(
     Args:
         pairs: pairs to check.
         sample_rate: None for scoring: both files must have one rate. In Hz for training: the signals are compared at
-            this rate, and the noisy file must not be empty or silent either.
-        progress: a wrapper of the list of steps, for example `tqdm`.
+            this rate and the noisy file must not be empty or silent either.
+        progress: a wrapper of the list of steps such as `tqdm`.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         for start in progress(range(0, len(pairs), CHECKED_AT_ONCE)):

@@ -32,11 +32,11 @@ def prepare_pairs(
     shortest_s: float = 1.0,
     **options: Any,
 ) -> Summary:
-    """Write a split from folders of noisy and clean files of any rate, with averaged channels.
+    """Write a split from folders of noisy and clean files of any rate. Channels are averaged.
 
     Args:
         noisy_dir: folder of noisy files.
-        clean_dir: folder of their clean files, see `match_pairs`.
+        clean_dir: folder of their clean files; see `match_pairs`.
         out: the data set folder.
         split: `train` or `test`.
         shortest_s: shorter pairs are unusable. ModelScope's `to_segment` needs one second.
@@ -51,7 +51,7 @@ def prepare_pairs(
 def prepare_from_dataset(
     folder: str | Path, out: str | Path, split: str | None = None, **options: Any
 ) -> list[Summary]:
-    """Write the splits of a script-based data set folder from its files, without its script.
+    """Write the splits of a script-based data set folder from its files without its script.
 
     Tables `*.csv` or `*.tsv` (commas or tabs) with columns `noisy` and `clean` describe a split. Its name is in that of
     the table or its folder. Paths are relative to the table or to `folder`. Without tables the files of a split are in
@@ -59,7 +59,7 @@ def prepare_from_dataset(
 
     Args:
         folder: the data set with its archives unpacked.
-        out: another folder, for the new data set.
+        out: another folder for the new data set.
         split: the only split to write; None for all.
         **options: `skip_bad`, `rows_per_shard` and `progress` of `SplitWriter`.
 
@@ -109,15 +109,14 @@ def prepare_mixtures(
     Args:
         speech: folder of clean speech.
         noise: folder of noises.
-        rooms: folder of impulse responses, an `.npz` of `save_rooms`, or None for dry speech.
+        rooms: folder of impulse responses or an `.npz` of `save_rooms`; None for dry speech.
         out: the data set folder.
-        split: `train` or `test`.
-        hours: amount in hours, or else `count`.
-        count: number of mixtures.
-        config: the distributions. The default is that of `MixConfig` without silent targets: SI-SNR, which trains and
-            evaluates FRCRN, is not defined for them.
-        **options: `seed` of all draws [0], another one for each split; `skip_bad`, `rows_per_shard` and `progress` of
-            `SplitWriter`.
+        split: `train` or `test`. Each has draws of its own.
+        hours: amount in hours.
+        count: number of mixtures if `hours` is None.
+        config: the distributions. The default is `MixConfig` without silent targets: SI-SNR trains and evaluates FRCRN
+            and is not defined for them.
+        **options: `seed` of all draws [0]; `skip_bad`, `rows_per_shard` and `progress` of `SplitWriter`.
 
     Raises:
         DataError: files are unusable. The message names them all.
@@ -141,7 +140,7 @@ def prepare_mixtures(
 def _write_pairs(
     splits: dict[str, tuple[list[Pair], dict[str, str]]], out: str | Path, shortest_s: float = 1.0, **options: Any
 ) -> list[Summary]:
-    """Write splits, given as pairs and problems. All splits are checked before one is written."""
+    """Write splits from pairs and problems. All splits are checked before one is written."""
     writers = {}
     for split, (pairs, problems) in splits.items():
         files = [file for pair in pairs for file in zip(pair.names, (pair.noisy, pair.clean), strict=True)]
@@ -219,13 +218,13 @@ def _write_mixtures(
 
 
 def _file_facts(names: Iterable[tuple[str, Path]]) -> list[tuple[str, int, int]]:
-    """Return name, size and time of files, given as (name, path)."""
+    """Return name, size and time of files (name, path)."""
     stats = ((name, path.stat()) for name, path in names)
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def _split_of(table: Path, folder: Path) -> str | None:
-    """Return the split in the name of a table, or else in the name of its folder."""
+    """Return the split in the name of a table or else in the name of its folder."""
     for part in reversed(table.relative_to(folder).with_suffix("").parts):
         named = [split for split in SPLITS if re.search(rf"(?<![a-z]){split}(?![a-z])", part.lower())]
         if len(named) == 1:
@@ -234,7 +233,7 @@ def _split_of(table: Path, folder: Path) -> str | None:
 
 
 def _read_table(table: Path, folder: Path, pairs: list[Pair], problems: dict[str, str]) -> None:
-    """Add the pairs of a table, and its lines with missing files."""
+    """Add the pairs of a table and its lines with missing files."""
     with table.open(newline="", encoding="utf-8-sig") as file:
         header = file.readline()
         separator = "\t" if "\t" in header else ","

@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 def simulate_rooms(
     rng: np.random.Generator, rooms: int, positions: int = 4, sample_rate: int = 16000, max_order: int = 40
 ) -> list[list[np.ndarray]]:
-    """Simulate `rooms` random shoebox rooms by the image method, `positions` sources in each (pyroomacoustics).
+    """Simulate `rooms` random shoebox rooms by the image method with `positions` sources each (pyroomacoustics).
 
-    Sides are 3-10 x 3-8 x 2.4-4 m, reverberation times 0.15-0.9 s, distances from 0.3 m.
+    Sides are 3-10 x 3-8 x 2.4-4 m. Reverberation times are 0.15-0.9 s and distances at least 0.3 m.
 
     Raises:
         ModuleNotFoundError: pyroomacoustics is missing; it comes with `pip install 'modelscope-ext[train]'`.
@@ -58,9 +58,9 @@ def simulate_rooms(
 
 
 def align(response: np.ndarray) -> np.ndarray:
-    """Return the response from its direct sound, scaled to one, to where it has fallen by 60 dB.
+    """Return the response from its direct sound to where it has fallen by 60 dB. The direct sound becomes one.
 
-    The direct sound is the first peak within 12 dB of the strongest: in real rooms a reflection may be stronger.
+    It is the first peak within 12 dB of the strongest: in real rooms a reflection may be stronger.
 
     Raises:
         AudioError: the response is silent.
@@ -79,20 +79,20 @@ def align(response: np.ndarray) -> np.ndarray:
 def decay(length: int, t60: float = 0.3, sample_rate: int = 16000) -> np.ndarray:
     """Return an envelope that falls by 60 dB in `t60` seconds: exp(-3 ln 10 t / T60) on amplitude.
 
-    Braun & Tashev write 6 ln 10, which on amplitude is 120 dB; T60 is by its name the time of 60 dB.
+    Braun & Tashev write 6 ln 10: 120 dB on amplitude. T60 is by its name the time of 60 dB.
     """
     return np.exp(-3 * np.log(10) / t60 * np.arange(length) / sample_rate).astype(np.float32)
 
 
 def shape_decay(response: np.ndarray, t60: float = 0.3, sample_rate: int = 16000) -> np.ndarray:
-    """Return the response of the same position in a room that decays within `t60`, as in the training target."""
+    """Return the response of the same position in a room that decays within `t60` as in the training target."""
     return response * decay(len(response), t60, sample_rate)
 
 
 def room_name(path: Path) -> str:
-    """Return the name of a response's room: its folder and the first two parts of the file name, split at `_`.
+    """Return the name of a response's room: its folder and the first two parts of the file name between `_`.
 
-    Channel (`ch0`), position (`Position2`) and reverberation time (`t165`) are no parts.
+    Channel (`ch0`) and position (`Position2`) and reverberation time (`t165`) are no parts.
     """
     stem = re.sub(r"(_ch\d+|_t\d+|[-_]?pos(ition)?\d+)(?=_|$)", "", path.stem, flags=re.IGNORECASE)
     return (path.parent / "_".join(stem.split("_")[:2])).as_posix()
@@ -104,12 +104,12 @@ def load_rooms(
     leave_out: Sequence[str] = (),
     problems: dict[str, str] | None = None,
 ) -> list[list[np.ndarray]]:
-    """Load rooms from a folder of audio files (mono each), or from an `.npz` file of `save_rooms`.
+    """Load rooms from a folder of audio files (mono each) or from an `.npz` file of `save_rooms`.
 
     Args:
         source: neighbours in a folder with one `room_name` are one room.
-        sample_rate: of the returned responses, in Hz.
-        leave_out: patterns of paths in the folder, as of `Path.match`; these files are not loaded.
+        sample_rate: of the returned responses in Hz.
+        leave_out: patterns of paths in the folder as of `Path.match`. These files are not loaded.
         problems: receives the reason for each unusable file by path. None logs them.
 
     Raises:
@@ -147,7 +147,7 @@ def _stored_rooms(path: Path) -> list[list[np.ndarray]]:
 
 
 def save_rooms(path: str | Path, rooms: list[list[np.ndarray]]) -> None:
-    """Write rooms to an `.npz` file, as 16-bit floats, whole or not at all."""
+    """Write rooms as 16-bit floats to an `.npz` file that is complete or absent."""
     responses = [response for room in rooms for response in room]
     ends = np.cumsum([len(response) for response in responses])
     positions = [len(room) for room in rooms]

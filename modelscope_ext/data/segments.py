@@ -18,15 +18,15 @@ def to_segment(
 ) -> dict[str, list[np.ndarray]]:
     """Return the segments of the noisy and the clean clips of a batch.
 
-    For `dataset.map(to_segment, batched=True, remove_columns=["duration"])`; all other columns must be removed too.
-    For 16 kHz clips the samples equal those of ModelScope's function of this name, which this one replaces. In `map`
-    the samples are read from the Arrow table: ten times as fast, and `Audio` columns need no torchcodec.
+    For `dataset.map(to_segment, batched=True, remove_columns=["duration"])`; all other columns must be removed too. It
+    replaces ModelScope's function of this name and returns the same samples for 16 kHz clips. In `map` the samples are
+    read from the Arrow table: ten times as fast and `Audio` columns need no torchcodec.
 
     Args:
-        batch: columns `noisy` and `clean`. A cell is a dict with `array` and `sampling_rate` (default 16 kHz), a dict
-            with `bytes` or `path`, a path, or a decoder whose `get_all_samples()` has `data` and `sample_rate`.
+        batch: columns `noisy` and `clean`. A cell is a path, a dict with `bytes` or `path` or with `array` and
+            `sampling_rate` (default 16 kHz), or a decoder whose `get_all_samples()` has `data` and `sample_rate`.
         segment_length: samples of a segment at 16 kHz.
-        keep_remainder: also return the end of each clip, padded with zeros, and clips shorter than a segment.
+        keep_remainder: also return clips shorter than a segment and the zero-padded end of each clip.
 
     Raises:
         AudioError: a cell is not audio. The message names the column, the row of the batch and the file.
@@ -46,7 +46,7 @@ def to_segment(
 
 
 def find_row_problem(row: Mapping[str, Any]) -> str | None:
-    """Return why a row of segments cannot be trained on, or None. A silent target is allowed."""
+    """Return why a row of segments cannot be trained on or None. A silent target is allowed."""
     if missing := [column for column in ("noisy", "clean") if column not in row]:
         return f"has no {' and no '.join(missing)}"
     noisy, clean = (np.asarray(row[column]) for column in ("noisy", "clean"))

@@ -13,8 +13,8 @@ def speaker_names(corpus: Corpus, rule: str | int, position: int = 0) -> list[st
 
     Args:
         corpus: its file names are used.
-        rule: "name": the file name up to the first `-` or `_`, the same speaker in all corpora; "file": every file has
-            its own; "one", or a number of unknown speakers: the whole corpus has one name.
+        rule: "name": the file name up to the first `-` or `_` (the same speaker in all corpora). "file": every file has
+            its own. "one" or a number of unknown speakers: the whole corpus has one name.
         position: distinguishes the corpora.
 
     Raises:
@@ -34,12 +34,12 @@ def cap_speakers(
 ) -> list[tuple[Corpus, np.ndarray]]:
     """Return weights for each clip that give no speaker more than `most` of the speech.
 
-    The excess of a speaker goes to all that are below, in proportion to their shares.
+    The excess of a speaker goes to all that are below in proportion to their shares.
 
     Args:
-        corpora: speech with its weights; a clip's share is its length times its corpus' weight.
+        corpora: speech with its weights. A clip's share is its length times its corpus' weight.
         rules: `speaker_names`' rule of each corpus.
-        most: share of one speaker, 0 … 1.
+        most: share of one speaker in 0 … 1.
 
     Raises:
         ValueError: there are too few speakers.
@@ -68,7 +68,7 @@ def cap_speakers(
 
 
 def _fill_up(share: np.ndarray, limit: np.ndarray) -> np.ndarray:
-    """Return the shares, in sum one, scaled by one factor and cut off at their limits."""
+    """Return the shares (in sum one) scaled by one factor and cut off at their limits."""
     full = share == 0
     while not full.all():
         scaled = share * (1 - limit[full].sum()) / share[~full].sum()

@@ -69,7 +69,7 @@ class CheckResult:
         group: what the check belongs to.
         level: ok, warning (it works, or only a part fails), or problem.
         what: the result in a sentence.
-        fix: command that fixes it, or adds what is missing; may be empty.
+        fix: command that fixes it or adds what is missing; may be empty.
     """
 
     group: str
@@ -79,10 +79,10 @@ class CheckResult:
 
 
 def run_checks(model: str | Path | None = None) -> Iterator[CheckResult]:
-    """Run all checks, and yield each result when it is there.
+    """Run all checks and yield each result when it is there.
 
     Args:
-        model: folder, id or `.onnx` file to check besides the model in this package.
+        model: a folder, id or `.onnx` file to check besides the model in this package.
     """
     yield from _run("Python", _check_python)
     yield from _run("Packages", _check_requirements)
@@ -167,7 +167,7 @@ def _check_version(requirement: Any) -> tuple[str, str]:
 
 
 def _check_imports(broken: set[str]) -> Found:
-    """Import packages in other processes, and add those that fail to `broken`."""
+    """Import packages in other processes and add those that fail to `broken`."""
     probes = PROBES | (TORCHCODEC if importlib.util.find_spec("torchcodec") else {})
     with ThreadPoolExecutor(2) as pool:
         errors = pool.map(_run_in_process, [code for code, _ in probes.values()])

@@ -56,7 +56,7 @@ def check_model(model: str | Path) -> Found:
 
 
 def check_gpu() -> Found:
-    """Check every GPU that torch has, or report why it has none."""
+    """Check every GPU that torch has. Without one report the reason."""
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             facts = torch.cuda.get_device_properties(index)

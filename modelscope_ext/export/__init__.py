@@ -18,9 +18,9 @@ from torch import nn
 
 from modelscope_ext.atomic import atomic_write
 from modelscope_ext.checkpoint import load_model
-from modelscope_ext.export.cruse import cruse_step, cruse_utterance
-from modelscope_ext.export.dual_path import dual_path_step, dual_path_utterance
-from modelscope_ext.export.frcrn import frcrn_step, frcrn_utterance
+from modelscope_ext.export.cruse import cruse_graph
+from modelscope_ext.export.dual_path import dual_path_graph
+from modelscope_ext.export.frcrn import frcrn_graph
 from modelscope_ext.export.graph import Graph
 from modelscope_ext.export.parity import find_difference
 from modelscope_ext.hub import model_folder
@@ -46,16 +46,16 @@ def export_onnx(
 
     Args:
         model: a network, a model folder or an id of ModelScope's hub; None is the model in this package.
-        path: the file; it appears if it is complete and gives what PyTorch gives.
-        utterance: export whole utterances instead of a step with its state; None exports a step of causal networks.
-        int8: store the matrices of the recurrent layers of a CRUSE's step in 8 bits: a smaller file and a faster step.
+        path: the file. It appears if it is complete and gives what PyTorch gives.
+        utterance: export whole utterances instead of a step with its state. None exports a step of causal networks.
+        int8: store the recurrent matrices of a CRUSE's step in 8 bits: a smaller file and a faster step.
 
     Raises:
-        ExportError: the outputs differ by more than `parity.TOLERANCE` or, with `int8`, `parity.INT8_TOLERANCE_DB`, or
-            are not finite.
+        ExportError: the outputs are not finite or differ by more than `parity.TOLERANCE` (`INT8_TOLERANCE_DB` with
+            `int8`).
         ValueError: the model cannot be used, it is not causal and has no step, or `int8` is not for a CRUSE's step.
         OSError: the file cannot be written.
-        ModuleNotFoundError: onnx or onnxruntime is missing; the message gives the command that installs it.
+        ModuleNotFoundError: onnx or onnxruntime is missing. The message gives the command that installs it.
     """
     try:
         import onnx
@@ -88,10 +88,8 @@ def _graph(net: nn.Module, utterance: bool, int8: bool) -> Graph:
     if int8 and (utterance or not cruse):
         raise ValueError("8 bits are for the step of a CRUSE only")
     if cruse:
-        return cruse_utterance(net) if utterance else cruse_step(net, int8)
-    if isinstance(net, DualPath):
-        return (dual_path_utterance if utterance else dual_path_step)(net)
-    return (frcrn_utterance if utterance else frcrn_step)(net)
+        return cruse_graph(net, utterance, int8)
+    return (dual_path_graph if isinstance(net, DualPath) else frcrn_graph)(net, utterance)
 
 
 def _metadata(net: nn.Module, utterance: bool) -> dict[str, object]:

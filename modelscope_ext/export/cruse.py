@@ -5,12 +5,12 @@ and DFT are one matrix, batch norm and constant factors are part of the weights,
 side by side in the channels. Axes as in the network, (B, C, T, F); T is 1 in a step.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from modelscope_ext.export.graph import (
+    FEATURE_FACTORS,
+    SCALE,
     Graph,
     frame_of_step,
     frames_of_utterance,
@@ -20,29 +20,14 @@ from modelscope_ext.export.graph import (
 from modelscope_ext.models.cruse.network import Cruse
 from modelscope_ext.stft import analysis_matrix, synthesis_matrix
 
-#: Factor of spectra in the graph to those in the network: the logarithm of their power then needs no offset.
-SCALE = 100.0
 
-
-def cruse_step(net: Cruse, int8: bool = False) -> Graph:
-    """Return the graph of audio (B, hop) → enhanced (B, hop), delayed by the network's `algorithmic_delay`.
-
-    Every other input is a state, zeros before the first step; the output `new_X` is the input `X` of the next step.
-
-    Args:
-        net: the network.
-        int8: store the recurrent layers' matrices, nearly all of the weights, in 8 bits.
-    """
-    return _Step(net, int8).build()
-
-
-def cruse_utterance(net: Cruse) -> Graph:
-    """Return the graph of audio (B, N) → enhanced (B, N), aligned."""
-    return _Utterance(net).build()
+def cruse_graph(net: Cruse, utterance: bool, int8: bool) -> Graph:
+    """Return the graph of whole utterances or of a step; `int8` stores the recurrent matrices in 8 bits."""
+    return (_Utterance if utterance else _Step)(net, int8).build()
 
 
 class _Step:
-    def __init__(self, net: Cruse, int8: bool = False) -> None:
+    def __init__(self, net: Cruse, int8: bool) -> None:
         self.net, self.config, self.int8, self.graph = net, net.config, int8, Graph()
         self.hop, self.bins = net.hop, net.config.freqs[0]
 
@@ -61,7 +46,7 @@ class _Step:
     def encoded(self, i: int, layer: nn.Module, x: str) -> str:
         weight, bias = _folded(layer)  # (C', C, kernel, 3)
         if i == 0:
-            weight = weight * self.feature_factors()[:, None, None]
+            weight = weight * FEATURE_FACTORS[: self.config.widths[0], None, None]
         weight = torch.cat(weight.split(1, 2), 1)
         x = self.with_past(x, f"encoder.{i}", self.config.widths[i], self.config.freqs[i])
         pads = [0, self.config.freq_padding] * 2
@@ -115,16 +100,13 @@ class _Step:
         return graph("Reshape", spec, [-1, 2, 1, self.bins])
 
     def features(self, spec: str) -> str:
-        """Return the network's features without `feature_factors`."""
+        """Return the network's features without `FEATURE_FACTORS`."""
         graph = self.graph
         log_power = graph("Log", graph("Add", graph("ReduceSumSquare", spec, [1], keepdims=1), 1e-8 * SCALE**2))
         if self.config.mask == "gain":
             return log_power
         compressed = graph("Mul", spec, graph("Exp", graph("Mul", log_power, -0.35)))
         return graph("Concat", log_power, compressed, axis=1)
-
-    def feature_factors(self) -> Tensor:
-        return torch.tensor([1 / (4 * math.log(10)), SCALE**-0.3, SCALE**-0.3][: self.config.widths[0]])
 
     def recurrent(self, x: str) -> str:
         """Add one step of the recurrent layers."""
@@ -153,15 +135,15 @@ class _Step:
         return graph("Reshape", x, [0, self.config.channels, 1, self.config.freqs[-1]])
 
     def in_32_bits(self, x: str, weight: Tensor, bias: Tensor) -> list[str]:
-        """Return the products of x (B, R, 1, 1) with weights (P, gates * H, H), one for each gate.
+        """Return the product of x (B, R, 1, 1) and weights (P, gates * H, H) for each gate.
 
-        They are grouped 1 x 1 convolutions, which onnxruntime fuses with the next operation.
+        They are grouped 1 x 1 convolutions. onnxruntime fuses these with the next operation.
         """
         gates = zip(weight.split(self.net.rnn.width, 1), bias.split(self.net.rnn.width, 1), strict=True)
         return [self.graph("Conv", x, w.flatten(0, 1)[:, :, None, None], b.flatten(), group=len(w)) for w, b in gates]
 
     def in_8_bits(self, x: str, weight: Tensor, bias: Tensor) -> list[str]:
-        """Return the same for x (B, P, H), with weights in 8 bits and a scale for each output."""
+        """Return the same for x (B, P, H) by weights in 8 bits and a scale for each output."""
         graph, (groups, outputs, width) = self.graph, weight.shape
         parts = graph("Split", x, [1] * groups, outputs=groups, axis=1) if groups > 1 else [x]
         products = []

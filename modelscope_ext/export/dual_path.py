@@ -3,13 +3,14 @@
 Axes as in the network: frames N = T * B with time first, channels, bands; T is 1 in a step.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from modelscope_ext.export.graph import (
+    FEATURE_FACTORS,
+    SCALE,
     Graph,
+    complex_product,
     frame_of_step,
     frames_of_utterance,
     step_of_frame,
@@ -18,37 +19,22 @@ from modelscope_ext.export.graph import (
 from modelscope_ext.models.dual_path.network import DualPath
 from modelscope_ext.stft import analysis_matrix, synthesis_matrix
 
-#: Spectra in the graph are those of the network times this, so that the logarithm of their power needs no offset.
-SCALE = 100.0
 
-
-def dual_path_step(net: DualPath) -> Graph:
-    """Return the graph of audio (B, hop) → enhanced (B, hop), delayed by the network's `algorithmic_delay`.
-
-    Every other input is a state, zeros before the first step; the output `new_X` is the input `X` of the next step.
-    """
-    return _Step(net).build()
-
-
-def dual_path_utterance(net: DualPath) -> Graph:
-    """Return the graph of audio (B, N) → enhanced (B, N), aligned."""
-    return _Utterance(net).build()
+def dual_path_graph(net: DualPath, utterance: bool) -> Graph:
+    """Return the graph of whole utterances or of a step."""
+    return (_Utterance if utterance else _Step)(net).build()
 
 
 class _Step:
     def __init__(self, net: DualPath) -> None:
-        self.net, self.config, self.graph = net, net.config, Graph()
-        self.hop = net.hop
+        self.net, self.config, self.hop, self.graph = net, net.config, net.hop, Graph()
 
     def build(self) -> Graph:
         graph, net = self.graph, self.net
         spec = self.spectra()  # (N, 2, 256), real and imaginary parts times SCALE
         x, skips = self.features(spec), []
         for i, layer in enumerate(net.encoder):
-            weight = layer.weight
-            if i == 0:
-                factors = torch.tensor([1 / (4 * math.log(10)), SCALE**-0.3, SCALE**-0.3])
-                weight = weight * factors[:, None, None]
+            weight = layer.weight if i else layer.weight * FEATURE_FACTORS[:, None, None]
             pads = [0, layer.padding[1]] * 2
             x = self.silu(graph("Conv", x, weight, layer.bias, strides=list(layer.stride), pads=pads))
             skips.append(x)
@@ -107,7 +93,7 @@ class _Step:
         return self.linear(self.silu(graph("Add", y, mixer.bias)), mixer.project)
 
     def recurrent(self, i: int, block: nn.Module, x: str) -> str:
-        """One step: all bands are rows of the state."""
+        """Add a step of a GRU; all bands are rows of its state."""
         graph, layer, width = self.graph, block.recurrent, self.config.inner_channels
         w_ih, w_hh, b_ih, b_hh = (weight[0] for weight in layer.weights)
         state = graph.state(f"rnn.{i}", [self.config.inner_bands, width])
@@ -124,31 +110,17 @@ class _Step:
         return graph("Reshape", spec, [-1, 2, self.hop])
 
     def features(self, spec: str) -> str:
-        """(N, 2, 256) → (N, 3, 1, 256): the network's features, but for constant factors."""
+        """Return the network's features (N, 3, 1, 256) without `FEATURE_FACTORS`."""
         graph = self.graph
-        power = graph("Add", graph("ReduceSumSquare", spec, [1], keepdims=1), 1e-8 * SCALE**2)
-        log_power = graph("Log", power)
+        log_power = graph("Log", graph("Add", graph("ReduceSumSquare", spec, [1], keepdims=1), 1e-8 * SCALE**2))
         compressed = graph("Mul", spec, graph("Exp", graph("Mul", log_power, -0.35)))
-        x = graph("Concat", graph("Add", log_power, self.offset()), compressed, axis=1)
-        return graph("Unsqueeze", x, [2])
-
-    def offset(self) -> float:
-        """Return the offset of the natural logarithm that makes the network's log power, before its factor.
-
-        log10(power) / 4 + 1 with power = scaled power / SCALE²; padding zeros must stay zeros of the network's feature.
-        """
-        return 4 * math.log(10) - 2 * math.log(SCALE)
+        return graph("Unsqueeze", graph("Concat", log_power, compressed, axis=1), [2])
 
     def masked(self, spec: str, x: str) -> str:
-        """(N, 2, 256) spectra times the bounded mask of the last layer's (N, 2, 256) output."""
+        """Return spectra (N, 2, 256) times the bounded mask of the last layer's output (N, 2, 256)."""
         graph = self.graph
-        a, b = graph("Split", x, [1, 1], outputs=2, axis=1)
-        re, im = graph("Split", spec, [1, 1], outputs=2, axis=1)
         magnitude = graph("Sqrt", graph("Add", graph("ReduceSumSquare", x, [1], keepdims=1), 1e-8))
-        real = graph("Sub", graph("Mul", a, re), graph("Mul", b, im))
-        imaginary = graph("Add", graph("Mul", a, im), graph("Mul", b, re))
-        product = graph("Concat", real, imaginary, axis=1)
-        return graph("Mul", product, graph("Div", graph("Tanh", magnitude), magnitude))
+        return graph("Mul", complex_product(graph, x, spec), graph("Div", graph("Tanh", magnitude), magnitude))
 
     def audio(self, spec: str) -> None:
         graph = self.graph
@@ -156,11 +128,11 @@ class _Step:
         step_of_frame(graph, frame, self.hop)
 
     def analysis(self) -> Tensor:
-        """Return window and DFT without the highest bin, (W, 2 * 256), times SCALE."""
+        """Return window and DFT times SCALE without the highest bin: (W, 2 * 256)."""
         return torch.cat([part[:, :-1] for part in analysis_matrix(self.net.window).chunk(2, 1)], 1) * SCALE
 
     def synthesis(self) -> Tensor:
-        """Return inverse DFT and window without the highest bin, (2 * 256, W), divided by SCALE."""
+        """Return inverse DFT and window divided by SCALE without the highest bin: (2 * 256, W)."""
         return torch.cat([part[:-1] for part in synthesis_matrix(self.net.window).chunk(2)]) / SCALE
 
 

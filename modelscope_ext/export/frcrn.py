@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from modelscope_ext.export.graph import (
     Graph,
+    complex_product,
     frame_of_step,
     frames_of_utterance,
     step_of_frame,
@@ -31,21 +32,13 @@ from modelscope_ext.models.frcrn.network import FrcrnBase
 from modelscope_ext.stft import analysis_matrix, synthesis_matrix
 
 
-def frcrn_step(net: FrcrnBase) -> Graph:
-    """Return the graph of audio (B, 320) → enhanced (B, 320), delayed by 320 samples, for a causal network.
+def frcrn_graph(net: FrcrnBase, utterance: bool) -> Graph:
+    """Return the graph of whole utterances or of a step of a causal network.
 
-    Every other input is a state, zeros before the first step; the output `new_X` is the input `X` of the next step.
+    A network that is not causal also has the output own_means (B, 22, 256): the values of `Frcrn.squeeze_means`. The
+    optional input means (B, 22, 256) replaces them where it is not NaN.
     """
-    return _Step(net).build()
-
-
-def frcrn_utterance(net: FrcrnBase) -> Graph:
-    """Return the graph of audio (B, N) → enhanced (B, N), aligned.
-
-    A network that is not causal also has the output own_means (B, 22, 256), which are `Frcrn.squeeze_means`, and the
-    optional input means (B, 22, 256), which replaces them where it is not NaN.
-    """
-    return (_CausalUtterance if net.causal else _Utterance)(net).build()
+    return (_Step if not utterance else _CausalUtterance if net.causal else _Utterance)(net).build()
 
 
 class _Utterance:
@@ -67,10 +60,7 @@ class _Utterance:
         first = self.unet("unet", spec)
         second = self.unet("unet2", first)
         mask = graph("Add", graph("Tanh", first), graph("Tanh", second))
-        (re, im), (mask_re, mask_im) = (graph("Split", x, [1, 1], outputs=2, axis=1) for x in (spec, mask))
-        out_re = graph("Sub", graph("Mul", re, mask_re), graph("Mul", im, mask_im))
-        out_im = graph("Add", graph("Mul", re, mask_im), graph("Mul", im, mask_re))
-        self.audio(graph("Concat", out_re, out_im, axis=1))
+        self.audio(complex_product(graph, spec, mask))
         if self.own:
             rows = [graph("Reshape", mean, [0, 1, CHANNELS]) for mean in self.own]
             graph("Concat", *rows, axis=1, name="own_means")
@@ -97,7 +87,7 @@ class _Utterance:
         return graph("Conv", x, weight, bias)
 
     def folded(self, re: nn.Module, im: nn.Module, norm: nn.Module | None, parts: int = 1) -> tuple[str, Tensor]:
-        """Return the weight [[re, -im], [im, re]] and the bias of a complex (transposed) convolution and batch norm."""
+        """Return real weight and bias of a complex (transposed) convolution and batch norm."""
         graph = self.graph
         transposed = isinstance(re, nn.ConvTranspose2d)
         inputs, outputs = (0, 1) if transposed else (1, 0)
@@ -146,7 +136,7 @@ class _Utterance:
         return self.complex_memory(module, 1, x, along_time=False)
 
     def complex_memory(self, module: nn.Module, layer: int, x: str, along_time: bool) -> str:
-        """Map (a, b) to f(a) - g(b), f(b) + g(a); f(x) is x plus the memory `re` of x, g(x) is x plus `im` of x."""
+        """Map a + ib to f(a + ib) + i g(a + ib). f adds the memory `re` to its input and g the memory `im`."""
         graph = self.graph
         re, im = (getattr(module, f"fsmn_{part}_L{layer}") for part in ("re", "im"))
         width = re.linear.in_features
@@ -244,7 +234,7 @@ class _Step(_Utterance):
 
 
 def _by_group(layers: list[nn.Linear]) -> list[Tensor]:
-    """Return weight and bias, if there is one, of a grouped 1 x 1 convolution for linear layers side by side."""
+    """Return weight and any bias of a grouped 1 x 1 convolution for linear layers side by side."""
     weight = torch.cat([layer.weight for layer in layers])[:, :, None, None]
     return [weight] if layers[0].bias is None else [weight, torch.cat([layer.bias for layer in layers])]
 

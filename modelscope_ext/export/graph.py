@@ -1,12 +1,18 @@
 """ONNX graphs, built node by node; input and output nodes of all networks."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 END = 2**62  # of a slice up to the end
+#: Factor of spectra in a graph to those in the network. With 100 the logarithm of their power needs no offset.
+SCALE = 100.0
+#: Factors of the features in the network to those in a graph: log power, compressed real and imaginary part.
+FEATURE_FACTORS = torch.tensor([1 / (4 * math.log(10)), SCALE**-0.3, SCALE**-0.3])
 
 Shape = Sequence[int | str]
 
@@ -26,7 +32,7 @@ class Graph:
         self._renamed: dict[str, str] = {}
 
     def __call__(self, op: str, *inputs: Any, outputs: int = 1, name: str | None = None, **attributes: Any) -> Any:
-        """Add a node; return the name of its output, or a list of names if `outputs` > 1.
+        """Add a node; return the name of its output or a list of names if `outputs` > 1.
 
         The attribute `domain` is for onnxruntime's own operators. The input "" is an omitted one.
         """
@@ -66,7 +72,7 @@ class Graph:
         self.outputs.append(self._onnx.helper.make_tensor_value_info(name, self._onnx.TensorProto.FLOAT, shape))
 
     def state(self, name: str, shape: Sequence[int]) -> str:
-        """Declare an input `name` (B, *shape) and an output `new_name`, which is the input of the next step."""
+        """Declare an input `name` (B, *shape) and an output `new_name` that is the input of the next step."""
         self.output(f"new_{name}", ["batch", *shape])
         return self.input(name, ["batch", *shape])
 
@@ -79,8 +85,16 @@ class Graph:
         return helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets[:1]))
 
 
+def complex_product(graph: Graph, a: str, b: str) -> str:
+    """Return the product of two complex tensors (B, 2, …)."""
+    (a_re, a_im), (b_re, b_im) = (graph("Split", x, [1, 1], outputs=2, axis=1) for x in (a, b))
+    re = graph("Sub", graph("Mul", a_re, b_re), graph("Mul", a_im, b_im))
+    im = graph("Add", graph("Mul", a_re, b_im), graph("Mul", a_im, b_re))
+    return graph("Concat", re, im, axis=1)
+
+
 def frames_of_utterance(graph: Graph, hop: int) -> tuple[str, str]:
-    """Declare the input audio (B, N); return its frames (B, T, 2 hops), T = ceil(N / hop) + 1, and N (1,)."""
+    """Declare the input audio (B, N); return N (1,) after its ceil(N / hop) + 1 frames (B, T, 2 hops)."""
     audio = graph.input("audio", ["batch", "samples"])
     length = graph("Shape", audio, start=1)
     hops = graph("Div", graph("Add", length, [hop - 1]), [hop])

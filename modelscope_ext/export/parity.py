@@ -17,7 +17,7 @@ INT8_TOLERANCE_DB = -20.0
 
 
 def find_difference(net: nn.Module, path: Path, int8: bool = False) -> str:
-    """Return how the output of a file differs from that of its network by more than the tolerance, or ""."""
+    """Return how the output of a file differs from its network's by more than the tolerance; "" if it does not."""
     expected_backend, onnx_backend = TorchBackend(net), OnnxBackend(path)
     for name, audio in _signals(net.sample_rate):
         expected, actual = (_output(each, onnx_backend.causal, audio) for each in (expected_backend, onnx_backend))
@@ -61,7 +61,7 @@ def _signals(rate: int) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _voice(rng: np.random.Generator, rate: int, length: int) -> np.ndarray:
-    """Return (1, N): harmonics of a gliding pitch in three syllables a second, and a little noise."""
+    """Return (1, N) harmonics of a gliding pitch in three syllables a second and a little noise."""
     time = np.arange(length) / rate
     phase = 2 * np.pi * np.cumsum(140 + 40 * np.sin(2 * np.pi * 0.7 * time)) / rate
     voice = sum(np.sin(k * phase) / k for k in range(1, 25)) * np.sin(3 * np.pi * time).clip(0)

@@ -16,12 +16,12 @@ def build(name: str, **config) -> "nn.Module":
     """Return a network with random weights.
 
     Args:
-        name: `FRCRN`, which streams with `causal=True`, `DualPath-{T|B|S|M}`, or
+        name: `FRCRN` (which streams with `causal=True`), `DualPath-{T|B|S|M}` or
             `CRUSE{L}-{C_L}-{N}x{GRU|LSTM}{P}[-1D]` as in `CRUSE4-64-1xGRU4`.
-        config: fields of `FrcrnConfig`, `DualPathConfig` or `CruseConfig`; they override the name.
+        config: fields of `FrcrnConfig`, `DualPathConfig` or `CruseConfig`. They override the name.
 
     Raises:
-        ValueError: the name or an option is unknown; the message lists what is known.
+        ValueError: the name or an option is unknown. The message lists the known ones.
     """
     from modelscope_ext.models.registry import create  # imports torch
 
@@ -29,7 +29,7 @@ def build(name: str, **config) -> "nn.Module":
 
 
 def to_device(net: "nn.Module", device: str) -> "nn.Module":
-    """Move a network to "cpu", "cuda", "cuda:1" …; raise ValueError if the device cannot be used."""
+    """Move a network to "cpu", "cuda" or "cuda:1"; raise ValueError if the device cannot be used."""
     try:
         return net.to(device)
     except (RuntimeError, AssertionError) as error:

@@ -65,15 +65,8 @@ class _GruLayer(torch.autograd.Function):
 def grouped_gru(x: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
     """Return the output (P, T, B, H) of one GRU layer for each of P groups.
 
-    Gate order (r, z, n) and equations are PyTorch's.
-
-    Args:
-        x: (P, T, B, H_in).
-        h0: (P, B, H).
-        w_ih: (P, 3H, H_in).
-        w_hh: (P, 3H, H).
-        b_ih: (P, 3H).
-        b_hh: (P, 3H).
+    Gate order (r, z, n) and equations are PyTorch's. x is (P, T, B, H_in) and h0 (P, B, H). The weights are (P, 3H,
+    H_in) and (P, 3H, H) and the biases (P, 3H).
     """
     rz = 2 * h0.shape[-1]
     bias = torch.cat((b_ih[:, :rz] + b_hh[:, :rz], b_ih[:, rz:]), 1)
@@ -102,9 +95,9 @@ class GroupedRNN(nn.Module):
                 self.register_parameter(f"{name}_l{layer}", nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the output for (B, T, R), same shape, and the state after the last step.
+        """Return the output for (B, T, R) in the same shape and the state after the last step.
 
-        The state is (h,) for GRUs and (h, c) for LSTMs, each (P, layers, B, R / P). None is zeros.
+        The state is (h,) for GRUs and (h, c) for LSTMs with (P, layers, B, R / P) each. None is zeros.
         """
         if state is None:
             shape = (self.groups, self.layers, x.shape[0], self.width)
@@ -117,7 +110,7 @@ class GroupedRNN(nn.Module):
         return y.permute(2, 1, 0, 3).flatten(2), state
 
     def layer_weights(self, layer: int) -> list[Tensor]:
-        """Return the input weight, recurrent weight and their biases of a layer."""
+        """Return the input weight and recurrent weight and their biases of a layer."""
         return [getattr(self, f"{name}_l{layer}") for name in NAMES]
 
     def _fused(self, x: Tensor, h0: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -128,7 +121,7 @@ class GroupedRNN(nn.Module):
         return x, (torch.stack(ends, 1),)
 
     def _by_pytorch(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Run PyTorch's own kernels (cuDNN on a GPU), a group at a time."""
+        """Run PyTorch's own kernels (cuDNN on a GPU) for one group at a time."""
         run = torch.gru if self.kind == "GRU" else torch.lstm
         flat = [weight for layer in range(self.layers) for weight in self.layer_weights(layer)]
         outputs, ends = [], []

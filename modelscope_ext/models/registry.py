@@ -1,5 +1,6 @@
 """Networks from their names."""
 
+from dataclasses import fields
 from typing import Any
 
 from torch import nn
@@ -13,9 +14,14 @@ from modelscope_ext.models.frcrn.network import CausalFrcrn, Frcrn
 
 def create(name: str, options: dict[str, Any]) -> nn.Module:
     """Return a network with random weights; see `models.build`."""
+    kinds = {"FRCRN": FrcrnConfig, "DualPath": DualPathConfig, "CRUSE": CruseConfig}
+    kind = next((kind for kind in kinds if str(name).startswith(kind)), "CRUSE")
+    known = [field.name for field in fields(kinds[kind])]
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(f"unknown {kind} options {', '.join(unknown)}; known are {', '.join(known)}")
     if name == "FRCRN":
-        config = FrcrnConfig.from_options(**options)
+        config = FrcrnConfig(**options)
         return CausalFrcrn(config) if config.causal else Frcrn(config)
-    if str(name).startswith("DualPath"):
+    if kind == "DualPath":
         return DualPath(DualPathConfig.from_name(name, **options))
     return Cruse(CruseConfig.from_name(name, **options))

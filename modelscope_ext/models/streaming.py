@@ -5,7 +5,8 @@ Axes: audio (B, N) at the network's rate, one stream a row; spectra (B, T, F) co
 
 import math
 
-from torch import Tensor, cat, nn
+import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from modelscope_ext.stft import analysis, overlap_add, synthesis
@@ -36,17 +37,17 @@ class StreamingModel(nn.Module):
 
     @property
     def latency(self) -> int:
-        """A window in samples."""
+        """Return a window in samples."""
         return len(self.window)
 
     @property
     def algorithmic_delay(self) -> int:
-        """The lag of the output of `forward` behind its input in samples: a hop."""
+        """Return the lag of the output of `forward` behind its input in samples: a hop."""
         return self.hop
 
     @property
     def hop(self) -> int:
-        """Half a window in samples."""
+        """Return half a window in samples."""
         return len(self.window) // 2
 
     def forward(self, audio: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
@@ -54,7 +55,7 @@ class StreamingModel(nn.Module):
         if audio.ndim != 2:
             raise ValueError(f"need (B, N) audio, got shape {tuple(audio.shape)}")
         state = state or self.initial_state(audio.shape[0])
-        audio = cat((state.audio, audio), 1)
+        audio = torch.cat((state.audio, audio), 1)
         hop = self.hop
         frames = max(0, audio.shape[1] // hop - 1)
         waiting = audio[:, frames * hop :]
@@ -66,7 +67,7 @@ class StreamingModel(nn.Module):
         return done, state._replace(audio=waiting, tail=tail)
 
     def flush(self, state: tuple) -> Tensor:
-        """Return the last samples of a stream, as if silence followed."""
+        """Return the last samples of a stream as if silence followed."""
         return self(self.window.new_zeros(len(state.audio), self.latency), state)[0]
 
     def enhance(self, audio: Tensor) -> Tensor:
@@ -74,3 +75,12 @@ class StreamingModel(nn.Module):
         length = audio.shape[1]
         padded = functional.pad(audio, (0, self.algorithmic_delay + -length % self.hop))
         return self(padded)[0][:, self.algorithmic_delay : self.algorithmic_delay + length]
+
+
+def bounded_mask(x: Tensor) -> Tensor:
+    """Return real and imaginary parts (…, 2) as complex factors of magnitude below 1.
+
+    The magnitude goes through tanh and the phase stays. Source: Hu et al., "DCCRN", Interspeech 2020 (variant E).
+    """
+    magnitude = (x.square().sum(-1, keepdim=True) + 1e-8).sqrt()
+    return torch.view_as_complex((x * (torch.tanh(magnitude) / magnitude)).contiguous())

@@ -22,7 +22,7 @@ CHECKED_ROWS = 20_000
 
 
 def positions(start: int, stop: int, batch: int) -> Iterator[int]:
-    """Yield the sample numbers of the steps `start` … `stop` that belong to this process, `batch` a step."""
+    """Yield the sample numbers of the steps `start` … `stop` of this process: `batch` a step."""
     for step in range(start, stop):
         first = (step * world_size() + rank()) * batch
         yield from range(first, first + batch)
@@ -46,7 +46,7 @@ def data_loader(
 
 
 def _ignore_signals(worker: int) -> None:
-    """Ignore signals to the process group, so that the step in progress gets its data."""
+    """Ignore signals to the process group: the step in progress needs its data."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -59,7 +59,7 @@ class Segments(Dataset):
     """Rows of any data set with columns noisy and clean, as {"noisy": (N,), "clean": (N,)} float32 at 16 kHz.
 
     Args:
-        rows: a PyTorch or a Hugging Face data set. A cell is (N,) samples at 16 kHz, or a dict with `array` and
+        rows: a PyTorch or a Hugging Face data set. A cell is (N,) samples at 16 kHz or a dict with `array` and
             `sampling_rate`.
     """
 
@@ -84,7 +84,7 @@ def _samples(cell: Any) -> np.ndarray:
 
 
 def check_rows(rows: Dataset, name: str, limit: int = CHECKED_ROWS) -> None:
-    """Check all rows, or `limit` evenly spaced ones.
+    """Check all rows or `limit` evenly spaced ones.
 
     Raises:
         BadDataError: rows cannot be trained on. The message names up to ten of them.
@@ -104,7 +104,7 @@ def check_rows(rows: Dataset, name: str, limit: int = CHECKED_ROWS) -> None:
 
 
 def collate(rows: list[dict]) -> dict[str, Tensor]:
-    """Stack rows of one length, or raise BadDataError for an invalid row before it reaches the optimizer."""
+    """Stack rows of one length or raise BadDataError for an invalid row before it reaches the optimizer."""
     for row in rows:
         if problem := find_row_problem(row):
             raise BadDataError(f"a row of the data {problem}")

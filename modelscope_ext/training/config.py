@@ -12,9 +12,9 @@ from modelscope_ext.data.mixing import MixConfig
 class DataConfig:
     """Folders of audio, relative to `--data-dir`, and how they are mixed.
 
-    speech: folder → weight, or folder → {"weight": …, "band_limit_hz": …, "speaker": …}. The speech has nothing above
+    speech: folder → weight or folder → {"weight": …, "band_limit_hz": …, "speaker": …}. The speech has nothing above
         its band limit; the rule of `speaker_names` ("name", "file", "one" or a number) is "one" by default.
-    noise: folder → weight, or folder → {"weight": …, "kind": "music" or "impact"}.
+    noise: folder → weight or folder → {"weight": …, "kind": "music" or "impact"}.
     max_speaker_share: no speaker has more of the speech than this; 0: no limit.
     rooms: number of simulated rooms, four positions each; room_folder: real impulse responses, used beside them, but
         for the files that match a pattern of rooms_left_out.
@@ -56,8 +56,8 @@ class ValidationConfig:
 class TrainConfig:
     """A run of `MixtureRecipe`. `model` is a name and the options of `build`.
 
-    start: a model folder, or "default" for the model inside this package. Training begins with its weights, whose
-    window may be shorter (`Cruse.load_resized`), or which have one direction of two (`DualPath.load_resized`).
+    start: a model folder or "default" for the model inside this package. Training begins with its weights. Its window
+        may be shorter (`Cruse.load_resized`) or it may have one direction of two (`DualPath.load_resized`).
     """
 
     free = ("steps", "threads", "workers", "checkpoint_seconds", "validation")  # may change within a run
@@ -127,7 +127,7 @@ class SegmentConfig:
     def from_configuration(cls, configuration: dict[str, Any]) -> "SegmentConfig":
         """Return the sections "train" and "evaluation" of a `configuration.json`.
 
-        Settings are those of the released model if the sections have none, and ignored if torch no longer has them.
+        Settings are those of the released model if the sections have none and ignored if torch no longer has them.
 
         Raises:
             ValueError: a section or a value has a wrong type.

@@ -23,7 +23,7 @@ BARRIER_TIMEOUT = timedelta(days=1)
 
 
 def init_process_group(device: str | None = None) -> None:
-    """Connect to the other processes that torchrun has started, if there are any."""
+    """Connect to any other processes that torchrun has started."""
     if not dist.is_initialized():
         if int(os.environ.get("WORLD_SIZE", 1)) == 1:
             return
@@ -37,7 +37,7 @@ def init_process_group(device: str | None = None) -> None:
 
 
 def rank() -> int:
-    """Return the number of this process, 0 for a single one."""
+    """Return the number of this process; 0 for a single one."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -47,7 +47,7 @@ def world_size() -> int:
 
 
 def all_reduce_mean(tensors: list[Tensor]) -> None:
-    """Replace tensors by their means over all processes, in one message."""
+    """Replace tensors by their means over all processes in one message."""
     flat = torch.cat([tensor.flatten() for tensor in tensors])
     with _lost_peers():
         dist.all_reduce(flat)
@@ -65,9 +65,9 @@ def barrier() -> None:
 
 @contextmanager
 def rank_zero_first() -> Iterator[None]:
-    """Run the block in the first process, then in the first one of each other machine, then in the rest.
+    """Run the block in the first process and then in the first one of each other machine and then in the rest.
 
-    Files that one process writes are ready for the next. If machines share no folder, each writes its own.
+    Files that one process writes are ready for the next. If machines share no folder each writes its own.
     """
     turn = 0 if rank() == 0 else 1 if os.environ.get("LOCAL_RANK", "0") == "0" else 2
     for _ in range(turn):
@@ -78,11 +78,11 @@ def rank_zero_first() -> Iterator[None]:
 
 
 def broadcast_latest_state(step: int, state: Callable[[], dict[str, Any]], device: torch.device) -> dict | None:
-    """Broadcast the most advanced process's training state; return it, or None on that process.
+    """Broadcast the most advanced process's training state; return it or None on that process.
 
     Args:
         step: of this process.
-        state: returns this process's state, which `torch.load(weights_only=True)` can read.
+        state: returns this process's state for `torch.load(weights_only=True)`.
         device: of the messages.
 
     Returns:

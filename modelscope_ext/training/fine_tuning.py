@@ -30,7 +30,7 @@ def fine_tune(
 
     Args:
         folder: a model folder. Without weights in it training begins from random ones.
-        data: the prepared folder. Its `test` configuration evaluates, or else a twentieth of `train`.
+        data: the prepared folder. Its `test` configuration evaluates or else a twentieth of `train`.
         work_dir: folder of the run; see `SegmentRecipe`. `output/` is the result, a model folder.
         options: dotted keys of the configuration → values instead of its own, as "train.max_epochs".
         device: "cpu", "cuda" …
@@ -41,7 +41,7 @@ def fine_tune(
         The last evaluation.
 
     Raises:
-        ValueError: the data or the folders cannot be used, or the gate has complaints.
+        ValueError: the data or the folders cannot be used or the gate has complaints.
     """
     folder, work_dir = Path(folder), Path(work_dir)
     configuration = read_configuration(folder)
@@ -70,7 +70,7 @@ def fine_tune(
 
 
 def _load_segments(data: Path) -> tuple[Any, Any]:
-    """Return the training and the evaluation segments of a prepared folder, Hugging Face data sets."""
+    """Return the training and the evaluation segments of a prepared folder as Hugging Face data sets."""
     from datasets import get_dataset_config_names, load_dataset
 
     if not data.is_dir():
@@ -90,7 +90,7 @@ def _load_segments(data: Path) -> tuple[Any, Any]:
 
 
 def write_output(folder: Path, loop: TrainingLoop) -> Path:
-    """Write `output/`, a model folder with the best weights of a run, or with the last ones if it had no evaluation."""
+    """Write the model folder `output/` with the best weights of a run; the last ones if it had no evaluation."""
     recipe, epoch = loop.recipe, loop.done.step // loop.recipe.epoch
     best, output = recipe.work_dir / "best.pth", recipe.work_dir / "output"
     evaluated = best.exists() and math.isfinite(recipe.lowest)  # the file may be of an earlier run

@@ -10,12 +10,12 @@ logger = logging.getLogger(__name__)
 
 
 class Log:
-    """`log.csv`, and TensorBoard events if TensorBoard is installed.
+    """`log.csv` and TensorBoard events if TensorBoard is installed.
 
     Args:
         folder: of the run.
         fields: names of the columns. The first one counts steps or epochs.
-        done: position of the run. Later rows are from a run that was killed, and are removed.
+        done: position of the run. Later rows are from a run that was killed and are removed.
     """
 
     def __init__(self, folder: Path, fields: list[str], done: int) -> None:

@@ -60,19 +60,19 @@ class Recipe(Protocol):
     progress: bool
 
     def newest_checkpoint(self) -> Path | None:
-        """Return the newest checkpoint in `work_dir`, if there is one."""
+        """Return the newest checkpoint in `work_dir` or None."""
 
     def batches(self, start: int, stop: int) -> Iterable:
         """Return this process's batches of the steps `start` … `stop`."""
 
     def losses(self, batch: Any, step: int) -> dict[str, Tensor]:
-        """Return `loss`, with its graph, and further scalars for the log."""
+        """Return `loss` with its graph and further scalars for the log."""
 
     def update(self, step: int) -> None:
         """Change the weights by their gradients."""
 
     def row(self, progress: Progress, means: dict[str, float], last: bool) -> dict[str, float]:
-        """Validate if it is time to, in all processes, and return a row of the log."""
+        """Validate in all processes if it is time to and return a row of the log."""
 
     def save(self, progress: Progress, state: dict[str, Any]) -> None:
         """Write a checkpoint."""
@@ -94,7 +94,7 @@ class TrainingLoop:
         resume: continue from the newest checkpoint in the folder.
 
     Raises:
-        ValueError: the checkpoint is damaged, or of another configuration.
+        ValueError: the checkpoint is damaged or of another configuration.
     """
 
     def __init__(self, recipe: Recipe, resume: bool = True) -> None:
@@ -118,7 +118,7 @@ class TrainingLoop:
             same_settings: refuse a checkpoint of another configuration.
 
         Raises:
-            ValueError: the file is missing, damaged or of another configuration, or holds no training state.
+            ValueError: the file is missing, damaged or of another configuration or holds no training state.
         """
         try:
             self._restore(torch.load(path, map_location="cpu", weights_only=True), str(path), same_settings)
@@ -135,7 +135,7 @@ class TrainingLoop:
         logger.info("continuing after %s", self._position(self.done.step))
 
     def run(self, stop_after: int | None = None) -> dict[str, float]:
-        """Train to the end, or for `stop_after` steps or epochs. Return the last validation, empty if there was none.
+        """Train to the end or for `stop_after` steps or epochs. Return the last validation or an empty one.
 
         Raises:
             DivergenceError: too many steps in a row were skipped.
@@ -256,7 +256,7 @@ class TrainingLoop:
 
 
 def autocast(device: torch.device, cpu: bool = False) -> torch.autocast:
-    """Return the context of a forward pass in training: bfloat16 on a GPU, and on a CPU if `cpu`."""
+    """Return the context of a forward pass in training: bfloat16 on a GPU and on a CPU if `cpu`."""
     return torch.autocast(device.type, torch.bfloat16, enabled=cpu or device.type == "cuda")
 
 

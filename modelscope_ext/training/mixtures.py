@@ -33,7 +33,7 @@ FREE = ("bias", "position")  # parameters without weight decay
 
 
 def schedule(config: TrainConfig, step: int) -> float:
-    """Return the share of the learning rates: a linear rise, a constant part and a linear fall.
+    """Return the share of the learning rates: a linear rise and a constant part and a linear fall.
 
     A run that has not begun to fall may be given more steps (Haegele et al., arXiv 2405.18392).
     """
@@ -45,7 +45,7 @@ def schedule(config: TrainConfig, step: int) -> float:
 
 @torch.no_grad()
 def validate(net: nn.Module, pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
-    """Return the means of pesq, si_sdr, stoi and cd over (noisy, clean) pairs, and q = pesq + 0.2 si_sdr - cd.
+    """Return the means of pesq, si_sdr, stoi and cd over (noisy, clean) pairs and q = pesq + 0.2 si_sdr - cd.
 
     A value that is NaN does not count.
     """
@@ -65,7 +65,7 @@ class MixtureRecipe:
     """A CRUSE, trained on mixtures: compressed spectral loss, Muon and AdamW, averaged weights.
 
     Args:
-        config: what to train, and on what.
+        config: what to train and on what.
         data_dir: folder that the configuration's folders are relative to.
         work_dir: folder of the run. It gets `last.pt` (the checkpoint), `best/` (a model folder with the averaged
             weights of the highest validation score), `log.csv`, TensorBoard events, and `cache/` (decoded audio).
@@ -73,7 +73,7 @@ class MixtureRecipe:
         progress: show bars.
 
     Raises:
-        ValueError: the batch cannot be divided by the processes, or the start does not fit the model.
+        ValueError: the batch cannot be divided by the processes or the start does not fit the model.
     """
 
     columns = ["step", "hours", "learning_rate", "loss", "grad_norm", "pesq", "si_sdr", "stoi", "cd", "q", "seconds"]
@@ -139,7 +139,7 @@ class MixtureRecipe:
         return {"loss": self.loss(estimate.float(), target, noisy)}
 
     def update(self, step: int) -> None:
-        """Change the weights at the learning rates of this step, and their average."""
+        """Change the weights at the learning rates of this step and their average."""
         share = schedule(self.config, step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -148,7 +148,7 @@ class MixtureRecipe:
         self.average.update_parameters(self.net)
 
     def row(self, progress: Progress, means: dict[str, float], last: bool) -> dict[str, float]:
-        """Return position and means, with scores if it is time for a validation."""
+        """Return position and means. If it is time for a validation the row has scores too."""
         step = progress.step
         row = {"step": step, "hours": self._hours(step)}
         row |= {"learning_rate": self.config.learning_rate * schedule(self.config, step), **means}
@@ -164,7 +164,7 @@ class MixtureRecipe:
         save_tensors(state, self.work_dir / "last.pt")
 
     def state(self, progress: Progress) -> dict[str, Any]:
-        """Return weights, their average, and what continues training."""
+        """Return weights and their average and what continues training."""
         return {
             "progress": {"step": progress.step, "seconds": progress.seconds, "best_q": self.best_q},
             "net": self.net.state_dict(),

@@ -26,7 +26,7 @@ def orthogonalised(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 def _as_matrices(weight: Tensor) -> Tensor:
-    """Return a convolution (out, in, …) as one matrix, stacked gates (groups, gates * H, H) as one matrix a gate."""
+    """Return a convolution (out, in, …) as one matrix; stacked gates (groups, gates * H, H) as one matrix a gate."""
     if weight.ndim == 3:
         return weight.unflatten(1, (-1, weight.shape[2])).flatten(0, 1)
     return weight.flatten(1).unsqueeze(0)

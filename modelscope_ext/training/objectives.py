@@ -31,7 +31,7 @@ class Objective(nn.Module):
         self.model = load_model(folder, need_weights=False)
 
     def forward(self, inputs: dict[str, Tensor], **kwargs) -> dict[str, Any]:
-        """Return the outputs; with `clean` also the losses, and these as numbers in `log_vars`."""
+        """Return the outputs; with `clean` also the losses and these as numbers in `log_vars`."""
         out = self.outputs(inputs["noisy"])
         if "clean" in inputs:
             losses = self.losses(out, inputs["noisy"], inputs["clean"])
@@ -48,11 +48,11 @@ class CruseObjective(Objective):
         self.loss = CompressedSpectralLoss(**read_configuration(folder).get("train", {}).get("loss", {}))
 
     def outputs(self, noisy: Tensor) -> dict[str, Tensor]:
-        """Return the enhanced audio wav_l2 (B, N), the name that FRCRN gives it."""
+        """Return the enhanced audio (B, N) as wav_l2: the name that FRCRN gives it."""
         return {"wav_l2": self.model.enhance(noisy)}
 
     def losses(self, out: dict[str, Tensor], noisy: Tensor, clean: Tensor) -> dict[str, Tensor]:
-        """Return loss, and sisnr: the negative SI-SNR."""
+        """Return loss and sisnr (the negative SI-SNR)."""
         estimate = out["wav_l2"].float()
         return {"loss": self.loss(estimate, clean, noisy), "sisnr": -si_snr(estimate, clean).mean()}
 
@@ -111,7 +111,7 @@ class LossMetric:
             self.sums[name] += count * float(outputs[name])
 
     def evaluate(self) -> dict[str, float]:
-        """Return the means, NaN of no utterance."""
+        """Return the means; NaN of no utterance."""
         loss, sisnr = (value / self.count if self.count else math.nan for value in self.sums.values())
         return {"total_loss": loss, "avg_sisnr": -sisnr, "avg_loss": loss}
 
@@ -149,7 +149,7 @@ class QualityMetric:
             self.rows.append(metrics.scores(estimate, clean, self.names))
 
     def evaluate(self) -> dict[str, float]:
-        """Return the means, NaN of no value."""
+        """Return the means; NaN of no value."""
         means = {}
         for name in self.names:
             values = [row[name] for row in self.rows if not math.isnan(row[name])]
@@ -165,7 +165,7 @@ METRICS = {"audio-noise-metric": LossMetric, "speech-quality": QualityMetric}
 
 
 def build_metrics(names: list[str | dict]) -> list:
-    """Return metrics by the names, or {"type": name, option: value}, of a configuration."""
+    """Return metrics by the names (or {"type": name, option: value}) of a configuration."""
     built = []
     for name in names:
         options = dict(name) if isinstance(name, dict) else {"type": name}

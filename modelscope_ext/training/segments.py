@@ -23,11 +23,11 @@ LOSSES = ["loss", "amp_loss", "phase_loss", "sisnr"]
 class SegmentRecipe:
     """A network with its losses, trained on rows in epochs.
 
-    After each epoch it writes `epoch_N.pth`, and `best.pth` if the evaluation is the best so far. `last.pth` is a
+    After each epoch it writes `epoch_N.pth` and `best.pth` if the evaluation is the best so far. `last.pth` is a
     checkpoint within an epoch.
 
     Args:
-        net: `net({"noisy", "clean"})` returns at least "loss", and the other numbers of the log.
+        net: `net({"noisy", "clean"})` returns at least "loss" and the other numbers of the log.
         config: how to train.
         work_dir: folder of the run.
         train_rows, eval_rows: data sets as `Segments` takes them; None if not needed.
@@ -38,7 +38,7 @@ class SegmentRecipe:
 
     Raises:
         BadDataError: rows cannot be trained on.
-        ValueError: torch has no such optimizer or scheduler, or not with these options.
+        ValueError: torch has no such optimizer or scheduler or not with these options.
     """
 
     columns = ["epoch", "iter", "learning_rate", *LOSSES, "avg_loss", "avg_sisnr", "seconds"]
@@ -74,7 +74,7 @@ class SegmentRecipe:
             self.scheduler = _make(torch.optim.lr_scheduler, config.scheduler, self.optimizer, options)
 
     def newest_checkpoint(self) -> Path | None:
-        """Return `last.pth`, or the checkpoint of the last epoch."""
+        """Return `last.pth` or the checkpoint of the last epoch."""
         if (last := self.work_dir / "last.pth").exists():
             return last
         epochs = {int(path.stem[6:]): path for path in self.work_dir.glob("epoch_*.pth") if path.stem[6:].isdigit()}
@@ -101,7 +101,7 @@ class SegmentRecipe:
         self.optimizer.step()
 
     def row(self, progress: Progress, means: dict[str, float], last: bool) -> dict[str, float]:
-        """End an epoch: evaluate, and change the learning rate."""
+        """End an epoch: evaluate and change the learning rate."""
         config, epoch = self.config, progress.step // self.epoch
         row = {"epoch": epoch, "iter": progress.step, "learning_rate": self.optimizer.param_groups[0]["lr"]}
         row |= {name: means[name] for name in LOSSES if name in means}
@@ -119,7 +119,7 @@ class SegmentRecipe:
         return row | {"seconds": progress.seconds}
 
     def save(self, progress: Progress, state: dict[str, Any]) -> None:
-        """Write `epoch_N.pth` and `best.pth` at the end of an epoch, `last.pth` within it."""
+        """Write `epoch_N.pth` and `best.pth` at the end of an epoch and `last.pth` within it."""
         epoch, iteration = divmod(progress.step, self.epoch)
         last, keep = self.work_dir / "last.pth", self.config.keep
         if iteration:
@@ -133,7 +133,7 @@ class SegmentRecipe:
             (self.work_dir / f"epoch_{epoch - keep}.pth").unlink(missing_ok=True)
 
     def state(self, progress: Progress) -> dict[str, Any]:
-        """Return weights, metrics, and what continues training."""
+        """Return weights and metrics and what continues training."""
         epoch, iteration = divmod(progress.step, self.epoch)
         position = {"epoch": epoch, "iteration": iteration, "seconds": progress.seconds, "best": self.lowest}
         trainer = {
@@ -158,7 +158,7 @@ class SegmentRecipe:
         return Progress(step, position["seconds"], trainer["random"])
 
     def evaluate(self) -> dict[str, float]:
-        """Return all metrics over the evaluation data of all processes, or over its first `eval_iterations` batches."""
+        """Return all metrics over the evaluation data of all processes or over its first `eval_iterations` batches."""
         if self.eval_rows is None:
             raise ValueError("there is no eval_dataset to evaluate on")
         config, rows = self.config, self.eval_rows

@@ -30,7 +30,7 @@ class CausalConv2d(_Causal):
         self.conv = nn.Conv2d(in_channels, out_channels, (time_kernel, 3), (1, 2), (0, freq_padding))
 
     def forward(self, x: Tensor, cache: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return the output (B, C', T, about F / 2) for (B, C, T, F), and the new cache."""
+        """Return the output (B, C', T, about F / 2) for (B, C, T, F) and the new cache."""
         x, cache = self._with_past(x, cache)
         return self.conv(x), cache
 
@@ -49,6 +49,6 @@ class CausalConvTranspose2d(_Causal):
         )
 
     def forward(self, x: Tensor, cache: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Return the output (B, C', T, out_freq) for (B, C, T, in_freq), and the new cache."""
+        """Return the output (B, C', T, out_freq) for (B, C, T, in_freq) and the new cache."""
         x, cache = self._with_past(x, cache)
         return self.conv(x), cache

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from modelscope_ext.models.cruse.causal_conv import CausalConv2d, CausalConvTranspose2d
 from modelscope_ext.models.grouped_rnn import GroupedRNN
-from modelscope_ext.models.streaming import StreamingModel
+from modelscope_ext.models.streaming import StreamingModel, bounded_mask
 from modelscope_ext.stft import sqrt_hann
 
 #: Limit of recurrent weights: six times the number of the largest published network.
@@ -50,16 +50,16 @@ class CruseConfig:
 
     @classmethod
     def from_name(cls, name: str, /, **options) -> "CruseConfig":
-        """Parse `CRUSE{L}-{C_L}-{N}x{GRU|LSTM}{P}[-1D]`; `-1D`: kernels of one frame. `options` override the name."""
+        """Parse `CRUSE{L}-{C_L}-{N}x{GRU|LSTM}{P}[-1D]`; `options` override the name.
+
+        `-1D` stands for kernels of one frame.
+        """
         number = r"(\d{1,12})"
         match = re.fullmatch(rf"CRUSE{number}-{number}-{number}x(GRU|LSTM){number}(-1D)?", str(name))
         if not match:
             raise ValueError(
                 f"no CRUSE is called {name!r:.100}; names look like CRUSE4-64-1xGRU4 or CRUSE5-256-2xLSTM1-1D"
             )
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(options) - set(known)):
-            raise ValueError(f"unknown CRUSE options {', '.join(unknown)}; known are {', '.join(known)}")
         depth, channels, rnn_layers, rnn, groups, one_frame = match.groups()
         config = cls(
             layers=int(depth),
@@ -74,7 +74,7 @@ class CruseConfig:
 
     @property
     def name(self) -> str:
-        """The paper's name. It leaves out skips, padding, batch norm, mask and window."""
+        """Return the paper's name. It leaves out skips, padding, batch norm, mask and window."""
         kernels = "-1D" if self.time_kernel == 1 else ""
         return f"CRUSE{self.layers}-{self.channels}-{self.rnn_layers}x{self.rnn}{self.groups}{kernels}"
 
@@ -109,12 +109,12 @@ class CruseConfig:
 
     @property
     def widths(self) -> list[int]:
-        """Channels from the input to the last encoder layer: 1 (3 for a complex mask), 16, 32 … C_L."""
+        """Return the channels from the input to the last encoder layer: 1 (3 for a complex mask), 16, 32 … C_L."""
         return [MASKS[self.mask][0], *(16 * 2**i for i in range(self.layers - 1)), self.channels]
 
     @property
     def freqs(self) -> list[int]:
-        """Frequency bins from the input to the last encoder layer: 161, 81 … for windows of 320 samples."""
+        """Return the frequency bins from the input to the last encoder layer: 161, 81 … for 320 samples."""
         freqs = [self.window // 2 + 1]
         for _ in range(self.layers):
             freqs.append((freqs[-1] + 2 * self.freq_padding - 3) // 2 + 1)
@@ -122,7 +122,7 @@ class CruseConfig:
 
     @property
     def rnn_width(self) -> int:
-        """R, the features of a frame between encoder and decoder."""
+        """Return R: the features of a frame between encoder and decoder."""
         return self.channels * self.freqs[-1]
 
 
@@ -231,7 +231,7 @@ class Cruse(StreamingModel):
         return CruseState(zeros(batch, self.hop), zeros(batch, self.hop), nothing, nothing, None)
 
     def mask(self, spec: Tensor, state: CruseState) -> tuple[Tensor, CruseState]:
-        """Return gains in (0, 1) or complex factors of magnitude below 1 for (B, T, F) spectra, same shape."""
+        """Return gains in (0, 1) or complex factors of magnitude below 1 in the shape of the spectra (B, T, F)."""
         power = spec.real.square() + spec.imag.square() + 1e-8
         log_power = torch.log10(power) / 4 + 1  # about -1 … 1.5
         if self.config.mask == "complex":
@@ -259,21 +259,17 @@ class Cruse(StreamingModel):
         """Return (B, channels, T, F) of the last layer as a mask."""
         if self.config.mask == "gain":
             return torch.sigmoid(x.squeeze(1))
-        # The magnitude through tanh, the phase as it is: Hu et al., "DCCRN", Interspeech 2020, variant E.
-        x = x.movedim(1, -1)
-        magnitude = (x.square().sum(-1, keepdim=True) + 1e-8).sqrt()
-        return torch.view_as_complex((x * (torch.tanh(magnitude) / magnitude)).contiguous())
+        return bounded_mask(x.movedim(1, -1))
 
     @torch.no_grad()
     def load_resized(self, other: "Cruse") -> None:
         """Load the weights of a trained network whose window may be shorter.
 
-        Convolutions are copied. Each recurrent unit is a copy of the unit of the nearest frequency of its channel;
-        copies of one unit share its input weights.
+        Convolutions are copied. Each recurrent unit is a copy of the unit of the nearest frequency of its channel.
+        Copies of one unit share its input weights.
 
         Raises:
-            ValueError: the networks differ in more than the window, the other window is longer, or a group holds parts
-                of channels.
+            ValueError: the networks differ in more than the window, the other window is longer, or groups cut channels.
         """
         window = self.config.window
         alike = isinstance(other, Cruse) and replace(other.config, window=window) == self.config

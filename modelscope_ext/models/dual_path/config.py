@@ -22,7 +22,7 @@ class DualPathConfig:
 
     channels, layers: of the convolutions over 64 bands, on each side.
     inner_channels, inner_bands, blocks: of the dual-path blocks between them.
-    mixer: how a block combines frequencies: a learned "matrix", or "attention".
+    mixer: how a block combines frequencies: a learned "matrix" or "attention".
     heads: groups of channels with a matrix or an attention map of their own.
     norm: layer normalisation before each half of a block.
     bidirectional: recurrent layers in both directions; the network then needs the whole recording.
@@ -50,14 +50,11 @@ class DualPathConfig:
             raise ValueError(
                 f"no dual-path network is called {name!r:.100}; names are DualPath-{', DualPath-'.join(SIZES)}"
             )
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(options) - set(known)):
-            raise ValueError(f"unknown DualPath options {', '.join(unknown)}; known are {', '.join(known)}")
         return replace(cls(*SIZES[match[1]]), **options)
 
     @property
     def name(self) -> str:
-        """The size's name, or "DualPath" for other sizes."""
+        """Return the size's name or "DualPath" for other sizes."""
         size = (self.channels, self.layers, self.inner_channels, self.inner_bands, self.blocks)
         return next((f"DualPath-{name}" for name, values in SIZES.items() if values == size), "DualPath")
 

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from modelscope_ext.models.dual_path.config import DualPathConfig
 from modelscope_ext.models.grouped_rnn import grouped_gru
-from modelscope_ext.models.streaming import StreamingModel
+from modelscope_ext.models.streaming import StreamingModel, bounded_mask
 from modelscope_ext.stft import istft, sqrt_hann, stft
 
 WINDOW = 512  # samples
@@ -51,11 +51,11 @@ class _Recurrent(nn.Module):
 
     @property
     def weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Weights of the input and the hidden state, then their biases; the first axis is the direction."""
+        """Return the weights of input and hidden state and then their biases. The first axis is the direction."""
         return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
 
     def forward(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(T, R, C) → (T, R, C) and the state (directions, R, C) after the last step."""
+        """Return the output for (T, R, C), same shape, and the state (directions, R, C) after the last step."""
         directions = len(self.weight_ih)
         x = torch.stack((x, x.flip(0))) if directions == 2 else x.unsqueeze(0)
         if state is None:
@@ -77,7 +77,7 @@ class _Recurrent(nn.Module):
 
 
 class _Mixer(nn.Module):
-    """A map over bands, and a projection over channels."""
+    """A map over bands and a projection over channels."""
 
     def __init__(self, config: DualPathConfig) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class _Mixer(nn.Module):
         self.project = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, K, C) → (N, K, C)."""
+        """Return the output for (N, K, C), same shape."""
         if self.attention:
             parts = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (3, N, heads, K, C')
             y = functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
@@ -115,7 +115,7 @@ class _Block(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) if config.norm else nn.Identity() for _ in range(2))
 
     def forward(self, x: Tensor, frames: int, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(N, K, C) → (N, K, C), with N = frames * B, and the new state."""
+        """Return the output for (N, K, C) with N = frames * B and the new state."""
         shape = x.shape
         y, state = self.recurrent(self.norms[0](x).reshape(frames, -1, shape[-1]), state)
         x = x + y.view(shape)
@@ -156,14 +156,14 @@ class DualPath(StreamingModel):
         self.to(memory_format=torch.channels_last)  # many times faster than the default on a CPU
 
     def initial_state(self, batch: int = 1) -> DualPathState:
-        """Return the state before the first sample, as after silence."""
+        """Return the state before the first sample: silence."""
         zeros = self.window.new_zeros
         rows = batch * self.config.inner_bands
         hidden = tuple(zeros(1, rows, self.config.inner_channels) for _ in self.blocks)
         return DualPathState(zeros(batch, self.hop), zeros(batch, self.hop), hidden)
 
     def enhance(self, audio: Tensor) -> Tensor:
-        """Denoise whole (B, N) utterances; same shape, no delay."""
+        """Denoise whole (B, N) utterances without a delay."""
         if self.causal:
             return super().enhance(audio)
         spec = stft(audio, self.window)
@@ -180,7 +180,7 @@ class DualPath(StreamingModel):
         return super().forward(audio, state)
 
     def mask(self, spec: Tensor, state: DualPathState) -> tuple[Tensor, DualPathState]:
-        """Return complex factors of magnitude below 1 for (B, T, F) spectra, same shape, and the new state."""
+        """Return complex factors of magnitude below 1 in the shape of the spectra (B, T, F) and the new state."""
         mask, rnn = self._masks(spec, state.rnn)
         return mask, state._replace(rnn=rnn)
 
@@ -202,13 +202,10 @@ class DualPath(StreamingModel):
             x = functional.silu(merge(torch.cat((x, skips.pop()), 1)))
             x = layer(x) if layer is self.decoder[-1] else functional.silu(layer(x))
         x = x.to(self.window.dtype).squeeze(2).unflatten(0, (frames, batch)).permute(1, 0, 3, 2)  # (B, T, 256, 2)
-        magnitude = (x.square().sum(-1, keepdim=True) + 1e-8).sqrt()
-        # The magnitude through tanh, the phase as it is: Hu et al., "DCCRN", Interspeech 2020, variant E.
-        mask = torch.view_as_complex((x * (torch.tanh(magnitude) / magnitude)).contiguous())
-        return functional.pad(mask, (0, 1)), tuple(new)
+        return functional.pad(bounded_mask(x), (0, 1)), tuple(new)
 
     def _features(self, spec: Tensor) -> Tensor:
-        """(B, T, 257) complex → (T * B, 3, 1, 256), without the highest bin."""
+        """Return features (T * B, 3, 1, 256) of complex spectra (B, T, 257) without the highest bin."""
         parts = torch.view_as_real(spec[..., :-1].transpose(0, 1).contiguous()).flatten(0, 1)  # (N, 256, 2)
         power = parts.square().sum(-1, keepdim=True) + 1e-8
         x = torch.cat((torch.log10(power) / 4 + 1, parts * power.pow(-0.35)), -1)  # magnitudes to the power of 0.3
@@ -234,7 +231,7 @@ class DualPath(StreamingModel):
         self.load_state_dict(weights)
 
     def macs_per_frame(self) -> int:
-        """Return the multiply-accumulates of one frame, a hop of audio."""
+        """Return the multiply-accumulates of one frame (a hop of audio)."""
         config = self.config
         width, inner, bands = config.channels, config.inner_channels, config.inner_bands
         outer = BANDS * width * (8 * (FEATURES + 2) + 6 * config.layers * width + 2 * (config.layers + 1) * width)

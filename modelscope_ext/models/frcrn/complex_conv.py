@@ -32,7 +32,7 @@ class ComplexBatchNorm2d(nn.Module):
         return torch.cat((getattr(self.bn_re, name), getattr(self.bn_im, name)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalize (B, 2C, F, T) with the batch's statistics or, in eval mode, the running ones."""
+        """Normalize (B, 2C, F, T) with the batch's statistics; eval mode takes the running ones."""
         if self.training and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             return self._over_all_processes(x)
         mean, var = self._both("running_mean"), self._both("running_var")
@@ -70,7 +70,7 @@ class ComplexBatchNorm2d(nn.Module):
 
 
 def _columns(x: Tensor, kernel: tuple[int, int], stride: tuple[int, int], frames: tuple[int, int]) -> Tensor:
-    """Return the inputs of a kernel's taps, (B F' T', taps * C), for contiguous (B, F, T, C) at `frames` positions."""
+    """Return the inputs of a kernel's taps (B F' T', taps * C) at `frames` positions of contiguous (B, F, T, C)."""
     b, f, t, c = x.stride()
     shape = (len(x), *frames, kernel[0], kernel[1] * x.shape[3])
     return x.as_strided(shape, (b, f * stride[0], t * stride[1], f, c)).reshape(-1, kernel[0] * shape[-1])
@@ -83,7 +83,7 @@ def _padded(x: Tensor, padding: tuple[int, int]) -> Tensor:
 
 
 def _conv_backward(grad, x, weight, stride, padding):
-    """Return the gradients of `conv2d` by two matrix products, on a CPU many times faster than torch's own."""
+    """Return the gradients of `conv2d` by two matrix products: many times faster on a CPU than torch's own."""
     outputs, inputs, *kernel = weight.shape
     frames = grad.shape[2:]
     rows = grad.permute(0, 2, 3, 1).reshape(-1, outputs)
@@ -145,7 +145,7 @@ class _GaussComplexConv(torch.autograd.Function):
 
 
 def _halves(x: Tensor, parts: int) -> tuple[Tensor, Tensor]:
-    """Return real and imaginary parts, (B, parts * C, F, T) each, of `parts` complex tensors side by side."""
+    """Return real and imaginary parts (B, parts * C, F, T) of `parts` complex tensors side by side."""
     halves = x.unflatten(1, (parts, 2, -1)).movedim(2, 0)
     return tuple(half.flatten(1, 2).contiguous(memory_format=torch.channels_last) for half in halves)
 
@@ -153,45 +153,49 @@ def _halves(x: Tensor, parts: int) -> tuple[Tensor, Tensor]:
 class _ComplexConv(nn.Module):
     """A pair of real convolutions that only hold parameters."""
 
-    def __init__(self, re: nn.Module, im: nn.Module, prefix: str, parts: int) -> None:
+    convolve = staticmethod(functional.conv2d)
+    outputs = 0  # the axis of the output channels in a weight
+
+    def __init__(self, kind: type[nn.Module], prefix: str, parts: int, *options) -> None:
         super().__init__()
-        self.add_module(f"{prefix}_re", re)
-        self.add_module(f"{prefix}_im", im)
         self._names = (f"{prefix}_re", f"{prefix}_im")
+        for name in self._names:
+            self.add_module(name, kind(*options))
         self.parts = parts
 
     def folded(self, norm: ComplexBatchNorm2d | None) -> tuple[Tensor, Tensor]:
-        """Return real weight and bias of the convolution and, in eval mode, the batch norm after it."""
+        """Return real weight and bias of the convolution with any batch norm in eval mode after it."""
         re, im = self.pair
-        weight = self._fold_weight(re.weight, im.weight)
+        parts = (each.transpose(0, self.outputs) for each in self.weights)
+        weight = _fold(*parts, self.parts).transpose(0, self.outputs)
         bias = torch.cat((re.bias - im.bias, re.bias + im.bias))
         if norm is None or norm.training:
             return weight, bias
         scale, shift = norm.scale_and_shift()
-        return weight * scale.view(self._scale_shape), torch.addcmul(shift, bias, scale)
+        return weight * scale.view(-1, *(1,) * (3 - self.outputs)), torch.addcmul(shift, bias, scale)
 
     def forward(self, x: Tensor, norm: ComplexBatchNorm2d | None = None) -> Tensor:
         """Convolve (B, 2C, F, T) into (B, 2C', F', T'); apply `norm` if there is one."""
         if x.device.type == "cpu" and min(self.weights[0].shape[:2]) >= MIN_GAUSS_CHANNELS:
             return self._gauss(x, norm)
-        x = self._convolve(x, *self.folded(norm))
+        re = self.pair[0]
+        x = self.convolve(x, *self.folded(norm), re.stride, re.padding)
         return norm(x) if norm is not None and norm.training else x
 
     @property
     def pair(self) -> tuple[nn.Module, nn.Module]:
-        """The modules that hold the parameters of the real and the imaginary convolution."""
+        """Return the modules that hold the real and the imaginary parameters."""
         return tuple(getattr(self, name) for name in self._names)
 
     @property
     def weights(self) -> tuple[Tensor, Tensor]:
-        """Weights of the real and the imaginary convolution."""
+        """Return the weights of the real and the imaginary convolution."""
         return tuple(part.weight for part in self.pair)
 
     def _gauss(self, x: Tensor, norm: ComplexBatchNorm2d | None) -> Tensor:
         """Use three real convolutions instead of four."""
         (a, b), (re, im) = self.weights, self.pair
-        transposed = isinstance(re, nn.ConvTranspose2d)
-        x = _GaussComplexConv.apply(x, a, b, transposed, self.parts, re.stride, re.padding)
+        x = _GaussComplexConv.apply(x, a, b, self.outputs == 1, self.parts, re.stride, re.padding)
         bias = torch.cat((re.bias - im.bias, re.bias + im.bias))[:, None, None]
         if norm is None or norm.training:
             x.add_(bias)  # in place: memory traffic is a good part of a training step
@@ -203,30 +207,15 @@ class _ComplexConv(nn.Module):
 class ComplexConv2d(_ComplexConv):
     """Convolution over (F, T); strides and paddings as in `nn.Conv2d`."""
 
-    _scale_shape = (-1, 1, 1, 1)
-
     def __init__(self, in_channels: int, out_channels: int, kernel, stride=1, padding=0) -> None:
-        re, im = (nn.Conv2d(in_channels, out_channels, kernel, stride, padding) for _ in range(2))
-        super().__init__(re, im, "conv", 1)
-
-    def _fold_weight(self, re: Tensor, im: Tensor) -> Tensor:
-        return _fold(re, im, self.parts)
-
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return functional.conv2d(x, weight, bias, self.conv_re.stride, self.conv_re.padding)
+        super().__init__(nn.Conv2d, "conv", 1, in_channels, out_channels, kernel, stride, padding)
 
 
 class ComplexConvTranspose2d(_ComplexConv):
     """Transposed convolution over (F, T) of `parts` complex tensors of equal width, concatenated along the channels."""
 
-    _scale_shape = (1, -1, 1, 1)
+    convolve = staticmethod(functional.conv_transpose2d)
+    outputs = 1
 
     def __init__(self, in_channels: int, out_channels: int, kernel, stride=1, padding=0, parts: int = 1) -> None:
-        re, im = (nn.ConvTranspose2d(in_channels, out_channels, kernel, stride, padding) for _ in range(2))
-        super().__init__(re, im, "tconv", parts)
-
-    def _fold_weight(self, re: Tensor, im: Tensor) -> Tensor:
-        return _fold(re.transpose(0, 1), im.transpose(0, 1), self.parts).transpose(0, 1)
-
-    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return functional.conv_transpose2d(x, weight, bias, self.tconv_re.stride, self.tconv_re.padding)
+        super().__init__(nn.ConvTranspose2d, "tconv", parts, in_channels, out_channels, kernel, stride, padding)

@@ -58,7 +58,7 @@ SQUEEZES = sum(layer.squeeze is not None for layer in (*ENCODER, *DECODER))
 
 @dataclass(frozen=True)
 class FrcrnConfig:
-    """The keys of the released configuration's "model" section, and `causal`.
+    """The keys of the released configuration's "model" section and `causal`.
 
     Only `causal` may differ from the released values.
     """
@@ -73,14 +73,6 @@ class FrcrnConfig:
     fft_len: int = WINDOW
     win_type: str = "hann"
     causal: bool = False
-
-    @classmethod
-    def from_options(cls, **options) -> "FrcrnConfig":
-        """Return the configuration with these values; raise ValueError for a key that is not a field."""
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(options) - set(known)):
-            raise ValueError(f"unknown FRCRN options {', '.join(unknown)}; known are {', '.join(known)}")
-        return cls(**options)
 
     def __post_init__(self) -> None:
         if not isinstance(self.causal, bool):

@@ -22,7 +22,7 @@ from torch import Tensor
 from modelscope_ext.models.frcrn.config import SQUEEZES
 from modelscope_ext.models.frcrn.cpu_layers import TILE, Bf16Conv, FastFsmn, FastHead, FastStem, WinogradConv
 from modelscope_ext.models.frcrn.squeeze import ComplexSqueezeExcitation, part_means, running_means
-from modelscope_ext.models.frcrn.unet import Stage, UNet, UNetState
+from modelscope_ext.models.frcrn.unet import Run, Stage, UNet, UNetState
 
 #: Memory that layers of one utterance write to: flat tensors by place. Fresh memory takes a tenth of the time.
 Workspace = dict[int, Tensor]
@@ -95,32 +95,22 @@ class FastUNet:
         return out, torch.cat(results, 1) if state is None else UNetState.joined(results)
 
 
-class _Run:
-    """One utterance on its way through a `FastUNet`."""
+class _Run(Run):
+    """One utterance on its way through a `FastUNet`; further arguments as for `Run`."""
 
-    def __init__(
-        self,
-        net: FastUNet,
-        workspace: Workspace,
-        state: UNetState | None,
-        count: Tensor | None,
-        given: Tensor | None,
-        parts: int,
-    ) -> None:
+    def __init__(self, net: FastUNet, workspace: Workspace, *given) -> None:
+        super().__init__(*given)
         self.net, self.workspace = net, workspace
-        self.before, self.count, self.given, self.parts = state, count, given, parts
-        self.frames: dict[str, list[Tensor]] = {"encoders": [], "decoders": []}
-        self.means: list[Tensor] = []
-        self.memory: tuple[Tensor, ...] = ()
 
     def __call__(self, x: Tensor, only_means: bool) -> Tensor | None:
-        """Return the output for (2, T, F, 1), same shape, before the last 1 x 1 convolution."""
+        """Return the output (2, T, F, 1) for one of that shape, up to the last 1 x 1 convolution."""
         skips = []
         for stage in self.net.encoders:
             x, means = self.convolve(stage.conv, "encoders", x, x.shape[3], _encoder_input(x, stage))
             if stage.squeeze is not None:
                 skips.append((x, self.gains(stage.squeeze, means)))
-        x = self.along_time(x)
+        memorised = self.along_time(self.net.unet.fsmn, _tensor(x).movedim(2, 3).to(self.net.exact))  # (1, 2C, T, 1)
+        x = _planes(memorised.movedim(3, 2).to(self.net.dtype))
         for stage in self.net.decoders:
             gain = None if stage.squeeze is None else self.gains(stage.squeeze, _run_fsmn(stage.fsmn, x))
             if only_means and len(self.means) == SQUEEZES:
@@ -130,21 +120,6 @@ class _Run:
                 width, read = 2 * width, _decoder_input(x, stage, gain, *skips.pop())
             x, _ = self.convolve(stage.conv, "decoders", x, width, read)
         return x
-
-    def result(self) -> UNetState | Tensor:
-        """Return the new state of a causal U-net or the squeeze means of another one."""
-        if self.before is None:
-            return torch.stack(self.means, 2)
-        return UNetState(*map(tuple, self.frames.values()), self.memory, tuple(self.means))
-
-    def along_time(self, x: Tensor) -> Tensor:
-        """Run the FSMN along time; one frequency is left."""
-        x, fsmn = _tensor(x).movedim(2, 3).to(self.net.exact), self.net.unet.fsmn  # (1, 2C, T, 1)
-        if self.before is None:
-            x = fsmn(x)
-        else:
-            x, self.memory = fsmn.stream(x, self.before.memory)
-        return _planes(x.movedim(3, 2).to(self.net.dtype))
 
     def gains(self, squeeze: ComplexSqueezeExcitation, means: Tensor) -> Tensor:
         """Return the gains (2, T, 1, C) for the means (2, T, C) of the frames over frequency."""
@@ -195,12 +170,12 @@ class _Run:
 
 
 def has_amx() -> bool:
-    """Return True if the processor multiplies matrices of bfloat16, many times faster than those of float32."""
+    """Return True if the processor multiplies matrices of bfloat16 many times faster than those of float32."""
     return getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()  # torch has no public name for it
 
 
 def _side_by_side(work: Callable[[int], tuple], count: int) -> list[tuple]:
-    """Return `work(0)` … `work(count - 1)`, computed at the same time if torch may use several threads."""
+    """Return `work(0)` … `work(count - 1)`. They run at the same time if torch may use several threads."""
     threads = torch.get_num_threads()
     workers = min(threads, count, SIDE_BY_SIDE)
     if workers < 2:
@@ -222,15 +197,15 @@ def _side_by_side(work: Callable[[int], tuple], count: int) -> list[tuple]:
 def _in_blocks(
     layer, read: Reader, before: Tensor | None, like: Tensor, width: int, out: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Run a layer with two taps in time block by block.
+    """Run a layer with two taps in time block by block; see `_Run.convolve`.
 
     Args:
-        layer: one of `cpu_layers`; it reads frames of its `workspace` and writes to `out`.
+        layer: reads frames of its `workspace` and writes to `out`.
         read: gives the input.
-        before: (2, 1, F, C) before the first frame; None: the first output is that of the first two frames.
+        before: (2, 1, F, C) before the first frame. None: the first output is that of the first two frames.
         like: has the frames and the frequencies of the input.
         width: channels of the input.
-        out: (2, T', F', C'); where it needs more frames than there are, these are zeros.
+        out: (2, T', F', C'). Missing frames are zeros.
 
     Returns:
         The (2, T', C') means of the output over frequency and the last frame read.
@@ -274,7 +249,7 @@ def _encoder_input(x: Tensor, stage: Stage) -> Reader:
 
 
 def _decoder_input(x: Tensor, stage: Stage, gain: Tensor | None, skip: Tensor, skip_gain: Tensor) -> Reader:
-    """Return a reader of `x` after its FSMN or, if that is done, its gain, beside the skip connection."""
+    """Return a reader of `x` beside the skip connection. `x` still needs its FSMN or, after that, its gain."""
 
     def read(start: int, stop: int, out: Tensor) -> None:
         if gain is None:

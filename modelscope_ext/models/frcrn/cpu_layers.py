@@ -18,6 +18,16 @@ TILE = 4
 TO_PRODUCTS = torch.tensor([[1 / 2, 0], [-1 / 2, -1 / 2], [-1 / 6, 1 / 6], [1 / 6, 1 / 3], [0, 1]], dtype=torch.float64)
 
 
+class _Layer:
+    """A layer with two taps in time."""
+
+    planes = 2  # of the input: real part, imaginary part, and perhaps their sum
+
+    def workspace(self, like: Tensor, frames: int, steps: int, width: int) -> Tensor:
+        """Return (planes, T, F, C) zeros for the input."""
+        return like.new_zeros(self.planes, frames, steps, width)
+
+
 class FastFsmn:
     """A complex FSMN along the third axis of (2, T, F, C)."""
 
@@ -34,7 +44,7 @@ class FastFsmn:
         self.taps = [torch.cat((taps[0], sign * taps[1])).transpose(2, 3).to(dtype) for sign in (-1, 1)]
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
-        """Write y = f_re(x) + i f_im(x), f(x) = x + memory(x), to `out`, which has the shape of `x` or is `x`."""
+        """Write y = f_re(x) + i f_im(x) with f(x) = x + memory(x) to `out`, which may be `x`."""
         _, frames, steps, width = x.shape
         p = x.new_empty(2, frames * steps, 2, width)
         for part in range(2):
@@ -53,13 +63,14 @@ class FastFsmn:
         torch.add(im, filtered[1], out=out[1])
 
 
-class WinogradConv:
-    """A complex (transposed) convolution with two taps in time, batch norm and leaky ReLU."""
+class WinogradConv(_Layer):
+    """A complex (transposed) convolution, batch norm and leaky ReLU."""
+
+    planes = 3
 
     def __init__(self, conv: nn.Module, norm: ComplexBatchNorm2d) -> None:
         (a, b), (re, im) = conv.weights, conv.pair
-        self.transposed = isinstance(re, nn.ConvTranspose2d)
-        self.convolve = functional.conv_transpose2d if self.transposed else functional.conv2d
+        self.transposed, self.convolve = conv.outputs == 1, conv.convolve
         taps = torch.stack((b - a, a + b, a))  # (3, ., ., F, 2): for r, for s, for r + s
         taps = taps.flip(-1) if self.transposed else taps  # as correlation: the earlier frame first
         products = torch.einsum("pt,g...t->pg...", TO_PRODUCTS.to(taps), taps).unsqueeze(-2)  # (5, 3, ., ., 1, F)
@@ -74,10 +85,6 @@ class WinogradConv:
         """Return the number of output frequencies for `steps` input frequencies."""
         taps = self.weights[0][0].shape[-1]
         return 2 * (steps - 1) + taps if self.transposed else (steps - taps) // 2 + 1
-
-    def workspace(self, like: Tensor, frames: int, steps: int, width: int) -> Tensor:
-        """Return (3, T, F, C) zeros; the third is for the sum of the others."""
-        return like.new_zeros(3, frames, steps, width)
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """Convolve n + 1 frames of r, s and r + s into `out` (2, n, F', C'); multiples of 4 are fastest."""
@@ -122,12 +129,12 @@ class WinogradConv:
         return self.convolve(x, weight, stride=(1, 2)).permute(0, 2, 3, 1)[0]
 
 
-class Bf16Conv:
+class Bf16Conv(_Layer):
     """The same as one real convolution in bfloat16, for processors with AMX: products cost less than sums there."""
 
     def __init__(self, conv: nn.Module, norm: ComplexBatchNorm2d) -> None:
         weight, bias = conv.folded(norm)
-        self.transposed = isinstance(conv.pair[0], nn.ConvTranspose2d)
+        self.transposed = conv.outputs == 1
         if self.transposed:  # every other frequency by a convolution of its own; the earlier frame first
             weight = weight.unflatten(0, (conv.parts, 2, -1)).transpose(0, 1).flatten(0, 2)
             weight = weight.transpose(0, 1).flip(2, 3)
@@ -157,7 +164,7 @@ class Bf16Conv:
             out[:, :, i :: len(self.weights)] = y
 
 
-class FastStem:
+class FastStem(_Layer):
     """The first encoder. It has one input channel: one matrix product over the taps."""
 
     channels = WIDTH
@@ -170,10 +177,6 @@ class FastStem:
         """Return the number of output frequencies for `steps` input frequencies."""
         return (steps - 5) // 2 + 1
 
-    def workspace(self, like: Tensor, frames: int, steps: int, width: int) -> Tensor:
-        """Return (2, T, F, C) zeros."""
-        return like.new_zeros(2, frames, steps, width)
-
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """Convolve (2, n + 1, F, 1) into `out` (2, n, F', C)."""
         taps = x[..., 0].unfold(2, 5, 2).unfold(1, 2, 1)  # (2, n, F', 5, 2)
@@ -182,7 +185,7 @@ class FastStem:
         out.copy_(functional.leaky_relu_(y, SLOPE).movedim(2, 0))
 
 
-class FastHead:
+class FastHead(_Layer):
     """The last decoder. It has one output channel: one matrix product gives the contribution of every tap."""
 
     channels = 1
@@ -196,10 +199,6 @@ class FastHead:
     def width_out(self, steps: int) -> int:
         """Return the number of output frequencies for `steps` input frequencies."""
         return 2 * steps + 3
-
-    def workspace(self, like: Tensor, frames: int, steps: int, width: int) -> Tensor:
-        """Return (2, T, F, C) zeros."""
-        return like.new_zeros(2, frames, steps, width)
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """Convolve (2, n + 1, F, 2C) into `out` (2, n, 2F + 3, 1)."""

@@ -21,9 +21,9 @@ class _Memory(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, (FSMN_ORDER, 1), groups=channels, bias=False)
 
     def forward(self, rows: Tensor, signs: tuple[int, int], past: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Filter (B, S, R, 2, C), each of the two by itself and with its own sign, into (B, 2C, S, R).
+        """Filter (B, S, R, 2, C) into (B, 2C, S, R): each of the two by itself and with its own sign.
 
-        `past` is (B, 19, R, 2C), p before the first step; None is silence. Also return p before the next step.
+        `past` is p (B, 19, R, 2C) before the first step and None for silence. Also return p before the next step.
         """
         p = self.project(functional.relu_(self.linear(rows))).flatten(3)  # (B, S, R, 2C)
         batch, steps, independent, width = p.shape
@@ -52,11 +52,11 @@ class ComplexFsmn(nn.Module):
         return tuple(weight.new_zeros(batch, FSMN_ORDER - 1, rows, 2 * len(weight)) for _ in range(2 * self.layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the output for (B, 2C, S, R), same shape."""
+        """Return the output for (B, 2C, S, R) in the same shape."""
         return self.stream(x, (None,) * 2 * self.layers)[0]
 
     def stream(self, x: Tensor, state: tuple[Tensor | None, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the output for the steps after `state`, and the new state."""
+        """Return the output for the steps after `state` and the new state."""
         remembered: list[Tensor] = []
         for layer in range(1, self.layers + 1):
             re, im = (getattr(self, f"fsmn_{part}_L{layer}") for part in ("re", "im"))

@@ -47,12 +47,12 @@ class FrcrnBase(nn.Module):
         return self.outputs(audio)
 
     def outputs(self, audio: Tensor) -> dict[str, Tensor]:
-        """Return the outputs of the first U-net, `*_l1`, and of both, `*_l2`, for (B, N) audio with N >= 640.
+        """Return the outputs of the first U-net (`*_l1`) and of both (`*_l2`) for audio (B, N) with N >= 640.
 
         Returns:
-            wav_l1, wav_l2: (B, N'), the N' = 640 + 320 (T - 1) samples of the T whole frames.
-            spec_l1, spec_l2: (B, 2F, T), F = 321 real parts and then the imaginary ones.
-            mask_l1, mask_l2: (B, 2F, T), `spec` divided by the spectrum of the input. The final mask is a sum of two.
+            wav_l1 and wav_l2 (B, N'): the 640 + 320 (T - 1) samples of the T whole frames.
+            spec_l1 and spec_l2 (B, 2F, T): F = 321 real parts and then the imaginary ones.
+            mask_l1 and mask_l2 (B, 2F, T): `spec` divided by the spectrum of the input. The final mask is a sum of two.
         """
         if audio.ndim != 2 or audio.shape[1] < WINDOW:
             raise ValueError(f"need (B, N) audio, N >= {WINDOW}, got shape {tuple(audio.shape)}")
@@ -101,7 +101,7 @@ class FrcrnBase(nn.Module):
         return fast
 
     def _wav(self, spec: Tensor) -> Tensor:
-        """Return the audio (B, 320 (T + 1)) of (B, 2, F, T): the least-squares inverse of the analysis."""
+        """Return the audio (B, 320 (T + 1)) of (B, 2, F, T) by the least-squares inverse of the analysis."""
         frames = synthesis(torch.complex(spec[:, 0], spec[:, 1]).transpose(1, 2), self.window)
         power = self.window.square()
         audio, tail = overlap_add(frames, frames.new_zeros(frames.shape[0], HOP))
@@ -134,8 +134,8 @@ class Frcrn(FrcrnBase):
 
         Args:
             audio: (B, N).
-            squeeze_means: (B, 22, 2C) means to use, those of the whole recording; None uses the part's own.
-            keep_memory: keep the work memory for the next part, which saves time.
+            squeeze_means: (B, 22, 2C) of the whole recording. None uses the part's own.
+            keep_memory: keep the work memory for the next part. This saves time.
 
         Returns:
             (B, N) and the part's own squeeze means (B, 22, 2C).
@@ -152,12 +152,12 @@ class Frcrn(FrcrnBase):
         return self.window.device.type == "cpu" and has_amx()
 
     def squeeze_means(self, audio: Tensor, parts: int = 1, quick: bool = False) -> Tensor:
-        """Return the means that the squeezes of both U-nets take over time, (parts, B, 22, 2C).
+        """Return the means that the squeezes of both U-nets take over time: (parts, B, 22, 2C).
 
         Args:
             audio: (B, N).
-            parts: number of equal parts of the audio; each has means.
-            quick: compute in bfloat16 if `quick_means`; the means then have an error of -53 dB.
+            parts: number of equal parts of the audio.
+            quick: compute in bfloat16 if `quick_means`. The means then have an error of -53 dB.
         """
         noisy = self._spectra(audio)
         if not self._use_fast(noisy):
@@ -206,7 +206,7 @@ class CausalFrcrn(StreamingModel, FrcrnBase):
         return FrcrnState(zeros(batch, HOP), zeros(batch, HOP), *unets, zeros(1, dtype=torch.int64))
 
     def mask(self, spec: Tensor, state: FrcrnState) -> tuple[Tensor, FrcrnState]:
-        """Return complex factors for (B, T, F) spectra, same shape, and the new state."""
+        """Return complex factors in the shape of the spectra (B, T, F) and the new state."""
         _, mask, state = self._next_masks(_real(spec), state)
         return torch.view_as_complex(mask.permute(0, 3, 2, 1).contiguous()), state
 

@@ -24,20 +24,20 @@ class ComplexSqueezeExcitation(nn.Module):
         )
 
     def forward(self, x: Tensor, mean: Tensor | None = None, parts: int = 1) -> tuple[Tensor, Tensor]:
-        """Return `x` (B, 2C, F, T) times its gains, and its means (parts, B, 2C) over equal parts of the time.
+        """Return `x` (B, 2C, F, T) times its gains and its means (parts, B, 2C) over equal parts of the time.
 
-        `mean` (B, 2C), if given, takes the place of the mean of `x`.
+        A given `mean` (B, 2C) replaces the mean of `x`.
         """
         own = part_means(x.mean(2).transpose(1, 2), parts)
         return x * self.gains(own.mean(0) if mean is None else mean)[:, :, None, None], own
 
     def stream(self, x: Tensor, mean: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `x` times gains of the mean over all frames so far, and the new mean.
+        """Return `x` times gains of the mean over all frames so far and the new mean.
 
         Args:
-            x: (B, 2C, F, T), the next frames.
+            x: the next frames (B, 2C, F, T).
             mean: (B, 2C) over all frames before.
-            count: (T,) number of frames up to each of `x`; 1 at the first frame of a stream.
+            count: number of frames up to each of `x` (T,); 1 at the first frame of a stream.
         """
         means = running_means(x.mean(2).transpose(1, 2), mean, count)  # (B, T, 2C)
         return x * self.gains(means).transpose(1, 2).unsqueeze(2), means[:, -1]
@@ -57,5 +57,5 @@ def part_means(frames: Tensor, parts: int) -> Tensor:
 
 
 def running_means(frames: Tensor, mean: Tensor, count: Tensor) -> Tensor:
-    """Return running means (B, T, C); `mean` (B, C) is the one before, `count` (T,) the numbers of frames."""
+    """Return running means (B, T, C) after the `mean` (B, C). `count` (T,) has the numbers of frames."""
     return (frames.cumsum(1) + (mean * (count[0] - 1)).unsqueeze(1)) / count[:, None]

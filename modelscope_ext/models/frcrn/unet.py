@@ -26,7 +26,7 @@ class UNetState(NamedTuple):
     means: tuple[Tensor, ...]  # running mean of each squeeze and excitation, (B, 2C)
 
     def stream(self, b: int) -> "UNetState":
-        """Return the state of stream `b`, (1, ...) tensors."""
+        """Return the state of stream `b` as (1, ...) tensors."""
         return UNetState(*(tuple(tensor[b : b + 1] for tensor in part) for part in self))
 
     @classmethod
@@ -91,12 +91,12 @@ class UNet(nn.Module):
 
     @property
     def encoder_stages(self) -> list[Stage]:
-        """The encoders in the order of computation."""
+        """Return the encoders in the order of computation."""
         return _stages(ENCODER, self.encoders, self.fsmn_enc, self.se_layers_enc)
 
     @property
     def decoder_stages(self) -> list[Stage]:
-        """The decoders in the order of computation."""
+        """Return the decoders in the order of computation."""
         return _stages(DECODER, self.decoders, self.fsmn_dec, self.se_layers_dec)
 
     def initial_state(self, batch: int) -> UNetState:
@@ -125,7 +125,7 @@ class UNet(nn.Module):
             parts: number of equal parts of `x` whose means are returned.
 
         Returns:
-            (B, 2, F, T), and a `UNetState` or the means of `x`, (parts, B, 11, 2C).
+            (B, 2, F, T) and a `UNetState` or the means (parts, B, 11, 2C) of `x`.
         """
         run = _Run(state, count, means, parts)
         skips = []
@@ -135,26 +135,40 @@ class UNet(nn.Module):
             if stage.squeeze is not None:
                 skips.append(run.excite(stage.squeeze, x))
         # One frequency is left; this memory runs along time. A transpose would leave strides that hide channels_last.
-        x = x.squeeze(2).unsqueeze(3)
-        x, memory = (self.fsmn(x), ()) if state is None else self.fsmn.stream(x, state.memory)
-        x = x.squeeze(3).unsqueeze(2)
+        x = run.along_time(self.fsmn, x.squeeze(2).unsqueeze(3)).squeeze(3).unsqueeze(2)
         for stage in self.decoder_stages:
             if stage.fsmn is not None:
                 x = stage.fsmn(x)
                 x = x if stage.squeeze is None else run.excite(stage.squeeze, x)
                 x = torch.cat((x, skips.pop()), 1)
             x = stage.conv(run.with_past(x, "decoders"))
-        return self.linear(x), torch.stack(run.means, 2) if state is None else run.state(memory)
+        return self.linear(x), run.result()
 
 
-class _Run:
-    """State and squeeze means that one call of `UNet` collects."""
+class Run:
+    """State and squeeze means that one call of a U-net collects."""
 
     def __init__(self, state: UNetState | None, count: Tensor | None, given: Tensor | None, parts: int) -> None:
         self.before, self.count, self.given, self.parts = state, count, given, parts
         self.frames: dict[str, list[Tensor]] = {"encoders": [], "decoders": []}
         self.means: list[Tensor] = []
+        self.memory: tuple[Tensor, ...] = ()
 
+    def along_time(self, fsmn: ComplexFsmn, x: Tensor) -> Tensor:
+        """Return the output of the FSMN along time for (B, 2C, T, 1) in the same shape."""
+        if self.before is None:
+            return fsmn(x)
+        x, self.memory = fsmn.stream(x, self.before.memory)
+        return x
+
+    def result(self) -> UNetState | Tensor:
+        """Return the new state of a causal U-net or the squeeze means of another one."""
+        if self.before is None:
+            return torch.stack(self.means, 2)
+        return UNetState(*map(tuple, self.frames.values()), self.memory, tuple(self.means))
+
+
+class _Run(Run):
     def with_past(self, x: Tensor, name: str) -> Tensor:
         """Return `x` with the last frame of the call before in front; keep its own last frame."""
         if self.before is None:
@@ -171,9 +185,6 @@ class _Run:
             x, mean = squeeze.stream(x, self.before.means[layer], self.count)
         self.means.append(mean)
         return x
-
-    def state(self, memory: tuple[Tensor, ...]) -> UNetState:
-        return UNetState(*(tuple(self.frames[name]) for name in ("encoders", "decoders")), memory, tuple(self.means))
 
 
 def _stages(

@@ -46,7 +46,7 @@ def test_the_released_configuration_is_the_default():
     found = json.loads(path.read_text())["model"] if path.exists() else {"type": "", **RELEASED}
     found.pop("type")
     assert found == RELEASED
-    assert FrcrnConfig.from_options(**found) == FrcrnConfig()
+    assert FrcrnConfig(**found) == FrcrnConfig()
 
 
 @pytest.mark.parametrize(
