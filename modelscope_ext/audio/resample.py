@@ -9,6 +9,10 @@ from modelscope_ext.audio.pcm import AudioError
 
 #: The filters of `StreamResampler` have about 50 times as many taps. It converts all whole rates up to this one.
 MAX_FACTOR = 100_000
+#: Outputs of each phase from which on they are filtered phase by phase, without copies of the input.
+FEWEST_A_PHASE = 16
+#: Outputs whose inputs are copied at a time.
+LARGEST_COPY = 4096
 
 
 def resample(audio: np.ndarray, source_rate: float, target_rate: float) -> np.ndarray:
@@ -39,37 +43,64 @@ class StreamResampler:
         factor = max(self.up, self.down)
         if factor > MAX_FACTOR:
             raise AudioError(f"{source_rate} Hz and {target_rate} Hz have too small a common divisor for a conversion")
-        from scipy.signal import upfirdn  # late: the import takes a good part of a second
-
-        self._upfirdn = upfirdn
         #: Half the filter at the rate source * up; a multiple of `down`, so that outputs fall on whole steps.
         self.half = -(-half_length * factor // self.down) * self.down
         window = np.kaiser(2 * self.half + 1, 7.0)
         taps = np.arange(-self.half, self.half + 1) / factor * 0.92  # the cut-off is just below the lower Nyquist
-        self.filter = (np.sinc(taps) * window).astype(np.float64)
-        self.filter = (self.filter * self.up / self.filter.sum()).astype(np.float32)
+        taps = np.sinc(taps) * window
+        self.taps = self._phases(np.float32(taps * self.up / taps.sum()))
         self.waits = self.half / (source_rate * self.up)  # seconds
-        self.buffer = np.zeros((0, channels), np.float32)
-        self.start = 0  # input index of the buffer's first sample, a multiple of `down`
+        size = self.taps.shape[1]
+        self.buffer, self.start = np.zeros((channels, size), np.float32), -size  # input index of its first sample
         self.fed = self.done = 0  # input samples taken, output samples returned
+
+    def _phases(self, filter: np.ndarray) -> np.ndarray:
+        """Return (up, taps): the weights of the last input samples of an output sample, for each of its phases."""
+        size = -(-len(filter) // self.up)
+        ends = (np.arange(self.up) * self.down + self.half) % self.up
+        padded = np.zeros(size * self.up, np.float32)
+        padded[: len(filter)] = filter
+        return np.ascontiguousarray(padded.reshape(size, self.up).T[ends, ::-1])
+
+    def ready(self, fed: np.ndarray | int) -> np.ndarray:
+        """Return the number of output samples that are ready after `fed` input samples."""
+        return np.maximum(0, (fed * self.up - self.half - 1) // self.down + 1)
 
     def feed(self, chunk: np.ndarray) -> np.ndarray:
         """Take (n, channels) samples and return those that are ready."""
-        self.buffer = np.concatenate((self.buffer, chunk))
+        self.buffer = np.concatenate((self.buffer, chunk.T), 1)
         self.fed += len(chunk)
-        ready = max(self.done, (self.fed * self.up - self.half - 1) // self.down + 1)
+        ready = int(self.ready(self.fed))
         if ready == self.done:
             return chunk[:0]
-        offset = self.half // self.down - self.start * self.up // self.down
-        filtered = self._upfirdn(self.filter, self.buffer, self.up, self.down, axis=0)
-        out = filtered[self.done + offset : ready + offset]
+        out = self._filtered(ready)
         self.done = ready
-        needed = max(0, (ready * self.down - self.half) // self.up // self.down * self.down)
-        self.buffer, self.start = self.buffer[needed - self.start :], needed
+        unused = self._windows(ready)
+        self.buffer, self.start = self.buffer[:, unused:], self.start + unused
+        return out.T
+
+    def _windows(self, output: np.ndarray | int) -> np.ndarray | int:
+        """Return the index in the buffer of the first input sample of an output sample."""
+        return (output * self.down + self.half) // self.up + 1 - self.taps.shape[1] - self.start
+
+    def _filtered(self, ready: int) -> np.ndarray:
+        """Return the output samples (channels, n) from `done` to `ready`."""
+        windows = np.lib.stride_tricks.sliding_window_view(self.buffer, self.taps.shape[1], 1)  # (channels, n, taps)
+        out = np.empty((len(windows), ready - self.done), np.float32)
+        if out.shape[1] >= FEWEST_A_PHASE * self.up:
+            for i in range(self.up):  # `down` input samples lie between two outputs of a phase
+                inputs = windows[:, self._windows(self.done + i) :: self.down]
+                part = out[:, i :: self.up]
+                part[:] = np.einsum("cnt,t->cn", inputs[:, : part.shape[1]], self.taps[(self.done + i) % self.up])
+            return out
+        for start in range(self.done, ready, LARGEST_COPY):
+            outputs = np.arange(start, min(start + LARGEST_COPY, ready))
+            inputs, taps = windows[:, self._windows(outputs)], self.taps[outputs % self.up]
+            out[:, outputs - self.done] = np.einsum("cnt,nt->cn", inputs, taps)
         return out
 
     def flush(self) -> np.ndarray:
         """Return the rest; the whole output has ceil(n * target_rate / source_rate) samples."""
         missing = -(-self.fed * self.up // self.down) - self.done
-        silence = np.zeros((self.half // self.up + self.down + 1, self.buffer.shape[1]), np.float32)
+        silence = np.zeros((self.half // self.up + self.down + 1, len(self.buffer)), np.float32)
         return self.feed(silence)[:missing]

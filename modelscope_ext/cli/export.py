@@ -16,11 +16,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("--format", choices=["onnx"], default="onnx", help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT.onnx", help="the file to write")
-    parser.add_argument(
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
         "--utterance",
         action="store_const",
         const=True,
         help="export whole utterances instead of one step with its state; the default for non-causal networks",
+    )
+    kind.add_argument(
+        "--blocks",
+        action="store_true",
+        help="export steps of any number of hops, as the model in this package has them: files take half the time",
     )
     parser.add_argument(
         "--int8",
@@ -35,4 +41,4 @@ def run(args: argparse.Namespace) -> None:
     """Export the model."""
     if args.output.suffix.lower() != ".onnx":
         raise ValueError(f"{args.output}: the name of an ONNX file ends in .onnx")
-    export_onnx(args.model, args.output, args.utterance, args.int8)
+    export_onnx(args.model, args.output, args.utterance, args.int8, args.blocks)

@@ -4,10 +4,12 @@ Inputs and outputs, all float32 at the network's rate:
 
 - a step of a causal network: `audio` (B, hop) and the state → `enhanced` (B, hop), delayed by `delay` samples, and the
   new state. All other inputs are the state, zeros before the first step; the output `new_X` is the next `X`.
+- blocks of a causal network: the same for `audio` (B, n hops), any n; long audio takes half the time. The model in this
+  package is such a file.
 - whole utterances: `audio` (B, N) → `enhanced` (B, N), aligned, any B and N. FRCRN also has the output `own_means`
   (B, 22, 256), and the optional input `means` for those of the recording that `audio` is a part of.
 
-The metadata are name, kind (step or utterance), sample_rate, hop, delay, latency, reference_level,
+The metadata are name, kind (step, blocks or utterance), sample_rate, hop, delay, latency, reference_level,
 attenuation_limit_db and lead_in_s, the seconds of warm-up.
 """
 
@@ -40,7 +42,11 @@ class ExportError(ValueError):
 
 
 def export_onnx(
-    model: "nn.Module | str | Path | None", path: str | Path, utterance: bool | None = None, int8: bool = False
+    model: "nn.Module | str | Path | None",
+    path: str | Path,
+    utterance: bool | None = None,
+    int8: bool = False,
+    blocks: bool = False,
 ) -> None:
     """Write a network to an ONNX file after a comparison of both on noise, a voice and silence.
 
@@ -49,11 +55,12 @@ def export_onnx(
         path: the file. It appears if it is complete and gives what PyTorch gives.
         utterance: export whole utterances instead of a step with its state. None exports a step of causal networks.
         int8: store the recurrent matrices of a CRUSE's step in 8 bits: a smaller file and a faster step.
+        blocks: export steps of any number of hops of a CRUSE or a dual-path network.
 
     Raises:
         ExportError: the outputs are not finite or differ by more than `parity.TOLERANCE` (`INT8_TOLERANCE_DB` with
             `int8`).
-        ValueError: the model cannot be used, it is not causal and has no step, or `int8` is not for a CRUSE's step.
+        ValueError: the model cannot be used, it is not causal and has no step, or `int8` or `blocks` is not for it.
         OSError: the file cannot be written.
         ModuleNotFoundError: onnx or onnxruntime is missing. The message gives the command that installs it.
     """
@@ -62,12 +69,9 @@ def export_onnx(
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("export needs onnx; get it with: pip install 'modelscope-ext[onnx]'") from error
     net = _network(model)
-    if utterance is None:
-        utterance = not net.causal
-    if not (utterance or net.causal):
-        raise ValueError("this network needs a whole utterance before its first output: there is no step to export")
-    proto = _graph(net, utterance, int8).model(OPSET)
-    onnx.helper.set_model_props(proto, {key: str(value) for key, value in _metadata(net, utterance).items()})
+    kind = _kind(net, utterance, blocks)
+    proto = _graph(net, kind, int8).model(OPSET)
+    onnx.helper.set_model_props(proto, {key: str(value) for key, value in _metadata(net, kind).items()})
     path = Path(path)
     with atomic_write(path) as temp:
         temp.write_bytes(proto.SerializeToString())
@@ -83,24 +87,38 @@ def _network(model: "nn.Module | str | Path | None") -> nn.Module:
     return model if model.window.device.type == "cpu" else copy.deepcopy(model).cpu()
 
 
-def _graph(net: nn.Module, utterance: bool, int8: bool) -> Graph:
+def _kind(net: nn.Module, utterance: bool | None, blocks: bool) -> str:
+    if utterance or (utterance is None and not net.causal and not blocks):
+        if blocks:
+            raise ValueError("choose either blocks or whole utterances")
+        return "utterance"
+    if not net.causal:
+        raise ValueError("this network needs a whole utterance before its first output: there is no step to export")
+    return "blocks" if blocks else "step"
+
+
+def _graph(net: nn.Module, kind: str, int8: bool) -> Graph:
     cruse = isinstance(net, Cruse)
-    if int8 and (utterance or not cruse):
+    if int8 and (kind != "step" or not cruse):
         raise ValueError("8 bits are for the step of a CRUSE only")
     if cruse:
-        return cruse_graph(net, utterance, int8)
-    return (dual_path_graph if isinstance(net, DualPath) else frcrn_graph)(net, utterance)
+        return cruse_graph(net, kind, int8)
+    if isinstance(net, DualPath):
+        return dual_path_graph(net, kind)
+    if kind == "blocks":
+        raise ValueError("blocks are for CRUSE and dual-path networks only")
+    return frcrn_graph(net, kind == "utterance")
 
 
-def _metadata(net: nn.Module, utterance: bool) -> dict[str, object]:
+def _metadata(net: nn.Module, kind: str) -> dict[str, object]:
     return {
         "format": FORMAT,
         "name": getattr(net.config, "name", type(net).__name__),
-        "kind": "utterance" if utterance else "step",
+        "kind": kind,
         "sample_rate": net.sample_rate,
         "hop": len(net.window) // 2,
-        "delay": 0 if utterance else net.algorithmic_delay,
-        "latency": 0 if utterance else net.latency,
+        "delay": 0 if kind == "utterance" else net.algorithmic_delay,
+        "latency": 0 if kind == "utterance" else net.latency,
         "reference_level": net.reference_level,
         "attenuation_limit_db": net.attenuation_limit_db,
         "lead_in_s": net.warmup_s,

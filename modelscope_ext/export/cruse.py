@@ -1,18 +1,23 @@
-"""CRUSE as an ONNX graph: one frame with its state, or whole utterances.
+"""CRUSE as an ONNX graph: one frame or blocks of frames with their state, or whole utterances.
 
 Written by hand and not traced: a frame is about eighty small operations, and their number determines the time. Window
 and DFT are one matrix, batch norm and constant factors are part of the weights, and the past and the present frame are
 side by side in the channels. Axes as in the network, (B, C, T, F); T is 1 in a step.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from modelscope_ext.export.graph import (
+    END,
     FEATURE_FACTORS,
     SCALE,
     Graph,
+    blocks_of_frames,
     frame_of_step,
+    frames_of_blocks,
     frames_of_utterance,
     step_of_frame,
     utterance_of_frames,
@@ -20,10 +25,13 @@ from modelscope_ext.export.graph import (
 from modelscope_ext.models.cruse.network import Cruse
 from modelscope_ext.stft import analysis_matrix, synthesis_matrix
 
+#: Names of the states of a recurrent layer.
+OF_STATE = {"GRU": ["rnn"], "LSTM": ["rnn", "cell"]}
 
-def cruse_graph(net: Cruse, utterance: bool, int8: bool) -> Graph:
-    """Return the graph of whole utterances or of a step; `int8` stores the recurrent matrices in 8 bits."""
-    return (_Utterance if utterance else _Step)(net, int8).build()
+
+def cruse_graph(net: Cruse, kind: str, int8: bool) -> Graph:
+    """Return the graph of a kind of file; `int8` stores the recurrent matrices of a step in 8 bits."""
+    return {"step": _Step, "blocks": _Blocks, "utterance": _Utterance}[kind](net, int8).build()
 
 
 class _Step:
@@ -179,34 +187,82 @@ class _Utterance(_Step):
 
     def spectra(self) -> str:
         graph = self.graph
-        frames, self.length = frames_of_utterance(graph, self.hop)
-        spec = graph("MatMul", frames, analysis_matrix(self.net.window) * SCALE)
+        spec = graph("MatMul", self.frames(), analysis_matrix(self.net.window) * SCALE)
         return graph("Transpose", graph("Reshape", spec, [0, 0, 2, self.bins]), perm=[0, 2, 1, 3])
+
+    def frames(self) -> str:
+        frames, self.length = frames_of_utterance(self.graph, self.hop)
+        return frames
 
     def recurrent(self, x: str) -> str:
         graph, rnn = self.graph, self.net.rnn
         order = {"GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}[rnn.kind]  # of the gates, in ONNX
         x = graph("Reshape", graph("Transpose", x, perm=[2, 0, 1, 3]), [0, 0, self.config.rnn_width])  # (T, B, R)
-        parts = graph("Split", x, [rnn.width] * rnn.groups, outputs=rnn.groups, axis=2) if rnn.groups > 1 else [x]
+        options = {"linear_before_reset": 1} if rnn.kind == "GRU" else {}
+        parts = self.groups(x)
         for layer in range(rnn.layers):
+            weights = rnn.layer_weights(layer)
+            starts = self.starts(layer)
+            ends = []
             for p, part in enumerate(parts):
                 w_ih, w_hh, b_ih, b_hh = (
-                    torch.cat([each[p].split(rnn.width)[gate] for gate in order])[None]
-                    for each in rnn.layer_weights(layer)
+                    torch.cat([each[p].split(rnn.width)[gate] for gate in order])[None] for each in weights
                 )
-                options = {"linear_before_reset": 1} if rnn.kind == "GRU" else {}
-                biases = torch.cat((b_ih, b_hh), 1)
-                y = graph(rnn.kind, part, w_ih, w_hh, biases, hidden_size=rnn.width, **options)  # (T, 1, B, R / P)
-                parts[p] = graph("Squeeze", y, [1])
+                inputs = part, w_ih, w_hh, torch.cat((b_ih, b_hh), 1), "", *starts[p]
+                outputs = 1 + len(OF_STATE[rnn.kind])
+                y, *end = graph(rnn.kind, *inputs, outputs=outputs, hidden_size=rnn.width, **options)
+                parts[p] = graph("Squeeze", y, [1])  # (T, 1, B, R / P) → (T, B, R / P)
+                ends.append(end)
+            self.keep(layer, ends)
         x = graph("Concat", *parts, axis=2)
         x = graph("Reshape", x, [0, 0, self.config.channels, self.config.freqs[-1]])
         return graph("Transpose", x, perm=[1, 2, 0, 3])
 
+    def groups(self, x: str) -> list[str]:
+        """Return each group's part of the last of three axes."""
+        rnn = self.net.rnn
+        return self.graph("Split", x, [rnn.width] * rnn.groups, outputs=rnn.groups, axis=2) if rnn.groups > 1 else [x]
+
+    def starts(self, layer: int) -> Sequence[Sequence[str]]:
+        """Return the states (1, B, R / P) of each group before the first frame, none for zeros."""
+        return [()] * self.net.rnn.groups
+
+    def keep(self, layer: int, ends: Sequence[Sequence[str]]) -> None:
+        """Store the states of each group after the last frame."""
+
     def audio(self, spec: str) -> None:
         graph = self.graph
         spec = graph("Reshape", graph("Transpose", spec, perm=[0, 2, 1, 3]), [0, 0, 2 * self.bins])
-        frames = graph("MatMul", spec, synthesis_matrix(self.net.window) / SCALE)
-        utterance_of_frames(graph, frames, self.hop, self.length)
+        self.overlapped(graph("MatMul", spec, synthesis_matrix(self.net.window) / SCALE))
+
+    def overlapped(self, frames: str) -> None:
+        utterance_of_frames(self.graph, frames, self.hop, self.length)
+
+
+class _Blocks(_Utterance):
+    """Any number of frames at once, with their state."""
+
+    def past(self, x: str, name: str, channels: int, freqs: int) -> str:
+        graph = self.graph
+        frames = graph("Concat", graph.state(name, [channels, 1, freqs]), x, axis=2)
+        graph("Slice", frames, [-1], [END], [2], name=f"new_{name}")
+        return graph("Slice", frames, [0], [-1], [2])
+
+    def frames(self) -> str:
+        return frames_of_blocks(self.graph, self.hop)
+
+    def starts(self, layer: int) -> Sequence[Sequence[str]]:
+        graph, rnn = self.graph, self.net.rnn
+        states = [graph.state(f"{name}.{layer}", [rnn.groups * rnn.width]) for name in OF_STATE[rnn.kind]]
+        return list(zip(*(self.groups(graph("Unsqueeze", each, [0])) for each in states), strict=True))
+
+    def keep(self, layer: int, ends: Sequence[Sequence[str]]) -> None:
+        graph = self.graph
+        for name, parts in zip(OF_STATE[self.net.rnn.kind], zip(*ends, strict=True), strict=True):
+            graph("Squeeze", graph("Concat", *parts, axis=2), [0], name=f"new_{name}.{layer}")
+
+    def overlapped(self, frames: str) -> None:
+        blocks_of_frames(self.graph, frames, self.hop)
 
 
 def _folded(layer: nn.Module) -> tuple[Tensor, Tensor]:

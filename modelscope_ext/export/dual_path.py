@@ -1,4 +1,4 @@
-"""A dual-path network as an ONNX graph: one frame with its state, or whole utterances.
+"""A dual-path network as an ONNX graph: one frame or blocks of frames with their state, or whole utterances.
 
 Axes as in the network: frames N = T * B with time first, channels, bands; T is 1 in a step.
 """
@@ -10,8 +10,10 @@ from modelscope_ext.export.graph import (
     FEATURE_FACTORS,
     SCALE,
     Graph,
+    blocks_of_frames,
     complex_product,
     frame_of_step,
+    frames_of_blocks,
     frames_of_utterance,
     step_of_frame,
     utterance_of_frames,
@@ -20,9 +22,9 @@ from modelscope_ext.models.dual_path.network import DualPath
 from modelscope_ext.stft import analysis_matrix, synthesis_matrix
 
 
-def dual_path_graph(net: DualPath, utterance: bool) -> Graph:
-    """Return the graph of whole utterances or of a step."""
-    return (_Utterance if utterance else _Step)(net).build()
+def dual_path_graph(net: DualPath, kind: str) -> Graph:
+    """Return the graph of a kind of file."""
+    return {"step": _Step, "blocks": _Blocks, "utterance": _Utterance}[kind](net).build()
 
 
 class _Step:
@@ -141,10 +143,13 @@ class _Utterance(_Step):
 
     def spectra(self) -> str:
         graph = self.graph
-        frames, self.length = frames_of_utterance(graph, self.hop)
-        spec = graph("Transpose", graph("MatMul", frames, self.analysis()), perm=[1, 0, 2])  # (T, B, 2 * 256)
+        spec = graph("Transpose", graph("MatMul", self.frames(), self.analysis()), perm=[1, 0, 2])  # (T, B, 2 * 256)
         self.shape = graph("Shape", spec, start=0, end=2)  # (T, B)
         return graph("Reshape", spec, [-1, 2, self.hop])
+
+    def frames(self) -> str:
+        frames, self.length = frames_of_utterance(self.graph, self.hop)
+        return frames
 
     def recurrent(self, i: int, block: nn.Module, x: str) -> str:
         graph, layer, config = self.graph, block.recurrent, self.config
@@ -157,15 +162,41 @@ class _Utterance(_Step):
         )
         options = {"direction": "bidirectional"} if config.bidirectional else {}
         biases = torch.cat((b_ih, b_hh), 1)
-        y = graph(
-            "GRU", graph("Reshape", x, rows), w_ih, w_hh, biases, hidden_size=width, linear_before_reset=1, **options
-        )  # (T, directions, B * K, C)
+        inputs = graph("Reshape", x, rows), w_ih, w_hh, biases, "", self.start(i)
+        y, end = graph("GRU", *inputs, outputs=2, hidden_size=width, linear_before_reset=1, **options)
+        self.keep(i, end)  # y is (T, directions, B * K, C)
         if config.bidirectional:
             y = graph("Transpose", y, perm=[0, 2, 1, 3])
         return graph("Reshape", y, [-1, bands, len(w_ih) * width])
 
+    def start(self, i: int) -> str:
+        """Return the state (1, B * K, C) of a block before the first frame; none for zeros."""
+        return ""
+
+    def keep(self, i: int, end: str) -> None:
+        """Store the state of a block after the last frame."""
+
     def audio(self, spec: str) -> None:
         graph = self.graph
         spec = graph("Reshape", spec, graph("Concat", self.shape, [2 * self.hop], axis=0))
-        frames = graph("MatMul", graph("Transpose", spec, perm=[1, 0, 2]), self.synthesis())
-        utterance_of_frames(graph, frames, self.hop, self.length)
+        self.overlapped(graph("MatMul", graph("Transpose", spec, perm=[1, 0, 2]), self.synthesis()))
+
+    def overlapped(self, frames: str) -> None:
+        utterance_of_frames(self.graph, frames, self.hop, self.length)
+
+
+class _Blocks(_Utterance):
+    """Any number of frames at once, with their state."""
+
+    def frames(self) -> str:
+        return frames_of_blocks(self.graph, self.hop)
+
+    def start(self, i: int) -> str:
+        size = [self.config.inner_bands, self.config.inner_channels]
+        return self.graph("Reshape", self.graph.state(f"rnn.{i}", size), [1, -1, size[1]])
+
+    def keep(self, i: int, end: str) -> None:
+        self.graph("Reshape", end, [-1, self.config.inner_bands, self.config.inner_channels], name=f"new_rnn.{i}")
+
+    def overlapped(self, frames: str) -> None:
+        blocks_of_frames(self.graph, frames, self.hop)

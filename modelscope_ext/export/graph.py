@@ -127,3 +127,22 @@ def step_of_frame(graph: Graph, frame: str, hop: int) -> None:
     graph.rename(second, "new_tail")
     graph("Add", first, graph.state("tail", [hop]), name="enhanced")
     graph.output("enhanced", ["batch", hop])
+
+
+def frames_of_blocks(graph: Graph, hop: int) -> str:
+    """Declare the input audio (B, T hops) and the state `past`; return the frames (B, T, 2 hops) of both."""
+    past, now = graph.state("past", [hop]), graph.input("audio", ["batch", "samples"])
+    hops = graph("Reshape", graph("Concat", past, now, axis=1), [0, -1, hop])
+    before, after, last = (graph("Slice", hops, [a], [b], [1]) for a, b in ((0, -1), (1, END), (-1, END)))
+    graph("Squeeze", last, [1], name="new_past")
+    return graph("Concat", before, after, axis=2)
+
+
+def blocks_of_frames(graph: Graph, frames: str, hop: int) -> None:
+    """Add overlapping frames (B, T, 2 hops) and the state `tail` up to the output enhanced (B, T hops)."""
+    first, second = graph("Split", frames, [hop, hop], outputs=2, axis=2)
+    tails = graph("Concat", graph("Unsqueeze", graph.state("tail", [hop]), [1]), second, axis=1)
+    before, last = (graph("Slice", tails, [a], [b], [1]) for a, b in ((0, -1), (-1, END)))
+    graph("Squeeze", last, [1], name="new_tail")
+    graph("Reshape", graph("Add", first, before), [0, -1], name="enhanced")
+    graph.output("enhanced", ["batch", "samples"])

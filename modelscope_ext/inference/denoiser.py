@@ -22,7 +22,7 @@ from modelscope_ext.inference.chunking import ChunkedInference
 from modelscope_ext.inference.onnx_backend import OnnxBackend
 from modelscope_ext.inference.recording import scan
 from modelscope_ext.inference.stream import DenoiseStream
-from modelscope_ext.pretrained import DEFAULT
+from modelscope_ext.pretrained import DEFAULT, graph_of
 
 if TYPE_CHECKING:  # ONNX files run without torch
     from torch import nn
@@ -200,8 +200,12 @@ def _resampled(blocks: Iterable[np.ndarray], rate: int, channels: int, to: int) 
 
 
 def _backend(model: "str | Path | nn.Module | None", device: str | None) -> Backend:
-    if isinstance(model, (str, Path)) and Path(model).suffix.lower() == ".onnx":
-        return OnnxBackend(model, device)
+    model = DEFAULT if model is None else model
+    if isinstance(model, (str, Path)):
+        if Path(model).suffix.lower() == ".onnx":
+            return OnnxBackend(model, device)
+        if device in (None, "cpu") and (graph := graph_of(model)):
+            return OnnxBackend(graph)
     if device == "openvino":
         raise ValueError(
             "OpenVINO runs ONNX files of whole utterances: write one by `modelscope-ext export --utterance`, "
@@ -209,4 +213,4 @@ def _backend(model: "str | Path | nn.Module | None", device: str | None) -> Back
         )
     from modelscope_ext.inference.torch_backend import load_backend  # imports torch
 
-    return load_backend(DEFAULT if model is None else model, device)
+    return load_backend(model, device)

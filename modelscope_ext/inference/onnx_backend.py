@@ -1,6 +1,7 @@
 """ONNX files of `modelscope-ext export` by onnxruntime or OpenVINO; PyTorch is not needed."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,23 @@ from modelscope_ext.inference.backend import Limits
 
 #: In the metadata of our files; the number changes with the meaning of inputs, outputs or metadata.
 FORMAT = "modelscope_ext 1"
+#: Kinds of causal files. A block has any number of hops.
+STEP, BLOCKS = "step", "blocks"
+#: Most hops at once, all streams together. More need more memory and are no faster.
+MOST_HOPS = 128
+#: Blocks of fewer hops are processed one by one: memory that is bound once is faster.
+FEWEST_HOPS = 4
 
 
 class OnnxBackend:
-    """A `Backend` for an ONNX file: whole utterances, or one step with its state.
+    """A `Backend` for an ONNX file: whole utterances, or steps with their state.
 
     Args:
         path: the file; `modelscope_ext.export` describes its content.
-        device: "cpu" or None: onnxruntime. A step uses one thread. Utterances use all cores or the number in the
-            environment variable OMP_NUM_THREADS. "openvino": OpenVINO runs whole utterances on the CPU, in bfloat16 on
-            processors that have it: several times as fast with an error of -40 dB or less.
+        device: "cpu" or None: onnxruntime. Steps use one thread, since waiting threads would slow down other streams.
+            Utterances use all cores or the number in the environment variable OMP_NUM_THREADS. "openvino": OpenVINO
+            runs whole utterances on the CPU, in bfloat16 on processors that have it: several times as fast with an
+            error of -40 dB or less.
 
     Raises:
         ValueError: the file is missing, damaged or not from this package, or the device is another one.
@@ -33,15 +41,15 @@ class OnnxBackend:
         self._path, self._device = path, device
         if not path.is_file():
             raise ValueError(f"{path}: no such file")
-        plain = _session(path, 1, optimize=False)
-        found = plain.get_modelmeta().custom_metadata_map
+        session = _session(path, 1)
+        found = session.get_modelmeta().custom_metadata_map
         if found.get("format") != FORMAT:
             raise ValueError(f"{path}: not written by this version's `modelscope-ext export`; please export it again")
         try:
-            self.name, self.causal = found["name"], found["kind"] == "step"
+            self.name, self.causal = found["name"], found["kind"] in (STEP, BLOCKS)
             numbers = [int(found[key]) for key in ("sample_rate", "hop", "delay", "latency")]
             self.sample_rate, self._hop, delay, latency = numbers
-            averages = any(each.name == "own_means" for each in plain.get_outputs())  # not in older files
+            averages = any(each.name == "own_means" for each in session.get_outputs())  # not in older files
             self.limits = Limits(
                 algorithmic_delay=delay,
                 latency=latency,
@@ -57,14 +65,15 @@ class OnnxBackend:
         fits = 1000 <= numbers[0] <= 1_000_000 and numbers[1] >= 1 and 0 <= min(numbers) <= max(numbers) <= 1_000_000
         if not (fits and 0 <= self.limits.warmup_s <= 3):
             raise ValueError(f"{path}: its metadata are absurd: {str(found)[:300]}")
+        self._most_hops = MOST_HOPS if found["kind"] == BLOCKS else 1
         threads = 1 if self.causal else int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)
         if device == "openvino":
             if self.causal:
                 raise ValueError(f"{path}: a step, which onnxruntime does faster; openvino is for whole utterances")
             self._session = _OpenVino(path, threads)
-            self._session.check(plain, self.sample_rate)
+            self._session.check(session, self.sample_rate)
         else:
-            self._session = _session(path, threads)
+            self._session = session if threads == 1 else _session(path, threads)
 
     def __reduce__(self) -> tuple:
         """Pickle the path: sessions of onnxruntime cannot be pickled."""
@@ -76,8 +85,12 @@ class OnnxBackend:
         audio = np.concatenate((state.waiting, audio), 1) if state.waiting.shape[1] else audio
         whole = audio.shape[1] // hop * hop
         out = np.empty((len(audio), whole), np.float32)
-        for start in range(0, whole, hop):
-            out[:, start : start + hop] = state.step(audio[:, start : start + hop])
+        start, most = 0, self._most_hops // len(audio)
+        while start < whole:
+            hops = min((whole - start) // hop, most)
+            end = start + hop * (hops if hops >= FEWEST_HOPS else 1)
+            out[:, start:end] = state.step(audio[:, start:end])
+            start = end
         state.waiting = audio[:, whole:]
         return out, state
 
@@ -106,30 +119,33 @@ class _Steps:
     """
 
     def __init__(self, session: Any, batch: int) -> None:
-        self.session = session
         self.waiting = np.zeros((batch, 0), np.float32)
-        shapes = {each.name: (batch, *each.shape[1:]) for each in session.get_inputs()}
-        self.audio, self.enhanced = (np.zeros(shapes["audio"], np.float32) for _ in range(2))
+        self._run = session.run_with_iobinding
+        shapes = {each.name: (batch, *each.shape[1:]) for each in session.get_inputs() if each.name != "audio"}
         sets = [{name: np.zeros(shape, np.float32) for name, shape in shapes.items()} for _ in range(2)]
-        for each in sets:
-            each["audio"] = self.audio
-        self.now, self.next = (self._bound(before, after) for before, after in (sets, reversed(sets)))
-
-    def _bound(self, before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> Any:
-        binding = self.session.io_binding()
-        for name, array in before.items():
-            binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        outputs = {f"new_{name}": array for name, array in after.items() if name != "audio"}
-        for name, array in {**outputs, "enhanced": self.enhanced}.items():
-            binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-        return binding, before, after  # the arrays must exist while their addresses are bound
+        self._bindings = [session.io_binding() for _ in sets]
+        for binding, before, after in zip(self._bindings, sets, reversed(sets), strict=True):
+            for name, array in before.items():
+                _bind(binding.bind_input, name, array)
+                _bind(binding.bind_output, f"new_{name}", after[name])
+        self._sets = sets  # the arrays must exist while their addresses are bound
+        self._audio = self._enhanced = np.zeros((batch, 0), np.float32)
 
     def step(self, audio: np.ndarray) -> np.ndarray:
-        """Return the output (B, hop) for (B, hop); the next call overwrites it."""
-        self.audio[:] = audio
-        self.session.run_with_iobinding(self.now[0])
-        self.now, self.next = self.next, self.now
-        return self.enhanced
+        """Return the output for (B, whole hops), same shape; the next call overwrites it."""
+        if self._audio.shape != audio.shape:
+            self._audio, self._enhanced = (np.zeros(audio.shape, np.float32) for _ in range(2))
+            for binding in self._bindings:
+                _bind(binding.bind_input, "audio", self._audio)
+                _bind(binding.bind_output, "enhanced", self._enhanced)
+        self._audio[:] = audio
+        self._run(self._bindings[0])
+        self._bindings.reverse()
+        return self._enhanced
+
+
+def _bind(bind: Callable[..., object], name: str, array: np.ndarray) -> None:
+    bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
 
 
 class _OpenVino:
@@ -184,18 +200,16 @@ class _OpenVino:
         return [found[output]]
 
 
-def _session(path: Path, threads: int, optimize: bool = True) -> Any:
+def _session(path: Path, threads: int) -> Any:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{path}: ONNX files need onnxruntime; get it with: pip install 'modelscope-ext[onnx]'"
+            f"{path}: ONNX files need onnxruntime; get it with: pip install onnxruntime"
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's classes have no other base

@@ -1,6 +1,5 @@
 """Adapters for ModelScope. Importing this package does not import ModelScope."""
 
-import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
@@ -100,7 +99,7 @@ def _ours_set_aside() -> Iterator[None]:
             classes[kind] = ours
 
 
-class _Watcher(importlib.abc.MetaPathFinder):
+class _Watcher:
     """An import hook that extends modules after they have run, and sets our classes aside while stock ones register.
 
     Args:

@@ -1,8 +1,17 @@
-"""The model in the package, a model folder like others."""
+"""The model in the package, a model folder like others, and as an ONNX file for inference without torch."""
 
 from pathlib import Path
 
-__all__ = ["DEFAULT"]
+__all__ = ["DEFAULT", "graph_of"]
 
 #: Weights that this project trained; the `README.md` beside them is the card.
 DEFAULT = Path(__file__).parent / "speech_cruse_ans_16k"
+
+
+def graph_of(model: str | Path) -> Path | None:
+    """Return the ONNX file of a model folder in this package, None for another folder.
+
+    A file beside other weights may be older than these.
+    """
+    folder = Path(model).absolute()
+    return folder / "model.onnx" if folder.parent == DEFAULT.parent else None

@@ -170,8 +170,9 @@ def test_names_come_back():
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
-def test_an_exported_step_computes_the_same(options, tmp_path):
-    export_onnx(network(**options), tmp_path / "step.onnx")  # which compares the two
+@pytest.mark.parametrize("blocks", [False, True])
+def test_an_exported_step_computes_the_same(options, blocks, tmp_path):
+    export_onnx(network(**options), tmp_path / "step.onnx", blocks=blocks)  # which compares the two
 
 
 @pytest.mark.parametrize("options", [*VARIANTS, {"bidirectional": True}], ids=str)
