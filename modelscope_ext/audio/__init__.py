@@ -11,7 +11,7 @@ from modelscope_ext.audio.pcm import (
     validate_format,
 )
 from modelscope_ext.audio.reading import open_audio, read_mono, read_native
-from modelscope_ext.audio.resample import StreamResampler, resample
+from modelscope_ext.audio.resample import StreamResampler, resample, response
 
 __all__ = [
     "SAMPLE_RATE",
@@ -29,6 +29,7 @@ __all__ = [
     "read_native",
     "require_writable",
     "resample",
+    "response",
     "validate_format",
     "write_audio",
 ]

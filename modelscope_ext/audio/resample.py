@@ -13,6 +13,9 @@ MAX_FACTOR = 100_000
 FEWEST_A_PHASE = 16
 #: Outputs whose inputs are copied at a time.
 LARGEST_COPY = 4096
+#: The filter of `StreamResampler`: its cut-off as a share of the lower Nyquist frequency, beta of its Kaiser
+#: window and half its length in samples of the lower rate.
+CUT_OFF, BETA, HALF_LENGTH = 0.92, 7.0, 24
 
 
 def resample(audio: np.ndarray, source_rate: float, target_rate: float) -> np.ndarray:
@@ -20,6 +23,17 @@ def resample(audio: np.ndarray, source_rate: float, target_rate: float) -> np.nd
     if source_rate == target_rate:
         return audio
     return soxr.resample(audio, source_rate, target_rate)
+
+
+def response(freqs: np.ndarray, lower_rate: float) -> np.ndarray:
+    """Return the share of each frequency in Hz that a `StreamResampler` keeps between a rate and a higher one.
+
+    The filter is sampled at three times the lower rate, which is close enough: nothing is left beyond.
+    """
+    steps = np.arange(-3 * HALF_LENGTH, 3 * HALF_LENGTH + 1)
+    taps = np.sinc(steps / 3 * CUT_OFF) * np.kaiser(len(steps), BETA)
+    kept = np.cos(2 * np.pi / (3 * lower_rate) * np.outer(freqs, steps)) @ (taps / taps.sum())
+    return np.where(np.asarray(freqs) < 0.52 * lower_rate, kept, 0.0)
 
 
 class StreamResampler:
@@ -37,7 +51,7 @@ class StreamResampler:
         AudioError: the rates are above 100 kHz without a large common divisor, so that the filter would be huge.
     """
 
-    def __init__(self, source_rate: int, target_rate: int, channels: int, half_length: int = 24) -> None:
+    def __init__(self, source_rate: int, target_rate: int, channels: int, half_length: int = HALF_LENGTH) -> None:
         common = math.gcd(source_rate, target_rate)
         self.up, self.down = target_rate // common, source_rate // common
         factor = max(self.up, self.down)
@@ -45,9 +59,8 @@ class StreamResampler:
             raise AudioError(f"{source_rate} Hz and {target_rate} Hz have too small a common divisor for a conversion")
         #: Half the filter at the rate source * up; a multiple of `down`, so that outputs fall on whole steps.
         self.half = -(-half_length * factor // self.down) * self.down
-        window = np.kaiser(2 * self.half + 1, 7.0)
-        taps = np.arange(-self.half, self.half + 1) / factor * 0.92  # the cut-off is just below the lower Nyquist
-        taps = np.sinc(taps) * window
+        window = np.kaiser(2 * self.half + 1, BETA)
+        taps = np.sinc(np.arange(-self.half, self.half + 1) / factor * CUT_OFF) * window
         self.taps = self._phases(np.float32(taps * self.up / taps.sum()))
         self.waits = self.half / (source_rate * self.up)  # seconds
         size = self.taps.shape[1]

@@ -38,7 +38,7 @@ class Batch:
         inputs, output: of `plan`. The output is a folder.
         model: of `Denoiser`. Every machine needs a model folder under the same path.
         device: "cpu" or "cuda"; Ray gives each worker a core or a GPU of its own.
-        strength: `wet` and `attenuation_limit_db` of `Denoiser`.
+        strength: `wet`, `attenuation_limit_db` and `band` of `Denoiser`.
 
     Attributes:
         jobs: that `run` will do.
@@ -55,7 +55,7 @@ class Batch:
         output: Path | str,
         model: str | Path | None = None,
         device: str | None = None,
-        **strength: float | None,
+        **strength: Any,
     ) -> None:
         if device not in (None, "cpu", "cuda"):
             raise ValueError(f"Ray gives each worker its GPU: the device is cpu or cuda, got {device}")
@@ -63,8 +63,8 @@ class Batch:
         jobs = plan(inputs, output, cluster=True)
         if isinstance(model, Path) or (model is not None and Path(model).exists()):
             model = Path(model).absolute()  # workers have another current folder
-        share = Denoiser(model, **strength).dry_gain  # raises here if the model cannot be used
-        self.settings = {"model": _fingerprint(model), "noisy_share": share}
+        denoiser = Denoiser(model, **strength)  # raises here if the model cannot be used
+        self.settings = {"model": _fingerprint(model), "noisy_share": denoiser.dry_gain, "band": denoiser.band}
         self.worker = {"options": {"model": model, "device": device, **strength}, "settings": self.settings}
         fs, folder = resolve(output)
         if is_local(fs):

@@ -21,13 +21,19 @@ def add_model(parser: argparse.ArgumentParser, kind: str = "model folder, or id 
 
 
 def add_strength(parser: argparse.ArgumentParser) -> None:
-    """Add `--wet` and `--attenuation-limit`, None where not given."""
+    """Add `--wet` and `--attenuation-limit`, None where not given, and `--band`."""
     parser.add_argument("--wet", type=float, metavar="W", help="1 all denoised … 0 unchanged [1]")
     parser.add_argument(
         "--attenuation-limit",
         type=float,
         metavar="DB",
         help="lower noise by at most DB; inf for no limit [what the model recommends]",
+    )
+    parser.add_argument(
+        "--band",
+        choices=["full", "speech"],
+        default="full",
+        help="full keeps speech above 8 kHz, speech lowers all there [full]",
     )
 
 

@@ -4,6 +4,7 @@ import argparse
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -67,10 +68,11 @@ def _path_or_url(text: str) -> Path | str:
     return text if "://" in text else Path(text)
 
 
-def _strength(args: argparse.Namespace) -> dict[str, float | None]:
+def _strength(args: argparse.Namespace) -> dict[str, Any]:
     if args.asr_safe:
-        return {"wet": ASR_SAFE_WET, "attenuation_limit_db": math.inf}
-    return {"wet": 1.0 if args.wet is None else args.wet, "attenuation_limit_db": args.attenuation_limit}
+        return {"wet": ASR_SAFE_WET, "attenuation_limit_db": math.inf, "band": args.band}
+    wet = 1.0 if args.wet is None else args.wet
+    return {"wet": wet, "attenuation_limit_db": args.attenuation_limit, "band": args.band}
 
 
 def _run_locally(args: argparse.Namespace) -> tuple[int, int]:

@@ -101,7 +101,7 @@ def _check(args: argparse.Namespace) -> int:
 
 def _open_stream(args: argparse.Namespace, silence: np.ndarray) -> DenoiseStream:
     wet = 1.0 if args.wet is None else args.wet
-    denoiser = Denoiser(args.model, args.device, wet=wet, attenuation_limit_db=args.attenuation_limit)
+    denoiser = Denoiser(args.model, args.device, wet=wet, attenuation_limit_db=args.attenuation_limit, band=args.band)
     torch = sys.modules.get("torch")  # not imported for ONNX files
     if torch and "OMP_NUM_THREADS" not in os.environ:  # on small frames, two threads are slower next to a busy core
         torch.set_num_threads(1)

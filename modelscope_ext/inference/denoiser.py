@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # ONNX files run without torch
 
 #: Seconds of audio in memory at a time.
 BLOCK_S = 10.0
+#: Values of `band`.
+BANDS = ("full", "speech")
 #: For a recogniser: `Denoiser(wet=ASR_SAFE_WET, attenuation_limit_db=math.inf)`; benchmarks/README.md gives the reason.
 ASR_SAFE_WET = 0.8
 
@@ -49,6 +51,8 @@ class Denoiser:
         wet: 1 gives the denoised signal, 0 the input, values between a mixture.
         attenuation_limit_db: largest attenuation of noise, approximately; `math.inf` sets no limit. None takes the
             recommendation of the model's configuration.
+        band: "full" keeps the speech above 8 kHz, where the recording has it, and lowers the noise there by a rule
+            (`inference/full_band.py`). "speech" lowers all of it like noise.
 
     Raises:
         CheckpointError: the model folder is incomplete, damaged, or of an unknown architecture.
@@ -57,8 +61,7 @@ class Denoiser:
     CRUSE networks adapt to the noise first: the first 2 s of an array or a file are fed to them time-reversed before
     it. A stream has no such warm-up.
 
-    A Denoiser keeps no state between calls, and several threads may use it. Rates are whole numbers of Hz. The networks
-    process audio up to 8 kHz; higher frequencies pass only by `wet` and `attenuation_limit_db`.
+    A Denoiser keeps no state between calls, and several threads may use it. Rates are whole numbers of Hz.
 
     >>> import numpy as np
     >>> denoised = Denoiser()(np.zeros(48000, np.int16), 48000)
@@ -73,10 +76,13 @@ class Denoiser:
         *,
         wet: float = 1.0,
         attenuation_limit_db: float | None = None,
+        band: str = "full",
     ) -> None:
+        if band not in BANDS:
+            raise ValueError(f"band must be one of {', '.join(BANDS)}, got {band!r}")
         if not 0 <= wet <= 1:
             raise ValueError(f"wet must be 0 … 1, got {wet}")
-        self.backend = _backend(model, device)
+        self.backend, self.band = _backend(model, device), band
         if attenuation_limit_db is None:
             attenuation_limit_db = self.backend.limits.attenuation_limit_db
         if not attenuation_limit_db >= 0:
@@ -159,7 +165,7 @@ class Denoiser:
             if backend.limits.reference_level or backend.limits.needs_statistics:
                 stats = scan(backend, _resampled(blocks(), sample_rate, channels, backend.sample_rate))
             backend = ChunkedInference(backend, stats)
-        return DenoiseStream(backend, int(sample_rate), channels, self.dry_gain)
+        return DenoiseStream(backend, int(sample_rate), channels, self.dry_gain, self.band)
 
     def _denoise(self, stream: DenoiseStream, blocks: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
         """Yield the output of each block and the rest. The warm-up goes before the first block."""

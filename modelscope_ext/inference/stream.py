@@ -12,6 +12,7 @@ import numpy as np
 
 from modelscope_ext.audio import AudioError, StreamResampler, as_float, from_float
 from modelscope_ext.inference.backend import Backend
+from modelscope_ext.inference.full_band import FRAMES, SPAN, HighBand
 
 
 class DenoiseStream:
@@ -22,6 +23,7 @@ class DenoiseStream:
         sample_rate: of the chunks, Hz.
         channels: of the chunks; each is denoised on its own.
         dry_gain: share of the input in the output, 0 … 1.
+        band: "full" denoises what is above the network's band too, "speech" removes it.
 
     The outputs of `feed` and `flush`, one after the other, have the length of the input and are aligned with it. An
     output sample depends on at most `latency_ms` of later input.
@@ -30,17 +32,24 @@ class DenoiseStream:
     the middle of one signal.
     """
 
-    def __init__(self, backend: Backend, sample_rate: int, channels: int = 1, dry_gain: float = 0.0) -> None:
+    def __init__(
+        self, backend: Backend, sample_rate: int, channels: int = 1, dry_gain: float = 0.0, band: str = "full"
+    ) -> None:
         self._backend, self._channels, self._dry_gain = backend, channels, np.float32(dry_gain)
-        self._down = self._up = None
+        self._down = self._up = self._high = None
         if sample_rate != backend.sample_rate:
             self._down = StreamResampler(sample_rate, backend.sample_rate, channels)
             self._up = StreamResampler(backend.sample_rate, sample_rate, channels)
         waits = sum(resampler.waits for resampler in (self._down, self._up) if resampler)
+        if band == "full" and HighBand.covers(sample_rate):
+            self._high = HighBand(sample_rate, channels)
+            if sample_rate % FRAMES or backend.limits.algorithmic_delay % SPAN:  # its hops are not the network's
+                waits = self._down.waits + max(self._up.waits, 1 / FRAMES)
         self.latency_ms = 1000 * (backend.limits.latency / backend.sample_rate + waits)
         self._state: Any = None
         self._lag = backend.limits.algorithmic_delay  # samples of output before the first of the input
         self._noisy = np.zeros((0, channels), np.float32)  # input whose output is not out yet
+        self._low = self._above = self._noisy  # output of the network and above it, while one is behind the other
         self._dtype: np.dtype | None = None
         self._mono = True
         self._closed = False
@@ -66,7 +75,8 @@ class DenoiseStream:
             self._noisy = np.concatenate((self._noisy, samples))
             resampled = self._down.feed(samples) if self._down else samples
             out = self._enhance(resampled)
-            return self._emit(self._up.feed(out) if self._up else out)
+            low = self._up.feed(out) if self._up else out
+            return self._emit(self._add(low, self._high.feed(samples.T, resampled.T, out.T)) if self._high else low)
 
     def flush(self) -> np.ndarray:
         """Return the samples that wait for later input, and end the stream.
@@ -78,9 +88,11 @@ class DenoiseStream:
             self._closed = True
             rest = self._down.flush() if self._down else np.zeros((0, self._channels), np.float32)
             out = np.concatenate((self._enhance(rest), self._aligned(self._backend.flush(self._state))))
-            if self._up:
-                out = np.concatenate((self._up.feed(out), self._up.flush()))
-            return self._emit(out)
+            low = np.concatenate((self._up.feed(out), self._up.flush())) if self._up else out
+            if self._high:
+                above = self._high.feed(rest[:0].T, rest.T, out.T), self._high.flush()
+                low = self._add(low, np.concatenate(above, 1))
+            return self._emit(low)
 
     @contextmanager
     def _open(self) -> Iterator[None]:
@@ -103,6 +115,13 @@ class DenoiseStream:
             self._lag -= drop
             out = out[:, drop:]
         return out.T
+
+    def _add(self, low: np.ndarray, above: np.ndarray) -> np.ndarray:
+        """Return the sum of the network's output (n, channels) and what is above it (channels, m), as far as known."""
+        low, above = np.concatenate((self._low, low)), np.concatenate((self._above, above.T))
+        ready = min(len(low), len(above))
+        self._low, self._above = low[ready:], above[ready:]
+        return low[:ready] + above[:ready]
 
     def _emit(self, out: np.ndarray) -> np.ndarray:
         out, noisy = out[: len(self._noisy)], self._noisy[: len(out)]
