@@ -60,6 +60,7 @@ class HighBand:
         self.frame = 0
         self.tail = np.zeros((channels, self.hop), np.float32)
         self.gains = [_Gains(len(self.starts)) for _ in range(channels)]
+
     @staticmethod
     def covers(rate: int) -> bool:
         """Return True if audio of this rate has a band above the network's, of two bins at least."""
