@@ -19,6 +19,8 @@ __all__ = ["ModelInfo", "describe"]
 
 PAPERS = {
     "CRUSE": "Braun et al., Towards efficient models for real-time deep noise suppression, ICASSP 2021",
+    "DualPath": "Luo et al., Dual-path RNN, ICASSP 2020; Le et al., DPCRN, Interspeech 2021; Ahn et al., FastEnhancer, "
+    "2025",
     "FRCRN": "Zhao et al., FRCRN: Boosting feature representation using frequency recurrence for monaural speech "
     "enhancement, ICASSP 2022",
 }
@@ -93,7 +95,7 @@ def describe(model: str | Path | None = None) -> ModelInfo:
         name=folder.resolve().name,
         folder=str(folder),
         architecture=_architecture(net),
-        paper=PAPERS["CRUSE" if _is_cruse(net) else "FRCRN"],
+        paper=PAPERS[_kind(getattr(net.config, "name", "FRCRN"))],
         parameters=sum(parameter.numel() for parameter in net.parameters()),
         macs_per_second=macs_per_second(net),
         **_behaviour(net),
@@ -106,10 +108,10 @@ def describe(model: str | Path | None = None) -> ModelInfo:
 def macs_per_second(net: "nn.Module") -> int:
     """Return the multiply-accumulates for one more second of audio.
 
-    Convolutions, matrix products and recurrent layers count. A CRUSE has a formula. Other networks process tensors
+    Convolutions, matrix products and recurrent layers count. Some networks have a formula. Others process tensors
     without data. The result is the difference of three and two seconds because the ends of a recording come only once.
     """
-    if _is_cruse(net):
+    if hasattr(net, "macs_per_frame"):
         return net.macs_per_frame() * net.sample_rate // net.hop
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -160,7 +162,7 @@ def _describe_onnx(path: Path) -> ModelInfo:
         name=path.stem,
         folder=str(path.parent),
         architecture=f"{backend.name}, ONNX: {'one step and its state' if backend.causal else 'whole utterances'}",
-        paper=PAPERS["CRUSE" if backend.name.startswith("CRUSE") else "FRCRN"],
+        paper=PAPERS[_kind(backend.name)],
         parameters=None,
         macs_per_second=None,
         **_behaviour(backend),
@@ -182,15 +184,19 @@ def _behaviour(net: Any) -> dict[str, Any]:
 
 
 def _architecture(net: "nn.Module") -> str:
-    config = net.config
-    if not _is_cruse(net):
-        return f"FRCRN ({'causal' if net.causal else 'needs the whole utterance'})"
+    config, causality = net.config, "causal" if net.causal else "needs the whole utterance"
+    kind = _kind(getattr(config, "name", "FRCRN"))
+    if kind == "FRCRN":
+        return f"FRCRN ({causality})"
+    if kind == "DualPath":
+        return f"{config.name} (mixer {config.mixer}, {causality})"
     norm = "batch norm" if config.batch_norm else "no batch norm"
     return f"{config.name} (skip {config.skip}, mask {config.mask}, {norm}, window {config.window})"
 
 
-def _is_cruse(net: "nn.Module") -> bool:
-    return hasattr(net, "macs_per_frame")
+def _kind(name: str) -> str:
+    """Return the kind of a network by its name; FRCRN has no other name."""
+    return next((kind for kind in PAPERS if name.startswith(kind)), "FRCRN")
 
 
 def _weights(path: Path) -> Weights:

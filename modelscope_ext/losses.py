@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modelscope_ext.stft import analysis, sqrt_hann
+from modelscope_ext.stft import analysis, sqrt_hann, stft
 
 __all__ = ["CompressedSpectralLoss", "LoudnessLoss", "active_std", "frcrn_loss", "si_snr"]
 
@@ -92,10 +92,7 @@ class CompressedSpectralLoss(nn.Module):
         return loss
 
     def _compress(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        window = self.window
-        hop = window.shape[0] // 2
-        frames = functional.pad(audio, (hop, hop + -audio.shape[1] % hop)).unfold(1, 2 * hop, hop)
-        spec = torch.view_as_real(torch.fft.rfft(frames * window))  # (B, T, F, 2)
+        spec = torch.view_as_real(stft(audio, self.window))  # (B, T, F, 2)
         power = spec.square().sum(-1) + 1e-8  # |x|^c has an infinite slope at zero
         return power ** (self.compression / 2), spec * power.unsqueeze(-1) ** ((self.compression - 1) / 2)
 

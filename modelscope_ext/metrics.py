@@ -93,18 +93,13 @@ def si_sdr(estimate: np.ndarray, reference: np.ndarray) -> float:
     return float(10 * np.log10(max(target @ target, 1e-20) / max(error @ error, 1e-20)))
 
 
-def cepstral_distance(estimate: np.ndarray, reference: np.ndarray, window: int = 512, coefficients: int = 24) -> float:
-    """Return the mean distance of real cepstra in dB over the reference's active frames (Kubichek 1993).
+def cepstral_distance(estimate: np.ndarray, reference: np.ndarray) -> float:
+    """Return the mean distance of real cepstra of two (N,) signals over the reference's active frames in dB.
 
-    A frame's distance is 10 / ln 10 * sqrt(2 * sum_{k = 1 …} (c_k - c'_k)^2) and at most 10 dB. Its level c_0 is
-    ignored.
-
-    Args:
-        estimate: (N,).
-        reference: (N,).
-        window: frame length in samples; the hop is half of it.
-        coefficients: number of cepstral coefficients.
+    A frame of 512 samples has the distance 10 / ln 10 * sqrt(2 * sum_{k = 1 … 24} (c_k - c'_k)^2) and at most 10 dB.
+    Source: Kubichek 1993.
     """
+    window, coefficients = 512, 24
     estimate, reference = _pair(estimate, reference)
     cepstra = []
     for signal in (estimate, reference):

@@ -123,7 +123,7 @@ class Batch:
 
 
 class Worker:
-    """A process of Ray, with a model of its own.
+    """A process of Ray with a model of its own.
 
     Args:
         options: arguments of `Denoiser`.

@@ -103,7 +103,11 @@ class Mixer(Dataset):
         if _happens(rng, config.gap_share):
             gap = self._gap(rng)
             noisy, target = noisy * gap, target * gap
-        gain = self._level(rng) / max(np.sqrt(np.mean(np.square(noisy))), 1e-9)
+        if config.level_uniform:
+            level = rng.uniform(*config.level_range_dbfs)
+        else:
+            level = _normal(rng, config.level_dbfs, config.level_range_dbfs)
+        gain = 10 ** (level / 20) / max(np.sqrt(np.mean(np.square(noisy))), 1e-9)
         gain = np.float32(min(gain, _headroom(noisy, target)))
         return self._device(rng, noisy * gain, target * gain)
 
@@ -130,12 +134,6 @@ class Mixer(Dataset):
         gap = np.ones(self.length, np.float32)
         gap[start : start + length] = 0
         return gap
-
-    def _level(self, rng: np.random.Generator) -> float:
-        config = self.config
-        if config.level_uniform:
-            return 10 ** (rng.uniform(*config.level_range_dbfs) / 20)
-        return 10 ** (_normal(rng, config.level_dbfs, config.level_range_dbfs) / 20)
 
     def _device(self, rng: np.random.Generator, noisy: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the pair as a device records it: offset, clipping, then band and codec."""

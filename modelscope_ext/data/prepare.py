@@ -235,21 +235,19 @@ def _split_of(table: Path, folder: Path) -> str | None:
 def _read_table(table: Path, folder: Path, pairs: list[Pair], problems: dict[str, str]) -> None:
     """Add the pairs of a table and its lines with missing files."""
     with table.open(newline="", encoding="utf-8-sig") as file:
-        header = file.readline()
-        separator = "\t" if "\t" in header else ","
+        separator = "\t" if "\t" in file.readline() else ","
+        file.seek(0)
+        rows = csv.DictReader(file, delimiter=separator, restval="")
         # The headers of ModelScope's tables include the type: noisy:FILE.
-        columns = [name.split(":")[0].strip().lower() for name in next(csv.reader([header], delimiter=separator), [])]
-        if not {"noisy", "clean"} <= set(columns):
+        columns = {name.split(":")[0].strip().lower(): name for name in rows.fieldnames or ()}
+        if not {"noisy", "clean"} <= columns.keys():
             return
-        for number, cells in enumerate(csv.reader(file, delimiter=separator), 2):
-            if not cells:
-                continue
-            row = dict(zip(columns, cells, strict=False))
-            names = [row.get(kind, "").strip() for kind in ("noisy", "clean")]
+        for row in rows:
+            names = [row[columns[kind]].strip() for kind in ("noisy", "clean")]
             paths = [_existing(name, table.parent, folder) for name in names]
             missing = [name or "(no name)" for name, path in zip(names, paths, strict=True) if path is None]
             if missing:
-                problems[f"{table}, line {number}"] = f"no such file: {', '.join(missing)}"
+                problems[f"{table}, line {rows.line_num}"] = f"no such file: {', '.join(missing)}"
             else:
                 pairs.append(Pair(*paths, tuple(Path(n).name if Path(n).is_absolute() else n for n in names)))
 

@@ -12,14 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from modelscope_ext.atomic import atomic_write
-from modelscope_ext.audio import AudioError, audio_files, read_mono
+from modelscope_ext.audio import SAMPLE_RATE, AudioError, audio_files, read_mono
 
 logger = logging.getLogger(__name__)
 
 
-def simulate_rooms(
-    rng: np.random.Generator, rooms: int, positions: int = 4, sample_rate: int = 16000, max_order: int = 40
-) -> list[list[np.ndarray]]:
+def simulate_rooms(rng: np.random.Generator, rooms: int, positions: int = 4) -> list[list[np.ndarray]]:
     """Simulate `rooms` random shoebox rooms by the image method with `positions` sources each (pyroomacoustics).
 
     Sides are 3-10 x 3-8 x 2.4-4 m. Reverberation times are 0.15-0.9 s and distances at least 0.3 m.
@@ -42,7 +40,7 @@ def simulate_rooms(
         except ValueError:  # no wall absorbs enough for so short a reverberation in so large a room
             continue
         room = pyroomacoustics.ShoeBox(
-            sides, fs=sample_rate, materials=pyroomacoustics.Material(absorption), max_order=min(order, max_order)
+            sides, fs=SAMPLE_RATE, materials=pyroomacoustics.Material(absorption), max_order=min(order, 40)
         )
         microphone = rng.uniform(0.3, sides - 0.3)
         room.add_microphone(microphone)

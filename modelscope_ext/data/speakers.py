@@ -9,16 +9,11 @@ from modelscope_ext.data.corpus import Corpus
 
 
 def speaker_names(corpus: Corpus, rule: str | int, position: int = 0) -> list[str]:
-    """Return the speaker of each clip.
+    """Return the speaker of each clip by its file name.
 
-    Args:
-        corpus: its file names are used.
-        rule: "name": the file name up to the first `-` or `_` (the same speaker in all corpora). "file": every file has
-            its own. "one" or a number of unknown speakers: the whole corpus has one name.
-        position: distinguishes the corpora.
-
-    Raises:
-        ValueError: the rule is another one.
+    The rule "name" takes the file name up to the first `-` or `_`: the same speaker in all corpora. With "file" every
+    file has its own. With "one" or a number of unknown speakers the whole corpus has one name. `position` distinguishes
+    the corpora. Another rule is a ValueError.
     """
     if rule == "name":
         return [re.split("[-_.]", Path(name).name)[0] for name in corpus.names]

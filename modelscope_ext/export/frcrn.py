@@ -83,34 +83,31 @@ class _Utterance:
                 x = x if stage.squeeze is None else self.excited(stage.squeeze, x)
                 x = graph("Concat", x, skips.pop(), axis=1)
             x = graph("LeakyRelu", self.transposed(stage.conv.transconv, stage.conv.bn, x, i), alpha=SLOPE)
-        weight, bias = self.folded(net.linear.conv_re, net.linear.conv_im, None)
+        weight, bias = self.folded(net.linear, None)
         return graph("Conv", x, weight, bias)
 
-    def folded(self, re: nn.Module, im: nn.Module, norm: nn.Module | None, parts: int = 1) -> tuple[str, Tensor]:
+    def folded(self, conv: nn.Module, norm: nn.Module | None) -> tuple[str, Tensor]:
         """Return real weight and bias of a complex (transposed) convolution and batch norm."""
-        graph = self.graph
-        transposed = isinstance(re, nn.ConvTranspose2d)
-        inputs, outputs = (0, 1) if transposed else (1, 0)
+        graph, (re, im), outputs = self.graph, conv.pair, conv.outputs
         columns = []
-        for a, b in zip(re.weight.chunk(parts, inputs), im.weight.chunk(parts, inputs), strict=True):
+        for a, b in zip(*(weight.chunk(conv.parts, 1 - outputs) for weight in conv.weights), strict=True):
             a, b = graph.constant(a), graph.constant(b)
             columns.append(graph("Concat", a, b, axis=outputs))
             columns.append(graph("Concat", graph("Neg", b), a, axis=outputs))
-        weight = graph("Concat", *columns, axis=inputs)
+        weight = graph("Concat", *columns, axis=1 - outputs)
         bias = torch.cat((re.bias - im.bias, re.bias + im.bias))
         if norm is None:
             return weight, bias
-        scale, shift = (torch.cat(pair) for pair in zip(*map(_affine, (norm.bn_re, norm.bn_im)), strict=True))
-        shape = (1, -1, 1, 1) if transposed else (-1, 1, 1, 1)
-        return graph("Mul", weight, scale.view(shape)), torch.addcmul(shift, bias, scale)
+        scale, shift = norm.scale_and_shift()
+        return graph("Mul", weight, scale.view(-1, *(1,) * (3 - outputs))), torch.addcmul(shift, bias, scale)
 
     def conv(self, conv: nn.Module, norm: nn.Module, x: str, i: int) -> str:
-        weight, bias = self.folded(conv.conv_re, conv.conv_im, norm)
+        weight, bias = self.folded(conv, norm)
         before, after = self.pads
         return self.graph("Conv", x, weight, bias, strides=STRIDE, pads=[0, before, 0, after])
 
     def transposed(self, conv: nn.Module, norm: nn.Module, x: str, i: int) -> str:
-        weight, bias = self.folded(conv.tconv_re, conv.tconv_im, norm, 2 if i else 1)
+        weight, bias = self.folded(conv, norm)
         before, after = self.crops
         return self.graph("ConvTranspose", x, weight, bias, strides=STRIDE, pads=[0, before, 0, after])
 
@@ -194,14 +191,14 @@ class _Step(_Utterance):
 
     def conv(self, conv: nn.Module, norm: nn.Module, x: str, i: int) -> str:
         graph, re = self.graph, conv.conv_re
-        weight, bias = self.folded(re, conv.conv_im, norm)
+        weight, bias = self.folded(conv, norm)
         past = graph.state(f"{self.name}.encoders.{i}", [2 * re.in_channels, ENCODER[i].freqs, 1])
         x = graph("Concat", past, graph.rename(x, f"new_{self.name}.encoders.{i}"), axis=3)
         return graph("Conv", x, weight, bias, strides=STRIDE)
 
     def transposed(self, conv: nn.Module, norm: nn.Module, x: str, i: int) -> str:
         graph, re = self.graph, conv.tconv_re
-        weight, bias = self.folded(re, conv.tconv_im, norm, 2 if i else 1)
+        weight, bias = self.folded(conv, norm)
         past = graph.state(f"{self.name}.decoders.{i}", [2 * re.in_channels, DECODER[i].freqs, 1])
         x = graph("Concat", past, graph.rename(x, f"new_{self.name}.decoders.{i}"), axis=1)
         weight = graph("Concat", *reversed(graph("Split", weight, [1, 1], outputs=2, axis=3)), axis=0)
@@ -237,9 +234,3 @@ def _by_group(layers: list[nn.Linear]) -> list[Tensor]:
     """Return weight and any bias of a grouped 1 x 1 convolution for linear layers side by side."""
     weight = torch.cat([layer.weight for layer in layers])[:, :, None, None]
     return [weight] if layers[0].bias is None else [weight, torch.cat([layer.bias for layer in layers])]
-
-
-def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return factor and offset of a batch norm in eval mode."""
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return scale, norm.bias - norm.running_mean * scale

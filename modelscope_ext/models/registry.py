@@ -1,6 +1,5 @@
 """Networks from their names."""
 
-from dataclasses import fields
 from typing import Any
 
 from torch import nn
@@ -10,15 +9,14 @@ from modelscope_ext.models.dual_path.config import DualPathConfig
 from modelscope_ext.models.dual_path.network import DualPath
 from modelscope_ext.models.frcrn.config import FrcrnConfig
 from modelscope_ext.models.frcrn.network import CausalFrcrn, Frcrn
+from modelscope_ext.models.options import check_names
 
 
 def create(name: str, options: dict[str, Any]) -> nn.Module:
     """Return a network with random weights; see `models.build`."""
     kinds = {"FRCRN": FrcrnConfig, "DualPath": DualPathConfig, "CRUSE": CruseConfig}
     kind = next((kind for kind in kinds if str(name).startswith(kind)), "CRUSE")
-    known = [field.name for field in fields(kinds[kind])]
-    if unknown := sorted(set(options) - set(known)):
-        raise ValueError(f"unknown {kind} options {', '.join(unknown)}; known are {', '.join(known)}")
+    check_names(kind, kinds[kind], options)
     if name == "FRCRN":
         config = FrcrnConfig(**options)
         return CausalFrcrn(config) if config.causal else Frcrn(config)

@@ -77,35 +77,24 @@ def rank_zero_first() -> Iterator[None]:
         barrier()
 
 
-def broadcast_latest_state(step: int, state: Callable[[], dict[str, Any]], device: torch.device) -> dict | None:
-    """Broadcast the most advanced process's training state; return it or None on that process.
+def broadcast_latest_state(step: int, state: Callable[[], dict[str, Any]]) -> dict | None:
+    """Broadcast the most advanced process's training state; return it on the CPU or None on that process.
 
-    Args:
-        step: of this process.
-        state: returns this process's state for `torch.load(weights_only=True)`.
-        device: of the messages.
-
-    Returns:
-        The state with its tensors on the CPU.
+    `step` is that of this process. `state` returns its state for `torch.load(weights_only=True)`.
     """
     barrier()  # one may start late
-    own = torch.tensor(step, device=device)
-    steps = [torch.empty_like(own) for _ in range(world_size())]
+    steps: list = [None] * world_size()
     content = io.BytesIO()
     with _lost_peers():
-        dist.all_gather(steps, own)
-        latest = max(range(len(steps)), key=lambda each: (int(steps[each]), -each))
+        dist.all_gather_object(steps, step)
+        latest = steps.index(max(steps))
         if rank() == latest:
             torch.save(state(), content)
-        size = torch.tensor(len(content.getbuffer()), device=device)
-        dist.broadcast(size, latest)
-        message = torch.empty(int(size), dtype=torch.uint8, device=device)
-        if rank() == latest:
-            message.copy_(torch.frombuffer(content.getbuffer(), dtype=torch.uint8))
-        dist.broadcast(message, latest)
+        message = [content.getvalue()]
+        dist.broadcast_object_list(message, latest)
     if rank() == latest:
         return None
-    return torch.load(io.BytesIO(message.cpu().numpy().tobytes()), map_location="cpu", weights_only=True)
+    return torch.load(io.BytesIO(message[0]), map_location="cpu", weights_only=True)
 
 
 @functools.cache

@@ -10,12 +10,9 @@ logger = logging.getLogger(__name__)
 
 
 class Log:
-    """`log.csv` and TensorBoard events if TensorBoard is installed.
+    """`log.csv` in the folder of a run, and TensorBoard events if TensorBoard is installed.
 
-    Args:
-        folder: of the run.
-        fields: names of the columns. The first one counts steps or epochs.
-        done: position of the run. Later rows are from a run that was killed and are removed.
+    The first of the fields counts steps or epochs. Rows after `done` are from a run that was killed and are removed.
     """
 
     def __init__(self, folder: Path, fields: list[str], done: int) -> None:

@@ -87,11 +87,8 @@ class Recipe(Protocol):
 class TrainingLoop:
     """A run of a recipe in its folder. SIGTERM and Ctrl-C end it after a step, with a checkpoint.
 
-    A step whose loss or gradient is not finite is skipped: weights, buffers and optimizers stay as they were.
-
-    Args:
-        recipe: what to train.
-        resume: continue from the newest checkpoint in the folder.
+    A step whose loss or gradient is not finite is skipped: weights, buffers and optimizers stay as they were. With
+    `resume` the run continues from the newest checkpoint in the folder.
 
     Raises:
         ValueError: the checkpoint is damaged or of another configuration.
@@ -113,9 +110,7 @@ class TrainingLoop:
     def load(self, path: str | Path, same_settings: bool = False) -> None:
         """Continue from a checkpoint: weights, optimizers, position and random state.
 
-        Args:
-            path: of the checkpoint.
-            same_settings: refuse a checkpoint of another configuration.
+        `same_settings` refuses a checkpoint of another configuration.
 
         Raises:
             ValueError: the file is missing, damaged or of another configuration or holds no training state.
@@ -177,10 +172,8 @@ class TrainingLoop:
 
     def _join_peers(self) -> Progress:
         """Take over the state of the most advanced process."""
-        if world_size() > 1:
-            device = next(self.recipe.net.parameters()).device
-            if state := broadcast_latest_state(self.done.step, self._state, device):
-                self._restore(state, "the checkpoint of another process", same_settings=True)
+        if world_size() > 1 and (state := broadcast_latest_state(self.done.step, self._state)):
+            self._restore(state, "the checkpoint of another process", same_settings=True)
         return self.done
 
     def _step(self, batch: Any, signals: list[int]) -> bool:

@@ -123,7 +123,9 @@ class MixtureRecipe:
         share = self.config.batch // world_size()
         with rank_zero_first():
             mixer = self._mixer()
-            self.pairs = self._validation_pairs()
+            chosen = self.config.validation
+            corpora = self._corpus(chosen.speech), self._corpus(chosen.noise)
+            self.pairs = validation_pairs(*corpora, chosen.pairs, chosen.seed, chosen.seconds)
         return data_loader(mixer, share, positions(start, stop, share), self.config.workers, self.device)
 
     def losses(self, batch: list[Tensor], step: int) -> dict[str, Tensor]:
@@ -234,11 +236,6 @@ class MixtureRecipe:
         if config.room_folder:
             rooms += load_rooms(self.data_dir / config.room_folder, leave_out=config.rooms_left_out)
         return rooms
-
-    def _validation_pairs(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        config = self.config.validation
-        speech, noise = self._corpus(config.speech), self._corpus(config.noise)
-        return validation_pairs(speech, noise, config.pairs, config.seed, config.seconds)
 
 
 def _optimizers(net: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:

@@ -33,14 +33,10 @@ def _as_matrices(weight: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalised Nesterov momentum, with the weight decay of AdamW.
+    """Orthogonalised Nesterov momentum. Learning rate and weight decay are as for AdamW.
 
-    Args:
-        params: weights of convolutions (out, in, …) or stacked recurrent ones (groups, gates * H, H). Biases and the
-            first and the last layer are for AdamW.
-        lr: learning rate, as for AdamW.
-        momentum: share of the old average that stays.
-        weight_decay: as for AdamW.
+    The parameters are weights of convolutions (out, in, …) or stacked recurrent ones (groups, gates * H, H). Biases and
+    the first and the last layer are for AdamW.
     """
 
     def __init__(self, params, lr: float = 2e-3, momentum: float = 0.95, weight_decay: float = 0.1) -> None:

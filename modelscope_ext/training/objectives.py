@@ -16,11 +16,7 @@ from modelscope_ext.losses import CompressedSpectralLoss, frcrn_loss, si_snr
 
 
 class Objective(nn.Module):
-    """A network and its loss.
-
-    Args:
-        folder: a model folder. Without weights in it training begins from random ones.
-    """
+    """A network and its loss from a model folder. Without weights in it training begins from random ones."""
 
     def __init__(self, folder: str | Path) -> None:
         nn.Module.__init__(self)
@@ -125,10 +121,7 @@ class LossMetric:
 class QualityMetric:
     """Means of PESQ, STOI (percent) and SI-SDR (dB) over utterances: wb_pesq, nb_pesq, stoi, si_sdr.
 
-    An utterance without a value does not count.
-
-    Args:
-        dnsmos: also sig, bak, ovrl and p808, which take several times as long as the rest.
+    An utterance without a value does not count. `dnsmos` adds sig, bak, ovrl and p808 and takes several times as long.
 
     Raises:
         ModuleNotFoundError: a package is missing. The message has the command that installs it.

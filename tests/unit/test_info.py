@@ -9,7 +9,7 @@ from conftest import ROOT
 from modelscope_ext.checkpoint import WEIGHTS
 from modelscope_ext.cli import main
 from modelscope_ext.info import card_licence, card_tables, describe, macs_per_second
-from modelscope_ext.models import build
+from modelscope_ext.models import CRUSE_TYPE, build
 from modelscope_ext.pretrained import DEFAULT
 
 
@@ -109,6 +109,15 @@ def test_a_causal_frcrn(tmp_path):
     assert (found.architecture, found.causal) == ("FRCRN (causal)", True)
     assert 20 <= found.latency_ms <= 60
     assert found.macs_per_second == pytest.approx(50 * frcrn_macs_per_frame(), rel=0.02)
+
+
+def test_a_dual_path_network(tmp_path):
+    configuration = json.loads((DEFAULT / "configuration.json").read_text())
+    configuration["model"] = {"type": CRUSE_TYPE, "name": "DualPath-T"}
+    (tmp_path / "configuration.json").write_text(json.dumps(configuration))
+    found = describe(tmp_path)
+    assert (found.architecture, found.causal) == ("DualPath-T (mixer matrix, causal)", True)
+    assert "Dual-path RNN" in found.paper
 
 
 def test_an_onnx_file(tmp_path, capsys):

@@ -13,7 +13,7 @@ Where the sources leave a choice open:
 """
 
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -21,15 +21,27 @@ from torch import Tensor, nn
 
 from modelscope_ext.models.cruse.causal_conv import CausalConv2d, CausalConvTranspose2d
 from modelscope_ext.models.grouped_rnn import GroupedRNN
+from modelscope_ext.models.options import check_values
 from modelscope_ext.models.streaming import StreamingModel, bounded_mask
 from modelscope_ext.stft import sqrt_hann
 
 #: Limit of recurrent weights: six times the number of the largest published network.
 MOST_WEIGHTS = 100_000_000
-_KINDS = {int: "a whole number", str: "a text", bool: "true or false"}
 SKIPS = ("none", "add", "add_scale", "add_conv1x1", "concat")
 #: Input and output channels. "gain": log power and a gain; "complex": also the compressed spectrum, a complex mask.
 MASKS = {"gain": (1, 1), "complex": (3, 2)}
+_ALLOWED = {
+    "layers": range(1, 8),
+    "channels": range(1, 4097),
+    "rnn_layers": range(1, 9),
+    "rnn": ("GRU", "LSTM"),
+    "groups": range(1, 4097 * 1025),
+    "skip": SKIPS,
+    "time_kernel": range(1, 3),
+    "freq_padding": range(2),
+    "mask": tuple(MASKS),
+    "window": range(64, 2049, 2),  # samples
+}
 
 
 @dataclass(frozen=True)
@@ -79,26 +91,7 @@ class CruseConfig:
         return f"CRUSE{self.layers}-{self.channels}-{self.rnn_layers}x{self.rnn}{self.groups}{kernels}"
 
     def __post_init__(self) -> None:
-        if wrong := [
-            f"{field.name} must be {_KINDS[field.type]}, got {value!r:.100}"
-            for field in fields(self)
-            if type(value := getattr(self, field.name)) is not field.type
-        ]:
-            raise ValueError(f"CRUSE: {'; '.join(wrong)}")
-        checks = {
-            "layers must be 1 to 7": 1 <= self.layers <= 7,
-            "channels must be 1 to 4096": 1 <= self.channels <= 4096,
-            "rnn_layers must be 1 to 8": 1 <= self.rnn_layers <= 8,
-            "rnn must be GRU or LSTM": self.rnn in ("GRU", "LSTM"),
-            f"skip must be one of {', '.join(SKIPS)}": self.skip in SKIPS,
-            "time_kernel must be 1 or 2": self.time_kernel in (1, 2),
-            "freq_padding must be 0 or 1": self.freq_padding in (0, 1),
-            f"mask must be one of {', '.join(MASKS)}": self.mask in MASKS,
-            "groups must be at least 1": self.groups >= 1,
-            "window must be an even number of samples, 64 to 2048": self.window in range(64, 2049, 2),
-        }
-        if wrong := [text for text, ok in checks.items() if not ok]:
-            raise ValueError(f"CRUSE: {'; '.join(wrong)}, got {self}")
+        check_values("CRUSE", self, _ALLOWED)
         if min(self.freqs) < 1 or self.rnn_width % self.groups:
             raise ValueError(
                 f"CRUSE: {self.rnn_width} features (channels x frequencies {self.freqs[-1]}) "
@@ -124,12 +117,6 @@ class CruseConfig:
     def rnn_width(self) -> int:
         """Return R: the features of a frame between encoder and decoder."""
         return self.channels * self.freqs[-1]
-
-
-def _conv_macs(config: CruseConfig) -> int:
-    taps = 3 * config.time_kernel
-    w, f = config.widths, config.freqs
-    return sum(w[i] * w[i + 1] * f[i + 1] * taps for i in range(config.layers))
 
 
 def _rnn_macs(config: CruseConfig) -> int:
@@ -188,11 +175,7 @@ def _make_skip(kind: str, channels: int) -> nn.Module | None:
 
 
 class Cruse(StreamingModel):
-    """A CRUSE network from audio to audio.
-
-    Args:
-        config: the architecture.
-    """
+    """A CRUSE network from audio to audio."""
 
     #: The network adapts to a noise within a second. The warm-up gains 0.45 dB in the first second of the validation
     #: mixtures (benchmarks/README.md).
@@ -253,13 +236,8 @@ class Cruse(StreamingModel):
                 x = torch.cat((x, skip), 1) if self.config.skip == "concat" else x + skip
             x, cache = layer(x, cache)
             decoder.append(cache)
-        return self._bounded(x), state._replace(encoder=tuple(encoder), decoder=tuple(decoder), rnn=rnn)
-
-    def _bounded(self, x: Tensor) -> Tensor:
-        """Return (B, channels, T, F) of the last layer as a mask."""
-        if self.config.mask == "gain":
-            return torch.sigmoid(x.squeeze(1))
-        return bounded_mask(x.movedim(1, -1))
+        mask = torch.sigmoid(x.squeeze(1)) if self.config.mask == "gain" else bounded_mask(x.movedim(1, -1))
+        return mask, state._replace(encoder=tuple(encoder), decoder=tuple(decoder), rnn=rnn)
 
     @torch.no_grad()
     def load_resized(self, other: "Cruse") -> None:
@@ -301,5 +279,5 @@ class Cruse(StreamingModel):
         taps = 3 * config.time_kernel
         double = 2 if config.skip == "concat" else 1
         out = [MASKS[config.mask][1], *w[1:]]
-        decoder = sum(double * w[i + 1] * out[i] * f[i + 1] * taps for i in range(config.layers))
-        return _conv_macs(config) + decoder + skips + _rnn_macs(config)
+        convs = sum(w[i + 1] * f[i + 1] * taps * (w[i] + double * out[i]) for i in range(config.layers))
+        return convs + skips + _rnn_macs(config)

@@ -1,18 +1,20 @@
 """The sizes of dual-path networks, by name."""
 
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+
+from modelscope_ext.models.options import check_values
 
 #: (channels, layers, inner_channels, inner_bands, blocks) of each named size.
 SIZES = {"T": (24, 2, 24, 16, 2), "B": (48, 2, 36, 24, 3), "S": (64, 3, 48, 36, 3), "M": (80, 3, 64, 48, 4)}
-MIXERS = ("matrix", "attention")
-_RANGES = {
-    "channels": (1, 512),
-    "layers": (0, 8),
-    "inner_channels": (1, 512),
-    "inner_bands": (1, 256),
-    "blocks": (1, 16),
-    "heads": (1, 64),
+_ALLOWED = {
+    "channels": range(1, 513),
+    "layers": range(9),
+    "inner_channels": range(1, 513),
+    "inner_bands": range(1, 257),
+    "blocks": range(1, 17),
+    "heads": range(1, 65),
+    "mixer": ("matrix", "attention"),
 }
 
 
@@ -59,14 +61,6 @@ class DualPathConfig:
         return next((f"DualPath-{name}" for name, values in SIZES.items() if values == size), "DualPath")
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if type(value) is not field.type:
-                raise ValueError(f"DualPath: {field.name} must be {field.type.__name__}, got {value!r:.100}")
-        for name, (low, high) in _RANGES.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"DualPath: {name} must be {low} to {high}, got {getattr(self, name)}")
-        if self.mixer not in MIXERS:
-            raise ValueError(f"DualPath: mixer must be one of {', '.join(MIXERS)}, got {self.mixer!r:.100}")
+        check_values("DualPath", self, _ALLOWED)
         if self.inner_channels % self.heads:
             raise ValueError(f"DualPath: {self.inner_channels} inner_channels cannot be split into {self.heads} heads")

@@ -127,11 +127,7 @@ def _conv(inputs: int, outputs: int, taps: int = 3) -> nn.Conv2d:
 
 
 class DualPath(StreamingModel):
-    """A dual-path network from audio to audio.
-
-    Args:
-        config: the architecture. With `bidirectional` it has no `forward`, only `enhance`.
-    """
+    """A dual-path network from audio to audio. With `bidirectional` it has only `enhance`."""
 
     def __init__(self, config: DualPathConfig) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ Axes: activations are (2, T, F, C): real and imaginary parts, frames, frequencie
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -135,17 +135,10 @@ class _Run(Run):
         return gains.to(self.net.dtype).unflatten(1, (2, -1)).movedim(1, 0).unsqueeze(2)
 
     def convolve(self, layer, name: str, like: Tensor, width: int, read: Reader) -> tuple[Tensor, Tensor]:
-        """Run a layer with two taps in time.
+        """Run one of `cpu_layers` with two taps in time on the input (2, T, F, `width`) that `read` gives.
 
-        Args:
-            layer: one of `cpu_layers`.
-            name: "encoders" or "decoders".
-            like: has the frames and the frequencies of the input.
-            width: channels of the input.
-            read: gives the input.
-
-        Returns:
-            The (2, T', F', C') output in the workspace and its (2, T', C') means over frequency.
+        T and F are those of `like`. The name is "encoders" or "decoders". Return the output (2, T', F', C') in the
+        workspace and its means (2, T', C') over frequency.
         """
         index, (frames, steps) = len(self.frames[name]), like.shape[1:3]
         padded = self.before is None and name == "encoders"  # by a frame of zeros at both ends
@@ -197,18 +190,10 @@ def _side_by_side(work: Callable[[int], tuple], count: int) -> list[tuple]:
 def _in_blocks(
     layer, read: Reader, before: Tensor | None, like: Tensor, width: int, out: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Run a layer with two taps in time block by block; see `_Run.convolve`.
+    """Run a layer as `_Run.convolve` does into `out` (2, T', F', C') block by block. Missing frames are zeros.
 
-    Args:
-        layer: reads frames of its `workspace` and writes to `out`.
-        read: gives the input.
-        before: (2, 1, F, C) before the first frame. None: the first output is that of the first two frames.
-        like: has the frames and the frequencies of the input.
-        width: channels of the input.
-        out: (2, T', F', C'). Missing frames are zeros.
-
-    Returns:
-        The (2, T', C') means of the output over frequency and the last frame read.
+    `before` (2, 1, F, C) is the frame before the first. Without it the first output is that of the first two frames.
+    Return the means (2, T', C') of the output over frequency and the last frame read.
     """
     frames, steps = like.shape[1:3]
     total = out.shape[1]
@@ -264,17 +249,11 @@ def _decoder_input(x: Tensor, stage: Stage, gain: Tensor | None, skip: Tensor, s
 def _run_fsmn(fsmn: FastFsmn, x: Tensor) -> Tensor:
     """Replace `x` by the output of its FSMN; return its (2, T, C) means over frequency."""
     means = x.new_empty(x.shape[0], x.shape[1], x.shape[3])
-    for start, stop in _blocks(x.shape[1], x.shape[2]):
-        y = x[:, start:stop]
+    block = max(1, BLOCK_ROWS // x.shape[2])
+    for y, mean in zip(x.split(block, 1), means.split(block, 1), strict=True):
         fsmn(y, y)
-        _mean(y, means[:, start:stop])
+        _mean(y, mean)
     return means
-
-
-def _blocks(frames: int, steps: int) -> Iterator[tuple[int, int]]:
-    """Yield start and stop of the blocks of `frames` frames of `steps` frequencies."""
-    block = max(1, BLOCK_ROWS // steps)
-    return ((start, min(start + block, frames)) for start in range(0, frames, block))
 
 
 def _mean(x: Tensor, out: Tensor) -> None:

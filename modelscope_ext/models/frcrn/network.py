@@ -19,11 +19,7 @@ from modelscope_ext.stft import analysis, overlap_add, sqrt_hann, stft, synthesi
 
 
 class FrcrnBase(nn.Module):
-    """The two U-nets, from audio to the outputs that training uses.
-
-    Args:
-        config: None is the released architecture.
-    """
+    """The two U-nets, from audio to the outputs that training uses. Without a configuration it is the released one."""
 
     sample_rate = StreamingModel.sample_rate
     #: The attenuation limit that the model folder recommends.
@@ -71,19 +67,18 @@ class FrcrnBase(nn.Module):
         """Return the first and the final mask for (B, 2, F, T) spectra."""
         raise NotImplementedError
 
-    def _unet(
-        self,
-        name: str,
-        x: Tensor,
-        state: UNetState | None = None,
-        count: Tensor | None = None,
-        means: Tensor | None = None,
-        pool: Pool | None = None,
-    ) -> tuple[Tensor, UNetState | Tensor]:
+    def _both(self, noisy: Tensor, *options: dict, pool: Pool | None = None) -> tuple[Tensor, Tensor, tuple]:
+        """Return both masks for (B, 2, F, T) spectra and what the two U-nets return with their options."""
+        first, of_first = self._unet("unet", noisy, pool, options[0])
+        mask = torch.tanh(first)
+        second, of_second = self._unet("unet2", first, pool, options[1])
+        return mask, torch.tanh(second) + mask, (of_first, of_second)
+
+    def _unet(self, name: str, x: Tensor, pool: Pool | None, options: dict) -> tuple[Tensor, UNetState | Tensor]:
         """Run one of the two U-nets in the fastest way there is."""
         if self._use_fast(x):
-            return self._prepare(name)(x, state, count, means, pool=pool)
-        return getattr(self, name)(x, state, count, means)
+            return self._prepare(name)(x, pool=pool, **options)
+        return getattr(self, name)(x, **options)
 
     def _use_fast(self, x: Tensor) -> bool:
         return self.fast and not (self.training or torch.is_grad_enabled() or x.device.type != "cpu")
@@ -143,8 +138,10 @@ class Frcrn(FrcrnBase):
         if not keep_memory:
             self._pool.clear()  # before the work: a last part may be longer
         noisy = self._spectra(audio)
-        _, mask, own = self._masks_and_means(noisy, squeeze_means, self._pool if keep_memory else [])
-        return self._wav(_product(noisy, mask))[:, HOP : HOP + audio.shape[1]], own[0]
+        halves = (None, None) if squeeze_means is None else squeeze_means.chunk(2, 1)
+        given = ({"means": half} for half in halves)
+        _, mask, own = self._both(noisy, *given, pool=self._pool if keep_memory else [])
+        return self._wav(_product(noisy, mask))[:, HOP : HOP + audio.shape[1]], torch.cat(own, 2)[0]
 
     @property
     def quick_means(self) -> bool:
@@ -173,14 +170,7 @@ class Frcrn(FrcrnBase):
         return _real(stft(audio, self.window))
 
     def _masks(self, noisy: Tensor) -> tuple[Tensor, Tensor]:
-        return self._masks_and_means(noisy, None, [])[:2]
-
-    def _masks_and_means(self, noisy: Tensor, given: Tensor | None, pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
-        halves = (None, None) if given is None else given.chunk(2, 1)
-        first, means = self._unet("unet", noisy, means=halves[0], pool=pool)
-        mask = torch.tanh(first)
-        second, means2 = self._unet("unet2", first, means=halves[1], pool=pool)
-        return mask, torch.tanh(second) + mask, torch.cat((means, means2), 2)
+        return self._both(noisy, {}, {}, pool=[])[:2]
 
 
 class FrcrnState(NamedTuple):
@@ -215,10 +205,9 @@ class CausalFrcrn(StreamingModel, FrcrnBase):
 
     def _next_masks(self, noisy: Tensor, state: FrcrnState) -> tuple[Tensor, Tensor, FrcrnState]:
         count = state.count + torch.arange(1, noisy.shape[3] + 1, device=noisy.device)
-        first, unet = self._unet("unet", noisy, state.unet, count)
-        mask = torch.tanh(first)
-        second, unet2 = self._unet("unet2", first, state.unet2, count)
-        return mask, torch.tanh(second) + mask, state._replace(unet=unet, unet2=unet2, count=count[-1:])
+        before = ({"state": unet, "count": count} for unet in (state.unet, state.unet2))
+        first, mask, (unet, unet2) = self._both(noisy, *before)
+        return first, mask, state._replace(unet=unet, unet2=unet2, count=count[-1:])
 
 
 def _real(spec: Tensor) -> Tensor:

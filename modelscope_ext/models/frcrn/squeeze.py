@@ -11,16 +11,11 @@ from torch.nn import functional
 class ComplexSqueezeExcitation(nn.Module):
     """Gains from the mean over F and T: g = fc_r(m) + i fc_i(m). Real and imaginary parts have a gain each."""
 
-    def __init__(self, channels: int, reduction: int = 8) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
+        few = channels // 8
         self.fc_r, self.fc_i = (
-            nn.Sequential(
-                nn.Linear(channels, channels // reduction),
-                nn.ReLU(),
-                nn.Linear(channels // reduction, channels),
-                nn.Sigmoid(),
-            )
-            for _ in range(2)
+            nn.Sequential(nn.Linear(channels, few), nn.ReLU(), nn.Linear(few, channels), nn.Sigmoid()) for _ in range(2)
         )
 
     def forward(self, x: Tensor, mean: Tensor | None = None, parts: int = 1) -> tuple[Tensor, Tensor]:
@@ -34,10 +29,8 @@ class ComplexSqueezeExcitation(nn.Module):
     def stream(self, x: Tensor, mean: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         """Return `x` times gains of the mean over all frames so far and the new mean.
 
-        Args:
-            x: the next frames (B, 2C, F, T).
-            mean: (B, 2C) over all frames before.
-            count: number of frames up to each of `x` (T,); 1 at the first frame of a stream.
+        `x` (B, 2C, F, T) has the next frames and `mean` (B, 2C) is that of all frames before. `count` (T,) is the
+        number of frames up to each of `x`: 1 at the first frame of a stream.
         """
         means = running_means(x.mean(2).transpose(1, 2), mean, count)  # (B, T, 2C)
         return x * self.gains(means).transpose(1, 2).unsqueeze(2), means[:, -1]

@@ -155,7 +155,7 @@ def test_operations_are_counted_honestly(options):
         ("DualPath-X", {}, "no dual-path network is called"),
         ("DualPath-S", {"colour": 1}, "unknown DualPath options colour; known are channels"),
         ("DualPath-S", {"blocks": 0}, "blocks must be 1 to 16"),
-        ("DualPath-S", {"norm": 1}, "norm must be bool"),
+        ("DualPath-S", {"norm": 1}, "norm must be true or false"),
         ("DualPath-S", {"mixer": "fourier"}, "matrix, attention"),
         ("DualPath-S", {"heads": 5}, "cannot be split into 5 heads"),
     ],
