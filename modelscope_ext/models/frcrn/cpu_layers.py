@@ -19,9 +19,15 @@ TO_PRODUCTS = torch.tensor([[1 / 2, 0], [-1 / 2, -1 / 2], [-1 / 6, 1 / 6], [1 / 
 
 
 class _Layer:
-    """A layer with two taps in time."""
+    """A (transposed) convolution with two taps in time and a stride of 2 over frequency."""
 
     planes = 2  # of the input: real part, imaginary part, and perhaps their sum
+    taps = 5  # over frequency
+    transposed = False
+
+    def width_out(self, steps: int) -> int:
+        """Return the number of output frequencies for `steps` input frequencies."""
+        return 2 * (steps - 1) + self.taps if self.transposed else (steps - self.taps) // 2 + 1
 
     def workspace(self, like: Tensor, frames: int, steps: int, width: int) -> Tensor:
         """Return (planes, T, F, C) zeros for the input."""
@@ -78,13 +84,8 @@ class WinogradConv(_Layer):
         self.weights = [[each.contiguous(memory_format=torch.channels_last) for each in point] for point in products]
         scale, shift = norm.scale_and_shift()
         shift = torch.addcmul(shift, torch.cat((re.bias - im.bias, re.bias + im.bias)), scale)
-        self.channels = norm.bn_re.num_features
+        self.channels, self.taps = norm.bn_re.num_features, taps.shape[-2]
         self.scale, self.shift = (each.view(2, 1, 1, -1) for each in (scale, shift))
-
-    def width_out(self, steps: int) -> int:
-        """Return the number of output frequencies for `steps` input frequencies."""
-        taps = self.weights[0][0].shape[-1]
-        return 2 * (steps - 1) + taps if self.transposed else (steps - taps) // 2 + 1
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """Convolve n + 1 frames of r, s and r + s into `out` (2, n, F', C'); multiples of 4 are fastest."""
@@ -146,10 +147,6 @@ class Bf16Conv(_Layer):
         self.weights = [part.bfloat16().contiguous(memory_format=torch.channels_last) for part in parts]
         self.bias = bias.bfloat16()
 
-    def width_out(self, steps: int) -> int:
-        """Return the number of output frequencies for `steps` input frequencies."""
-        return 2 * (steps - 1) + self.taps if self.transposed else (steps - self.taps) // 2 + 1
-
     def workspace(self, like: Tensor, frames: int, steps: int, width: int) -> Tensor:
         """Return (2, T, F, C) zeros; real and imaginary parts lie side by side."""
         return like.new_zeros(frames, steps, 2, width).movedim(2, 0)
@@ -173,10 +170,6 @@ class FastStem(_Layer):
         weight, bias = encoder.conv.folded(encoder.bn)  # (2C, 2, F, 2)
         self.weight, self.bias = weight.permute(1, 3, 2, 0).flatten(0, 2).contiguous().to(dtype), bias.to(dtype)
 
-    def width_out(self, steps: int) -> int:
-        """Return the number of output frequencies for `steps` input frequencies."""
-        return (steps - 5) // 2 + 1
-
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """Convolve (2, n + 1, F, 1) into `out` (2, n, F', C)."""
         taps = x[..., 0].unfold(2, 5, 2).unfold(1, 2, 1)  # (2, n, F', 5, 2)
@@ -189,16 +182,13 @@ class FastHead(_Layer):
     """The last decoder. It has one output channel: one matrix product gives the contribution of every tap."""
 
     channels = 1
+    transposed = True
 
     def __init__(self, decoder: nn.Module, dtype: torch.dtype) -> None:
         weight, bias = decoder.transconv.folded(decoder.bn)  # (4C, 2, F, 2), (2,)
         parts = weight.unflatten(0, (2, 2, -1)).to(dtype)  # (skip or not, re/im, C, …)
         self.weights = [parts[:, part].flatten(0, 1).flatten(1).contiguous() for part in range(2)]
         self.bias = bias.to(dtype)
-
-    def width_out(self, steps: int) -> int:
-        """Return the number of output frequencies for `steps` input frequencies."""
-        return 2 * steps + 3
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """Convolve (2, n + 1, F, 2C) into `out` (2, n, 2F + 3, 1)."""
