@@ -129,8 +129,8 @@ def launch(
 
     Args:
         page: result of `build_page`.
-        host: address to listen on; None is this computer, or the host that a ModelScope Studio sets.
-        port: None is the first free one from 7860 on, or the port that a ModelScope Studio sets.
+        host: address to listen on; None is this computer or the host that a ModelScope Studio sets.
+        port: None is the first free one from 7860 on or the port that a ModelScope Studio sets.
         quiet: do not let gradio print the address.
         wait: False serves in the background until `page.close()`.
 

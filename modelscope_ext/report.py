@@ -38,7 +38,7 @@ OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 
 
 class Source(NamedTuple):
-    """A file for the page, and its clean reference if there is one."""
+    """A file for the page and its clean reference if there is one."""
 
     name: str
     noisy: Path
@@ -50,10 +50,10 @@ def collect(given: Path, reference: Path | None = None) -> list[Source]:
 
     Args:
         given: an audio file or a folder of them.
-        reference: the clean file, or the folder of clean files; see `match_pairs`.
+        reference: the clean file or the folder of clean files; see `match_pairs`.
 
     Raises:
-        AudioError: there is no audio, or files have no partner.
+        AudioError: there is no audio or files have no partner.
     """
     if reference is not None and not reference.exists():
         raise AudioError(f"{reference}: no such file or folder")
@@ -86,7 +86,7 @@ def write_page(page: str | Path, sources: Iterable[Source], denoiser: Denoiser, 
 
     Raises:
         ModuleNotFoundError: matplotlib is missing.
-        AudioError: no file could be used, or `page` is a folder; there is no page.
+        AudioError: no file could be used or `page` is a folder; there is no page.
         OSError: the page cannot be written.
     """
     page = Path(page)

@@ -49,7 +49,7 @@ def open_decoder(file: BinaryIO, name: str = "", track: int = 0) -> Decoder:
 
 
 def _choose(file: BinaryIO, name: str = "", track: int = 0) -> Decoder:
-    """Return libsndfile's decoder, or FFmpeg's where it alone is right.
+    """Return libsndfile's decoder or FFmpeg's where it alone is right.
 
     FFmpeg reads an mp3 without a trustworthy Xing header, a further track and all that libsndfile refuses.
     """
@@ -74,7 +74,7 @@ def _xing_is_right(file: BinaryIO) -> bool:
 
 
 def _promise(file: BinaryIO) -> str | None:
-    """Return the problem of a file that is shorter than its header says, or None."""
+    """Return the problem of a file that is shorter than its header says or None."""
     size, promised = headers.file_size(file), containers.promised_size(file)
     if promised is None or promised <= size:
         return None

@@ -104,7 +104,7 @@ def find_sound(file: BinaryIO) -> Sound | None:
 
 
 def repaired(file: BinaryIO, sound: Sound) -> BinaryIO | None:
-    """Return the file with the true sizes in its header, or None where they do not fit it."""
+    """Return the file with the true sizes in its header or None where they do not fit it."""
     length = sound.end - sound.start
     header = bytearray(read_at(file, 0, sound.start))
     if header[:4] == b"RIFF" and sound.end >= 2**32:  # the 64-bit form, with a further chunk
@@ -121,7 +121,7 @@ def repaired(file: BinaryIO, sound: Sound) -> BinaryIO | None:
 
 
 def _chunks(file: BinaryIO, position: int, layout: str, wanted: bytes) -> int | None:
-    """Return the position of a chunk, or None."""
+    """Return the position of a chunk or None."""
     size = file_size(file)
     header = 4 + struct.calcsize(layout)
     for _ in range(1000):

@@ -56,7 +56,7 @@ class Fit:
         """Return an (n, channels) chunk at the rate of the result.
 
         Raises:
-            AudioError: neither the chunk nor the result is mono, and they differ in channels.
+            AudioError: neither the chunk nor the result is mono and they differ in channels.
         """
         if chunk.shape[1] != self.channels:
             if 1 not in (chunk.shape[1], self.channels):
@@ -92,7 +92,7 @@ class Media:
         problems: reasons why samples may be missing; complete after the last `read`.
 
     Raises:
-        AudioError: the file has no such track, or nothing in it can be decoded.
+        AudioError: the file has no such track or nothing in it can be decoded.
     """
 
     def __init__(self, file: BinaryIO, track: int = 0) -> None:

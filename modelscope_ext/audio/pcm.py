@@ -65,7 +65,7 @@ def validate_format(sample_rate: int, channels: int = 1) -> None:
 
 
 def find_problem(samples: np.ndarray, whole: bool = False) -> str | None:
-    """Return why floating-point samples are unusable, or None.
+    """Return why floating-point samples are unusable or None.
 
     Blocks and whole signals must be finite and in range. A whole signal must not be empty or silent either.
     """

@@ -9,7 +9,7 @@ from modelscope_ext.inference.denoiser import Denoiser
 
 
 def probe(jobs: Iterable[Job]) -> tuple[float, dict[Job, AudioError]]:
-    """Return the seconds of all sources by their headers, and the unreadable jobs with the reason."""
+    """Return the seconds of all sources by their headers and the unreadable jobs with the reason."""
     seconds, unreadable = 0.0, {}
     for job in jobs:
         try:
@@ -23,7 +23,7 @@ def probe(jobs: Iterable[Job]) -> tuple[float, dict[Job, AudioError]]:
 def run(
     jobs: Iterable[Job], denoiser: Denoiser, progress: Callable[[float], object] | None = None
 ) -> Iterator[tuple[Job, AudioError | None]]:
-    """Denoise each job's file and yield the job with None, or with the error of that file.
+    """Denoise each job's file and yield the job with None or with the error of that file.
 
     Args:
         jobs: of `plan`, on local paths.

@@ -35,9 +35,9 @@ def plan(inputs: Iterable[Path | str], output: Path | str, *, cluster: bool = Fa
     """Return a job for every input file and every audio file in the input folders.
 
     Args:
-        inputs: audio files and folders; paths, or URLs for a cluster.
+        inputs: audio files and folders; paths or URLs for a cluster.
         output: folder that mirrors the input folders. It may be a file name for one input file.
-        cluster: plan for other machines. The output is always a folder. A missing input raises, and so does one that
+        cluster: plan for other machines. The output is always a folder. A missing input raises and so does one that
             would be overwritten; otherwise only that job fails later.
 
     Raises:
@@ -78,7 +78,7 @@ class _Place(NamedTuple):
     path: str
 
     def name(self, file: str, as_url: bool) -> Path | str:
-        """Return the name of a file in the place, or of the place itself, as a URL or in terms of the given path."""
+        """Return the name of the place or of a file in it as a URL or in terms of the given path."""
         return url_of(self.fs, file) if as_url else Path(self.given, file[len(self.path) :].lstrip("/"))
 
     def real(self, file: str) -> str:
@@ -86,7 +86,7 @@ class _Place(NamedTuple):
         return Path(os.path.realpath(file)).as_posix() if is_local(self.fs) else url_of(self.fs, file)
 
     def identity(self, file: str) -> object:
-        """Return the same for all names of a file: by links, and in any letter case where the disk ignores it."""
+        """Return the same for all names of a file: by links and in any letter case where the disk ignores it."""
         if is_local(self.fs) and os.path.exists(file):
             status = os.stat(file)
             return status.st_dev, status.st_ino
@@ -94,7 +94,7 @@ class _Place(NamedTuple):
 
 
 def _files(place: _Place, out: _Place, cluster: bool) -> dict[str, dict]:
-    """Return file info by path for an input: the file itself, or the audio in the folder but outside the output."""
+    """Return file info by path for an input: the file itself or the audio in the folder but outside the output."""
     fs, root = place.fs, place.path
     if fs.isdir(root):
         files = list_audio(fs, root)

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _printed(results: Iterable[CheckResult]) -> Iterable[CheckResult]:
-    """Print each result, one a line, before it is passed on."""
+    """Print each result on a line of its own before it is passed on."""
     group = ""
     for result in results:
         if result.group != group:

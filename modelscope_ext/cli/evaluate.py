@@ -142,7 +142,7 @@ def _write_json(
 
 
 def _without_nan(values: Mapping[str, float]) -> dict[str, float | None]:
-    """Replace NaN, which JSON lacks, by null."""
+    """Replace NaN by null because JSON lacks it."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 

@@ -114,9 +114,9 @@ def _open_stream(args: argparse.Namespace, silence: np.ndarray) -> DenoiseStream
 def _pump(
     read: Callable[[], bytes], process: Callable[[bytes], bytes], write: Callable[[bytes], object], size: int
 ) -> None:
-    """Process blocks of whole samples of `size` bytes until the input ends.
+    """Denoise blocks of whole samples of `size` bytes until the input ends.
 
-    Nothing is buffered: while the reader is slow, `write` blocks, and with it the program that writes to us.
+    Nothing is buffered: while the reader is slow `write` blocks and so does the program that writes to us.
     """
     first = True
     while data := read():
@@ -151,7 +151,7 @@ class _Clock:
 
     @property
     def factor(self) -> float:
-        """Seconds of processing for a second of audio."""
+        """Return the seconds of processing for a second of audio."""
         return self.seconds * self.rate / max(1, self.samples)
 
     def __str__(self) -> str:

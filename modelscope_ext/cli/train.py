@@ -80,7 +80,7 @@ def _train_on_segments(args: argparse.Namespace) -> dict[str, float]:
 
 
 def _gate(folder: Path, pairs: Path) -> Callable[[Path], list[str]] | None:
-    """Return a function that compares another model folder with this one, or None if this one has no weights."""
+    """Return a function that compares another model folder with this one or None if this one has no weights."""
     found, metrics = find_pairs(pairs), ("wb_pesq", "stoi", "si_sdr")  # quick ones that fine-tuning spoils first
     if not has_weights(folder):
         return None

@@ -51,7 +51,7 @@ class Backend(Protocol):
             more: other parts follow, for which the back end may keep its work memory.
 
         Returns:
-            The aligned output (B, n) and the audio's own statistics, or None if these would take time.
+            The aligned output (B, n) and the audio's own statistics or None if these would take time.
         """
 
     def statistics(self, audio: np.ndarray, parts: int = 1, quick: bool = False) -> np.ndarray:

@@ -61,7 +61,7 @@ class Denoiser:
     CRUSE networks adapt to the noise first: the first 2 s of an array or a file are fed to them time-reversed before
     it. A stream has no such warm-up.
 
-    A Denoiser keeps no state between calls, and several threads may use it. Rates are whole numbers of Hz.
+    A Denoiser keeps no state between calls and several threads may use it. Rates are whole numbers of Hz.
 
     >>> import numpy as np
     >>> denoised = Denoiser()(np.zeros(48000, np.int16), 48000)

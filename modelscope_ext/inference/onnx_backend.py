@@ -20,7 +20,7 @@ FEWEST_HOPS = 4
 
 
 class OnnxBackend:
-    """A `Backend` for an ONNX file: whole utterances, or steps with their state.
+    """A `Backend` for an ONNX file: whole utterances or steps with their state.
 
     Args:
         path: the file; `modelscope_ext.export` describes its content.

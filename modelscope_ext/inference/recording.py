@@ -35,13 +35,13 @@ BLOCK_S = 10
 
 
 def reference_gain(audio: np.ndarray, mean_power: np.ndarray | None = None) -> np.ndarray:
-    """Return the gain (B, 1) that brings audio (B, N) to -25 dBFS, measured as in ModelScope's pipeline.
+    """Return the gain (B, 1) that brings audio (B, N) to -25 dBFS as measured in ModelScope's pipeline.
 
     The level is the root mean square of the samples above the root mean square. Silence has a gain of 1.
 
     Args:
         audio: (B, N).
-        mean_power: (B, 1), that of the recording if `audio` is only a part of it.
+        mean_power: (B, 1) of the recording if `audio` is only a part of it.
     """
     blocks = [audio[:, start : start + 2**18] for start in range(0, audio.shape[1], 2**18)]
     if mean_power is None:
@@ -112,7 +112,7 @@ def scan(backend: Backend, pieces: Iterable[np.ndarray]) -> RecordingStats:
 
 
 class _Sample:
-    """A recording in bounded memory: all of it, or slots evenly spread over it."""
+    """A recording in bounded memory: all of it or slots evenly spread over it."""
 
     def __init__(self, rate: int) -> None:
         self.slot, self.stride, self.length = round(SLOT_S * rate), 1, 0
@@ -137,7 +137,7 @@ class _Sample:
 
     @property
     def audio(self) -> np.ndarray:
-        """The recording (B, N), or its slots one after the other."""
+        """Return the recording (B, N) or its slots one after the other."""
         full = self.length // self.slot // self.stride * self.slot
         return self.kept.reshape(len(self.kept), -1)[:, : self.length if self.stride == 1 else full]
 

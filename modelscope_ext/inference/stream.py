@@ -59,11 +59,11 @@ class DenoiseStream:
         raise TypeError("a stream is in the middle of a signal and cannot be copied or pickled; make another one")
 
     def feed(self, chunk: np.ndarray) -> np.ndarray:
-        """Return the finished samples after a chunk (n,) or (n, channels), n >= 0, in the type of the chunk.
+        """Return the finished samples after a chunk (n,) or (n, channels) in the type of the chunk; n may be 0.
 
         Raises:
-            AudioError: the stream has another shape or type, or a sample is NaN or infinite.
-            RuntimeError: the stream was flushed, or another thread is using it.
+            AudioError: the stream has another shape or type or a sample is NaN or infinite.
+            RuntimeError: the stream was flushed or another thread is using it.
         """
         with self._open():
             chunk = np.asarray(chunk)
@@ -79,10 +79,10 @@ class DenoiseStream:
             return self._emit(self._add(low, self._high.feed(samples.T, resampled.T, out.T)) if self._high else low)
 
     def flush(self) -> np.ndarray:
-        """Return the samples that wait for later input, and end the stream.
+        """Return the samples that wait for later input and end the stream.
 
         Raises:
-            RuntimeError: the stream was flushed before, or another thread is using it.
+            RuntimeError: the stream was flushed before or another thread is using it.
         """
         with self._open():
             self._closed = True

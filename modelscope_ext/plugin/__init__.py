@@ -14,10 +14,10 @@ __all__ = ["plug_in"]
 
 
 def plug_in() -> None:
-    """Add our components to ModelScope's index, now or when ModelScope is imported.
+    """Add our components to ModelScope's index now or when ModelScope is imported.
 
-    ModelScope looks up a type in this index, imports its module, and asks its registry. So our modules are imported
-    when they are used, and the stock modules of the same names never.
+    ModelScope looks up a type in this index and imports its module and asks its registry. So our modules are imported
+    when they are used and the stock modules of the same names never.
     """
     waiting = dict.fromkeys(_STOCK - sys.modules.keys())
     for name, extend in _EXTENSIONS.items():
@@ -100,7 +100,7 @@ def _ours_set_aside() -> Iterator[None]:
 
 
 class _Watcher:
-    """An import hook that extends modules after they have run, and sets our classes aside while stock ones register.
+    """An import hook that extends modules after they have run and sets our classes aside while stock ones register.
 
     Args:
         waiting: module name → function that is called with the module.

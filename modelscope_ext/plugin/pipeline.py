@@ -32,7 +32,7 @@ class NoiseSuppressionPipeline(Pipeline):
     input, clipped at full scale.
 
     Options, of the pipeline and of each call:
-        output_path: also write a WAV file. A list of inputs needs a list of paths, or a folder for files with the
+        output_path: also write a WAV file. A list of inputs needs a list of paths or a folder for files with the
             names of the inputs.
         output_level: "input" keeps the level of the input. "reference" gives the samples of ModelScope's own FRCRN
             pipeline: first channel, level near -25 dBFS. Above 120 s its chunks are longer than there.
@@ -48,7 +48,7 @@ class NoiseSuppressionPipeline(Pipeline):
         self.output_level = output_level
 
     def __call__(self, input: Any, *args, output_path: Any = None, **kwargs) -> Any:
-        """Denoise one input, or each of a list."""
+        """Denoise one input or each of a list."""
         if output_path is None:
             return super().__call__(input, *args, **kwargs)
         if not isinstance(input, list):
@@ -74,7 +74,7 @@ class NoiseSuppressionPipeline(Pipeline):
         return self.preprocessor(inputs, **parameters)
 
     def forward(self, inputs: dict[str, Any], output_level: str = "input", **parameters) -> dict[str, Any]:
-        """Denoise (N,) samples, or a list of them."""
+        """Denoise (N,) samples or a list of them."""
         if isinstance(inputs["noisy"], list):
             outputs = [self.forward({"noisy": noisy}, output_level)[OutputKeys.OUTPUT_PCM] for noisy in inputs["noisy"]]
             return {OutputKeys.OUTPUT_PCM: outputs}
@@ -93,7 +93,7 @@ class NoiseSuppressionPipeline(Pipeline):
 
 
 def _paths(inputs: list, output: Any) -> list[tuple[Any, Any]]:
-    """Return (input, output path) of each input, or raise ValueError if two have one path."""
+    """Return (input, output path) of each input or raise ValueError if two have one path."""
     if not isinstance(output, (list, tuple)):
         if Path(output).suffix.lower() in SUFFIXES:
             raise ValueError(f"output_path {output} is one file for {len(inputs)} inputs; give a list, or a folder")

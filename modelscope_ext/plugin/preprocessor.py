@@ -26,12 +26,12 @@ class AudioPreprocessor(Preprocessor):
         super().__init__(kwargs.get("mode", "inference"))
 
     def __call__(self, data: Any, sample_rate: int = SAMPLE_RATE, reference: bool = False) -> dict[str, np.ndarray]:
-        """Return `{"noisy": (N,) float32}` at 16 kHz, the mean of the channels.
+        """Return `{"noisy": (N,) float32}` at 16 kHz: the mean of the channels.
 
         Args:
             data: see the class.
-            sample_rate: of an array, in Hz.
-            reference: take the first channel, resampled as in ModelScope's own pipeline.
+            sample_rate: of an array in Hz.
+            reference: take the first channel and resample it as in ModelScope's own pipeline.
 
         Raises:
             AudioError: the audio cannot be used. The message names it and the reason.
@@ -69,7 +69,7 @@ def _as_stock(audio: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
 
 
 def _place(name: str) -> tuple[str, str | io.BytesIO]:
-    """Return the start of an error message, and a path or the content of a URL."""
+    """Return the start of an error message and a path or the content of a URL."""
     if "://" not in name:
         return "", name
     try:
@@ -79,7 +79,7 @@ def _place(name: str) -> tuple[str, str | io.BytesIO]:
 
 
 def _cell(row: dict, sample_rate: int) -> tuple[Any, int]:
-    """Return the audio of a row, and its rate."""
+    """Return the audio of a row and its rate."""
     if "array" in row:
         rate = row.get("sampling_rate", sample_rate)
         try:

@@ -90,7 +90,7 @@ class NoiseSuppressionTrainer(BaseTrainer):
         self.loop = TrainingLoop(recipe, resume=False)
 
     def train(self, checkpoint_path: str | None = None, load_all_state: bool = True, *args, **kwargs) -> None:
-        """Train from the start, exactly from a checkpoint of an earlier run, or from its weights alone."""
+        """Train from the start or exactly from a checkpoint of an earlier run or from its weights alone."""
         if checkpoint_path is not None and load_all_state:
             self.loop.load(checkpoint_path)
         elif checkpoint_path is not None:
