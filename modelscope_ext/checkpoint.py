@@ -107,7 +107,10 @@ def load_model(folder: str | Path, need_weights: bool = True) -> nn.Module:
         raise CheckpointError(f"{folder / CONFIGURATION}: model type {kind!r} is unknown; known are {known}")
     try:
         limit_db = _attenuation_limit_db(configuration)
-        net = build("FRCRN" if kind == FRCRN_TYPE else options.pop("name", None), **options)
+        name = "FRCRN" if kind == FRCRN_TYPE else options.pop("name", None)
+        # Random weights that are replaced at once must not move the caller's generator.
+        with torch.random.fork_rng([], enabled=has_weights(folder)):
+            net = build(name, **options).float()  # whatever torch's default type is
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIGURATION}: {error}") from error
     if not has_weights(folder):

@@ -12,6 +12,7 @@ class Limits:
 
     algorithmic_delay: int = 0  # samples of output before the first sample of the input
     latency: int = 0  # samples of input that an output sample depends on, from itself on
+    hop: int = 1  # a causal network's output comes in multiples of so many samples
     attenuation_limit_db: float = float("inf")  # recommended by the model
     warmup_s: float = 0.0  # of an array or a file, fed time-reversed before it
     reference_level: bool = False  # the input must be at the level `recording.REFERENCE_RMS`

@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # ONNX files run without torch
 BLOCK_S = 10.0
 #: Values of `band`.
 BANDS = ("full", "speech")
+#: Blocks of silence that are denoised before a stream of blocks begins.
+REHEARSED_BLOCKS = 8
 #: For a recogniser: `Denoiser(wet=ASR_SAFE_WET, attenuation_limit_db=math.inf)`; benchmarks/README.md gives the reason.
 ASR_SAFE_WET = 0.8
 
@@ -139,10 +141,16 @@ class Denoiser:
                 for block in self._denoise(stream, blocks, rate):
                     out.write(block.reshape(-1, channels))
 
-    def stream(self, sample_rate: int, channels: int = 1) -> DenoiseStream:
+    def stream(self, sample_rate: int, channels: int = 1, block: int | None = None) -> DenoiseStream:
         """Return a stream with `feed(chunk) -> chunk`, `flush()` and `latency_ms`; see `DenoiseStream`.
 
         It has no warm-up as arrays and files have: the output of the first second is less clean.
+
+        Args:
+            sample_rate: Hz.
+            channels: of each chunk.
+            block: samples of every chunk, in and out, for the callback of an audio program. The output is then
+                `latency_ms` late. None takes chunks of any size and returns what is finished.
 
         Raises:
             ValueError: the network is not causal; it denoises arrays and files.
@@ -152,7 +160,12 @@ class Denoiser:
                 f"{self.backend.name} needs a whole utterance before its first output, so it cannot stream; "
                 "call the Denoiser with the whole array or a file, or stream with a CRUSE, such as the default model"
             )
-        return self._stream(sample_rate, channels)
+        validate_format(sample_rate, channels)
+        if block is not None:  # the first calls of a network take much longer than later ones
+            rehearsal = DenoiseStream(self.backend, int(sample_rate), channels, self.dry_gain, self.band, block)
+            for _ in range(REHEARSED_BLOCKS + rehearsal.delay // block):
+                rehearsal.feed(np.zeros((block, channels), np.float32))
+        return DenoiseStream(self.backend, int(sample_rate), channels, self.dry_gain, self.band, block)
 
     def _stream(
         self, sample_rate: int, channels: int, blocks: Callable[[], Iterable[np.ndarray]] | None = None

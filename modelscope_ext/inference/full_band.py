@@ -83,7 +83,7 @@ class HighBand:
         self.before, self.after = np.concatenate((self.before, before), 1), np.concatenate((self.after, after), 1)
         known = self.start + min(self.before.shape[1], self.after.shape[1])
         whole = self.audio.shape[1] // self.hop - 1
-        count = min(whole, ((known + 1) * self.rate - 1) // (self.hop * SAMPLE_RATE) + 1 - self.frame)
+        count = min(whole, self._known_frames(known) - self.frame)
         if count <= 0:
             return audio[:, :0]
         high = self._process(count)
@@ -94,6 +94,14 @@ class HighBand:
         done = max(0, int(self._centres(1)[0]) - SPAN - self.start)
         self.before, self.after, self.start = self.before[:, done:], self.after[:, done:], self.start + done
         return high
+
+    def ready(self, fed: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """Return the number of samples that are ready after `fed` ones and the network's first `known` ones."""
+        return np.maximum(0, np.minimum(fed // self.hop, self._known_frames(known)) - 1) * self.hop
+
+    def _known_frames(self, known: np.ndarray | int) -> np.ndarray | int:
+        """Return the number of frames whose centres are in the network's first `known` samples."""
+        return ((known + 1) * self.rate - 1) // (self.hop * SAMPLE_RATE) + 1
 
     def flush(self) -> np.ndarray:
         """Return the rest (C, m) and a little more, as if silence followed."""

@@ -53,6 +53,7 @@ class OnnxBackend:
             self.limits = Limits(
                 algorithmic_delay=delay,
                 latency=latency,
+                hop=self._hop,
                 attenuation_limit_db=float(found["attenuation_limit_db"]),
                 warmup_s=float(found.get("lead_in_s", 0)),  # not in older files
                 reference_level=found["reference_level"] == "True",

@@ -37,6 +37,7 @@ class TorchBackend:
         self.limits = Limits(
             algorithmic_delay=net.algorithmic_delay if net.causal else 0,
             latency=net.latency if net.causal else 0,
+            hop=net.hop if net.causal else 1,
             attenuation_limit_db=net.attenuation_limit_db,
             warmup_s=net.warmup_s,
             reference_level=net.reference_level,
@@ -47,20 +48,20 @@ class TorchBackend:
 
     def feed(self, audio: np.ndarray, state: Any = None) -> tuple[np.ndarray, Any]:
         """See `Backend`."""
-        with torch.inference_mode():
+        with self._inference():
             out, state = self._net(self._tensor(audio), state)
-        return out.cpu().numpy(), state
+        return _array(out), state
 
     def flush(self, state: Any) -> np.ndarray:
         """See `Backend`."""
-        with torch.inference_mode():
-            return self._net.flush(state).cpu().numpy()
+        with self._inference():
+            return _array(self._net.flush(state))
 
     def enhance(
         self, audio: np.ndarray, stats: np.ndarray | None = None, more: bool = False
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """See `Backend`."""
-        with self._inference():
+        with self._inference(self._bfloat16):
             if not self.limits.needs_statistics:
                 return _array(self._net.enhance(self._tensor(audio))), None
             means = None if stats is None else self._tensor(stats)
@@ -69,13 +70,13 @@ class TorchBackend:
 
     def statistics(self, audio: np.ndarray, parts: int = 1, quick: bool = False) -> np.ndarray:
         """See `Backend`."""
-        with self._inference():
+        with self._inference(self._bfloat16):
             return _array(self._net.squeeze_means(self._tensor(audio), parts, quick))
 
     @contextmanager
-    def _inference(self) -> Iterator[None]:
+    def _inference(self, bfloat16: bool = False) -> Iterator[None]:
         device = next(self._net.parameters()).device.type
-        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=self._bfloat16):
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=bfloat16):  # not the caller's
             yield
 
     def _tensor(self, audio: np.ndarray) -> Tensor:

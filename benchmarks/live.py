@@ -1,0 +1,43 @@
+"""Time of each block of a live stream: median, 99.9 % and slowest, in shares of the block.
+
+python benchmarks/live.py [--seconds 120] [--model M] [--rate 48000] [--block 480]
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from modelscope_ext import Denoiser
+
+NOISY = Path(__file__).parent.parent / "examples" / "noisy.wav"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--model")
+    parser.add_argument("--rate", type=int, default=48000)
+    parser.add_argument("--block", type=int, default=480)
+    args = parser.parse_args()
+    stream = Denoiser(args.model).stream(args.rate, block=args.block)
+    noisy = soundfile.read(NOISY, dtype="float32")[0]
+    noisy = np.concatenate((noisy, np.zeros(5 * args.rate, np.float32)))  # digital silence, too
+    count = int(args.seconds * args.rate) // args.block
+    blocks = np.resize(noisy, (count, args.block))
+    took = np.empty(count)
+    for i, block in enumerate(blocks):
+        start = time.perf_counter()
+        stream.feed(block)
+        took[i] = time.perf_counter() - start
+    length = args.block / args.rate
+    print(f"{count} blocks of {1000 * length:.2f} ms at {args.rate} Hz, latency {stream.latency_ms:.1f} ms")
+    for name, value in (("first", took[0]), ("median", np.median(took)), ("99.9 %", np.quantile(took, 0.999)),
+                        ("slowest", took.max())):  # fmt: skip
+        print(f"{name} {1000 * value:.2f} ms, {value / length:.1%} of a block")
+
+
+if __name__ == "__main__":
+    main()
