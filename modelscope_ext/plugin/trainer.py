@@ -8,6 +8,8 @@ from modelscope.metrics.builder import build_metric
 from modelscope.msdatasets import MsDataset
 from modelscope.trainers.base import BaseTrainer
 from modelscope.trainers.builder import TRAINERS
+from modelscope.trainers.hooks import Hook
+from modelscope.trainers.hooks.priority import get_priority
 
 from modelscope_ext.checkpoint import CONFIGURATION, load_weights
 from modelscope_ext.hub import model_folder
@@ -21,9 +23,12 @@ from modelscope_ext.training.segments import SegmentRecipe
 
 MODELS = {FRCRN_TYPE: FrcrnModel, CRUSE_TYPE: CruseModel}
 OPTIONS = ("cfg_file", "cfg_modify_fn", "cfg_options", "model_revision", "seed", "max_epochs", "train_iters_per_epoch",
-           "val_iters_per_epoch", "device", "launcher")  # fmt: skip
+           "val_iters_per_epoch", "device", "launcher", "callbacks")  # fmt: skip
 #: Arguments that ModelScope adds. Any other unknown argument is a mistake.
 IGNORED = ("trust_remote_code", "device_map")
+#: What a hook may wait for: `before_train_iter(trainer)` …
+STAGES = ("after_init", "before_run", "before_train_epoch", "before_train_iter", "after_train_iter",
+          "after_train_epoch", "after_run")  # fmt: skip
 
 
 @TRAINERS.register_module(module_name=CRUSE_TYPE)
@@ -44,6 +49,15 @@ class NoiseSuppressionTrainer(BaseTrainer):
         device: "cpu", "gpu", "cuda:1" …; None takes a GPU if there is one.
         launcher: "pytorch" is an error unless torchrun started the program. Without it the processes of torchrun
             train together too.
+        callbacks: a `modelscope.trainers.hooks.Hook`, or a list of them; see `register_hook`.
+
+    As in ModelScope's trainers `epoch`, `iter` and `inner_iter` count what is done, `max_epochs`, `iters_per_epoch` and
+    `max_iters` what there is, and `hooks` lists the registered hooks. ModelScope's own hooks are named in `train.hooks`
+    of the configuration. Those whose work this trainer does are accepted, others are an error.
+
+    Raises:
+        TypeError: an argument is unknown, or a callback is no hook.
+        ValueError: the data, the configuration or a hook cannot be used.
     """
 
     def __init__(
@@ -87,7 +101,67 @@ class NoiseSuppressionTrainer(BaseTrainer):
             lambda: [build_metric(name) for name in names],
             None if device == "gpu" else device,
         )
-        self.loop = TrainingLoop(recipe, resume=False)
+        self.loop = TrainingLoop(recipe, resume=False, notify=self._notify)
+        self.epoch = self.iter = self.inner_iter = 0
+        self.hooks: list[Hook] = []
+        callbacks = given.get("callbacks", [])
+        for hook in [callbacks] if isinstance(callbacks, Hook) else callbacks:
+            self.register_hook(hook)
+        self.invoke_hook("after_init")
+
+    @property
+    def max_epochs(self) -> int:
+        """The number of epochs."""
+        return self.loop.config.epochs
+
+    @property
+    def iters_per_epoch(self) -> int:
+        """The number of steps in an epoch."""
+        return self.loop.config.iterations
+
+    @property
+    def max_iters(self) -> int:
+        """The number of steps."""
+        return self.loop.config.steps
+
+    def register_hook(self, hook: Hook) -> None:
+        """Let a hook take part in the training, after those with a higher priority.
+
+        Raises:
+            TypeError: it is no hook.
+            ValueError: it is one of ModelScope's own, which need ModelScope's trainer, or waits for what there is not.
+        """
+        name = type(hook).__name__
+        if not isinstance(hook, Hook):
+            raise TypeError(f"{name} is no Hook of modelscope.trainers.hooks")
+        if type(hook).__module__.startswith("modelscope."):
+            raise ValueError(f"{name} needs ModelScope's own trainer; name it in train.hooks of the configuration")
+        if others := [stage for stage in hook.get_triggered_stages() if stage not in STAGES]:
+            raise ValueError(f"{name} waits for {', '.join(others)}; this trainer has {', '.join(STAGES)}")
+        self.hooks.append(hook)
+        self.hooks.sort(key=lambda each: get_priority(each.PRIORITY))
+
+    def invoke_hook(self, stage: str) -> None:
+        """Call all hooks."""
+        for hook in self.hooks:
+            getattr(hook, stage)(self)
+
+    def _notify(self, stage: str) -> None:
+        """Call the hooks and count, in the order of ModelScope's trainers."""
+        if stage == "before_run":
+            self.iter = self.loop.done.step
+            self.epoch, self.inner_iter = divmod(self.iter, self.iters_per_epoch)
+        elif stage == "before_train_iter":
+            self.inner_iter = self.iter % self.iters_per_epoch
+            if not self.inner_iter:
+                self.invoke_hook("before_train_epoch")
+        elif stage == "after_step":
+            self.iter += 1
+            if self.iter % self.iters_per_epoch == 0:
+                self.invoke_hook("after_train_epoch")
+                self.epoch, self.inner_iter = self.epoch + 1, 0
+            return
+        self.invoke_hook(stage)
 
     def train(self, checkpoint_path: str | None = None, load_all_state: bool = True, *args, **kwargs) -> None:
         """Train from the start or exactly from a checkpoint of an earlier run or from its weights alone."""

@@ -7,6 +7,20 @@ from typing import Any
 
 from modelscope_ext.data.mixing import MixConfig
 
+#: Hooks of ModelScope's trainers whose work the training does without them.
+HOOKS = (
+    "BestCkptSaverHook",
+    "CheckpointHook",
+    "DDPHook",
+    "EvaluationHook",
+    "IterTimerHook",
+    "LrSchedulerHook",
+    "OptimizerHook",
+    "PlateauLrSchedulerHook",
+    "TensorboardHook",
+    "TextLoggerHook",
+)
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -130,14 +144,16 @@ class SegmentConfig:
         Settings are those of the released model if the sections have none and ignored if torch no longer has them.
 
         Raises:
-            ValueError: a section or a value has a wrong type.
+            ValueError: a section or a value has a wrong type, or a hook is unknown.
         """
         try:
             train, evaluation = configuration.get("train", {}), configuration.get("evaluation", {})
             optimizer, scheduler = dict(train.get("optimizer", {})), dict(train.get("lr_scheduler", {}))
             for name in ("options", "verbose"):
                 scheduler.pop(name, None)
-            hooks = {hook.get("type"): hook for hook in train.get("hooks", [])}
+            hooks = _hooks(train.get("hooks", []))
+            metric = train.get("lr_scheduler_hook", hooks["PlateauLrSchedulerHook"]).get("metric_key")
+            kept = train.get("checkpoint", {}).get("period", hooks["CheckpointHook"]).get("max_checkpoint_num")
             values = {
                 "epochs": train.get("max_epochs"),
                 "iterations": train.get("train_iters_per_epoch"),
@@ -149,16 +165,29 @@ class SegmentConfig:
                 "optimizer_options": optimizer or None,
                 "scheduler": scheduler.pop("type", None),
                 "scheduler_options": scheduler or None,
-                "scheduler_metric": train.get("lr_scheduler_hook", {}).get("metric_key"),
-                "eval_every": hooks.get("EvaluationHook", {}).get("interval"),
+                "scheduler_metric": metric,
+                "eval_every": hooks["EvaluationHook"].get("interval"),
                 "eval_iterations": evaluation.get("val_iters_per_epoch"),
                 "eval_batch": evaluation.get("dataloader", {}).get("batch_size_per_gpu"),
                 "eval_workers": evaluation.get("dataloader", {}).get("workers_per_gpu"),
-                "keep": train.get("checkpoint", {}).get("period", {}).get("max_checkpoint_num"),
+                "keep": kept,
             }
             return cls(**{name: value for name, value in values.items() if value is not None})
         except (AttributeError, TypeError) as error:
             raise ValueError(f'the sections "train" and "evaluation" do not have the released form: {error}') from error
+
+
+def _hooks(described: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the options of all known hooks; raise ValueError for a hook whose work the training does not do."""
+    hooks: dict[str, dict[str, Any]] = {name: {} for name in HOOKS}
+    for hook in described:
+        name = hook.get("type")
+        if name not in HOOKS:
+            raise ValueError(f"train.hooks: this trainer has no {name}; it does the work of {', '.join(HOOKS)}")
+        if not hook.get("by_epoch", True):
+            raise ValueError(f"train.hooks: {name} works by epoch here, not with by_epoch false")
+        hooks[name] = hook
+    return hooks
 
 
 _NESTED = {"data": DataConfig, "mix": MixConfig, "validation": ValidationConfig}

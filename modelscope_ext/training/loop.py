@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,12 +90,15 @@ class TrainingLoop:
     A step whose loss or gradient is not finite is skipped: weights, buffers and optimizers stay as they were. With
     `resume` the run continues from the newest checkpoint in the folder.
 
+    `notify` is called with before_run, with before_train_iter, after_train_iter and, after evaluation and checkpoint,
+    after_step for each step, and with after_run.
+
     Raises:
         ValueError: the checkpoint is damaged or of another configuration.
     """
 
-    def __init__(self, recipe: Recipe, resume: bool = True) -> None:
-        self.recipe, self.config, self.done = recipe, recipe.config, Progress()
+    def __init__(self, recipe: Recipe, resume: bool = True, notify: Callable[[str], object] = bool) -> None:
+        self.recipe, self.config, self.notify, self.done = recipe, recipe.config, notify, Progress()
         self.window: list[dict[str, float]] = []  # values of the steps since the last row
         self.skipped = 0
         recipe.work_dir.mkdir(parents=True, exist_ok=True)
@@ -149,8 +152,11 @@ class TrainingLoop:
             torch.set_rng_state(done.random)
         with _stop_signals() as signals, self._open_log() as log, self._open_bar() as bar:
             saved = begun = time.monotonic()
+            self.notify("before_run")
             for batch in batches:
+                self.notify("before_train_iter")
                 stop = self._step(batch, signals)
+                self.notify("after_train_iter")
                 done.step += 1
                 now = time.monotonic()
                 done.seconds, begun = done.seconds + now - begun, now
@@ -165,9 +171,11 @@ class TrainingLoop:
                     if not rank():
                         recipe.save(done, self._state())
                     saved = time.monotonic()
+                self.notify("after_step")
                 if stop:
                     logger.info("stopped after %s; the same command continues", self._position(done.step))
                     break
+            self.notify("after_run")
         return recipe.scores
 
     def _join_peers(self) -> Progress:

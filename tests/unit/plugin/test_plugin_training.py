@@ -119,9 +119,9 @@ released = trainer({str(empty)!r}, {str(tmp_path / "work")!r}, **unset).loop
 assert (released.config.epochs, released.config.iterations, released.config.batch) == (200, 2000, 12)
 assert released.config.clip_norm == 10 and released.recipe.scheduler.factor == 0.98
 try:
-    trainer({str(empty)!r}, {str(tmp_path / "work")!r}, callbacks=[print])
+    trainer({str(empty)!r}, {str(tmp_path / "work")!r}, samplers=[print])
 except TypeError as error:
-    assert "no use for callbacks" in str(error)
+    assert "no use for samplers" in str(error)
 else:
     raise AssertionError
 for rows, why in (
