@@ -5,10 +5,8 @@ from conftest import SHARED, streamed
 
 from modelscope_ext import Denoiser
 from modelscope_ext.audio import resample
-from modelscope_ext.checkpoint import load_model
 from modelscope_ext.inference.backend import Limits
 from modelscope_ext.inference.stream import DenoiseStream
-from modelscope_ext.pretrained import DEFAULT
 
 RATES = [17000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000]
 
@@ -128,7 +126,7 @@ def powers(audio, low=8000, high=20000):
 @pytest.mark.shared
 @pytest.mark.slow
 def test_clean_recorded_speech_is_unharmed_above_8_khz():
-    denoise, distances, levels, edges = Denoiser(load_model(DEFAULT)), [], [], []
+    denoise, distances, levels, edges = Denoiser(), [], [], []
     for audio in recorded():
         before, after = powers(audio), powers(denoise(audio, 48000))
         floor = before.mean() * 1e-4
