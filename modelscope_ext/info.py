@@ -2,15 +2,16 @@
 
 import copy
 import hashlib
+import importlib.util
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelscope_ext.hub import model_folder
 from modelscope_ext.inference.onnx_backend import OnnxBackend
-from modelscope_ext.pretrained import DEFAULT
+from modelscope_ext.pretrained import DEFAULT, graph_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,12 +85,14 @@ def describe(model: str | Path | None = None) -> ModelInfo:
     """
     if model is not None and Path(model).suffix == ".onnx":
         return _describe_onnx(Path(model))
-    from modelscope_ext.checkpoint import RELEASED_WEIGHTS, WEIGHTS, load_model  # imports torch
-
     folder = model_folder(model or DEFAULT)
-    net = load_model(folder, need_weights=False)
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    if (graph := graph_of(folder)) and not importlib.util.find_spec("torch"):
+        return replace(_describe_onnx(graph), name=folder.name, licence=card_licence(text), tables=card_tables(text))
+    from modelscope_ext.checkpoint import RELEASED_WEIGHTS, WEIGHTS, load_model  # imports torch
+
+    net = load_model(folder, need_weights=False)
     weights = next((folder / name for name in (WEIGHTS, RELEASED_WEIGHTS) if (folder / name).exists()), None)
     return ModelInfo(
         name=folder.resolve().name,
@@ -161,7 +164,7 @@ def _describe_onnx(path: Path) -> ModelInfo:
     return ModelInfo(
         name=path.stem,
         folder=str(path.parent),
-        architecture=f"{backend.name}, ONNX: {'one step and its state' if backend.causal else 'whole utterances'}",
+        architecture=f"{backend.name}, ONNX: {'steps and their state' if backend.causal else 'whole utterances'}",
         paper=PAPERS[_kind(backend.name)],
         parameters=None,
         macs_per_second=None,

@@ -17,6 +17,8 @@ from modelscope_ext.cli.common import configure_logging, print_error
 
 __all__ = ["COMMANDS", "add_command", "execute", "main"]
 
+#: For commands of a light install that need the packages it leaves out.
+INSTALL_ALL = "this needs {}, which a light install leaves out: pip install 'modelscope-ext[full]'"
 #: Command → its line in `--help`; the module `cli/NAME.py` has the rest.
 COMMANDS = {
     "denoise": "denoise files and folders",
@@ -56,7 +58,10 @@ def execute(parse: Callable[[], argparse.Namespace]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discard what is still buffered
         return 141
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as error:
+        print_error(INSTALL_ALL.format(error.name) if error.name else error)  # messages of ours say what to install
+        return 1
+    except (ValueError, OSError) as error:
         print_error(error)
         return 1
 

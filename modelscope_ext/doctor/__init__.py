@@ -1,7 +1,7 @@
 """Checks of an installation and of models: what works, what fails, and how to fix it.
 
 Nothing of a model is executed, and nothing is downloaded. Packages are imported in other processes, so that a crash is
-a result too. This module needs no package but ours; `models` needs torch.
+a result too. This module needs no package but ours; `graphs` needs onnxruntime, `models` torch.
 """
 
 import importlib.util
@@ -23,13 +23,20 @@ from modelscope_ext import hub
 __all__ = ["PROBES", "CheckResult", "run_checks"]
 
 NAME = "modelscope-ext"
-TESTED_PYTHON = (3, 12)
+INSTALL_ALL = f"pip install '{NAME}[full]'"
+TESTED_PYTHON = (3, 13)
 #: Name of an import → (code, what needs it).
 PROBES = {
-    "torch": ("import torch", "everything"),
-    "numpy, scipy": ("import numpy, scipy.signal", "everything"),
+    "numpy": ("import numpy", "everything"),
+    "onnxruntime": ("import onnxruntime", "everything but model folders"),
     "soundfile": ("import soundfile", "audio files"),
+    "av": ("import av", "compressed audio and video"),
     "soxr": ("import soxr", "other rates than 16 kHz"),
+}
+#: The same for what a light install leaves out.
+FULL_PROBES = {
+    "torch": ("import torch", "model folders, training and export"),
+    "scipy": ("import scipy.signal", "training and scores"),
     "safetensors": ("import safetensors.torch", "weights"),
     "datasets, pyarrow": ("import datasets, pyarrow.parquet", "prepare-data and training"),
     "pipeline of ModelScope": (
@@ -47,6 +54,7 @@ PROBES = {
 TORCHCODEC = {"torchcodec": ("import torchcodec", "Audio columns of datasets; our data sets and to_segment do without")}
 #: Extra → what needs it.
 EXTRAS = {
+    "full": "model folders, prepare-data, train, export and ModelScope",
     "metrics": "evaluate, --gate and the metrics of report",
     "train": "training a CRUSE",
     "onnx": "ONNX",
@@ -89,8 +97,16 @@ def run_checks(model: str | Path | None = None) -> Iterator[CheckResult]:
     broken: set[str] = set()
     yield from _run("Imports", lambda: _check_imports(broken))
     yield from _run("Audio", _check_audio)
-    if broken & {"torch", "numpy, scipy", "safetensors"}:
+    if broken & {"numpy", "onnxruntime", "torch", "scipy", "safetensors"}:
         yield CheckResult("Models", "problem", "not checked, since the packages that they need cannot be imported")
+    elif is_light():
+        from modelscope_ext.doctor import graphs  # imports numpy
+
+        yield from _run("The model in this package", graphs.check_packaged_graph)
+        if model is not None and Path(model).suffix == ".onnx":
+            yield from _run(f"Model {model}", lambda: graphs.check_graph(model))
+        elif model is not None:
+            yield CheckResult(f"Model {model}", "problem", "a light install runs ONNX files only", INSTALL_ALL)
     else:
         from modelscope_ext.doctor import models  # imports torch
 
@@ -98,7 +114,16 @@ def run_checks(model: str | Path | None = None) -> Iterator[CheckResult]:
         if model is not None:
             yield from _run(f"Model {model}", lambda: models.check_model(model))
         yield from _run("GPU", models.check_gpu)
-    yield from _run("Cache and hub", _check_cache)
+    if not is_light():  # which has no client of the hub
+        yield from _run("Cache and hub", _check_cache)
+
+
+def is_light() -> bool:
+    """Return True for a light install without torch: see setup.py."""
+    try:
+        return metadata.version(NAME).endswith("+light") and not importlib.util.find_spec("torch")
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def _run(group: str, check: Callable[[], Found]) -> Iterator[CheckResult]:
@@ -112,7 +137,7 @@ def _run(group: str, check: Callable[[], Found]) -> Iterator[CheckResult]:
 def _check_python() -> Found:
     number = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] > TESTED_PYTHON:
-        yield "warning", f"{number} is newer than the tested versions (3.10 to 3.12)", "python3.12 -m venv .venv"
+        yield "warning", f"{number} is newer than the tested versions (3.10 to 3.13)", "python3.13 -m venv .venv"
     else:
         yield "ok", f"{number}, {sys.executable}"
 
@@ -129,10 +154,11 @@ def _check_requirements() -> Found:
         yield "problem", f"{NAME} itself is not installed, only found", "pip install ."
         return
     missing: dict[str, list[str]] = {extra: [] for extra in EXTRAS}
+    named = {each.name for each in wanted if "extra" not in str(each.marker)}
     core = fine = 0
     for requirement in wanted:
         extras = [e for e in EXTRAS if requirement.marker and requirement.marker.evaluate({"extra": e})]
-        if requirement.marker and not extras:
+        if (requirement.marker and not extras) or (extras and requirement.name in named):
             continue
         core += not extras
         level, what = _check_version(requirement)
@@ -143,7 +169,8 @@ def _check_requirements() -> Found:
         elif level != "ok":
             level = "problem" if level == "missing" else level
             yield level, what, f"pip install '{requirement.name}{requirement.specifier}'"
-    yield "ok", f"{fine} of {core} required packages are installed in tested versions"
+    light = ", a light install" if is_light() else ""
+    yield "ok", f"{fine} of {core} required packages are installed in tested versions{light}"
     for extra, names in missing.items():
         if names:
             text = f"without {', '.join(names)}; only for {EXTRAS[extra]}"
@@ -168,7 +195,8 @@ def _check_version(requirement: Any) -> tuple[str, str]:
 
 def _check_imports(broken: set[str]) -> Found:
     """Import packages in other processes and add those that fail to `broken`."""
-    probes = PROBES | (TORCHCODEC if importlib.util.find_spec("torchcodec") else {})
+    probes = PROBES | ({} if is_light() else FULL_PROBES)
+    probes |= TORCHCODEC if importlib.util.find_spec("torchcodec") else {}
     with ThreadPoolExecutor(2) as pool:
         errors = pool.map(_run_in_process, [code for code, _ in probes.values()])
         for (name, (_, purpose)), error in zip(probes.items(), errors, strict=True):
@@ -182,7 +210,7 @@ def _check_imports(broken: set[str]) -> Found:
                 fix = f"pip install {missing[1]}"
             elif name == "torchcodec":
                 fix = "pip uninstall torchcodec"
-            level = "warning" if name in ("torchcodec", "soxr") else "problem"
+            level = "warning" if name in ("torchcodec", "soxr", "av") else "problem"
             yield level, f"{name} does not work, needed for {purpose}: {error}", fix
 
 

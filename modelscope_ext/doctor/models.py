@@ -3,12 +3,9 @@
 import inspect
 import shlex
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from modelscope_ext import hub, pretrained
@@ -22,15 +19,14 @@ from modelscope_ext.checkpoint import (
     load_model,
     read_configuration,
 )
-from modelscope_ext.inference.denoiser import Denoiser
+from modelscope_ext.doctor.graphs import REINSTALL, Found, check_graph, check_packaged_graph, denoise_with
 from modelscope_ext.training.config import SegmentConfig
-
-Found = Iterator[tuple[str, ...]]
 
 
 def check_packaged_model() -> Found:
     """Check the model in this package."""
-    yield from _check_folder(Path(pretrained.DEFAULT), "pip install --force-reinstall --no-deps modelscope-ext")
+    yield from _check_folder(Path(pretrained.DEFAULT), REINSTALL)
+    yield from check_packaged_graph()
 
 
 def check_model(model: str | Path) -> Found:
@@ -43,12 +39,7 @@ def check_model(model: str | Path) -> Found:
             yield "ok", f"in the cache: {folder}"
             yield from _check_folder(folder)
     elif Path(model).suffix == ".onnx":
-        try:
-            yield from _denoise_with(model)
-        except ModuleNotFoundError as error:
-            yield "problem", str(error), "pip install 'modelscope-ext[onnx]'"
-        except ValueError as error:
-            yield "problem", str(error), f"modelscope-ext export --model MODEL -o {_quote(model)}"
+        yield from check_graph(model)
     elif Path(model).is_dir():
         yield from _check_folder(Path(model))
     else:
@@ -100,19 +91,7 @@ def _check_folder(folder: Path, fix: str = "") -> Found:
     yield "ok", f"{kind}: configuration and all weights ({used}, {size:.1f} MB) fit together"
     if used == WEIGHTS and (folder / RELEASED_WEIGHTS).exists():
         yield "warning", f"{RELEASED_WEIGHTS} is ignored next to {WEIGHTS}", f"rm {_quote(folder / RELEASED_WEIGHTS)}"
-    yield from _denoise_with(net)
-
-
-def _denoise_with(model: Any) -> Found:
-    noise = np.random.default_rng(0).standard_normal(16000).astype(np.float32) / 10
-    denoiser = Denoiser(model)
-    denoiser(noise, 16000)
-    start = time.perf_counter()
-    out = denoiser(noise, 16000)
-    if np.isfinite(out).all():
-        yield "ok", f"denoises a second of audio in {time.perf_counter() - start:.2g} s on this CPU"
-    else:
-        yield "problem", "its output has NaN or infinite samples: the weights cannot be used"
+    yield from denoise_with(net)
 
 
 def _outdated_settings(configuration: dict) -> Iterator[tuple[str, str]]:

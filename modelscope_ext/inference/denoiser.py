@@ -230,6 +230,10 @@ def _backend(model: "str | Path | nn.Module | None", device: str | None) -> Back
             "OpenVINO runs ONNX files of whole utterances: write one by `modelscope-ext export --utterance`, "
             "and give it as the model"
         )
-    from modelscope_ext.inference.torch_backend import load_backend  # imports torch
-
+    try:
+        from modelscope_ext.inference.torch_backend import load_backend  # imports torch
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"a model folder or id needs {error.name}: pip install 'modelscope-ext[full]'"
+        ) from error
     return load_backend(model, device)

@@ -198,19 +198,20 @@ def test_the_snippets_in_the_documents_run(sandbox, noisy):
     assert (sandbox / "denoised.wav").exists()
 
 
-def test_the_light_install_of_the_documents_is_enough(tmp_path):
-    (line,) = (line for line in shell_lines(DOCS / "deployment.md") if "--no-deps" in line)
+def test_a_light_install_has_enough(tmp_path):
+    """.ci/run tests it in an environment of its own by tests/light.py."""
     config = configparser.RawConfigParser()
     config.read(ROOT / "setup.cfg")
-    needed = re.findall(r"(?m)^([a-z-]+)>", config["options"]["install_requires"])
-    missing = {name.removeprefix("python-") for name in needed if name not in line.split()} - {"packaging"}
-    assert "torch" in missing
-    missing |= {"PIL"} if "pillow" in missing else set()
-    assert cli.main(["export", "-q", "-o", str(tmp_path / "step.onnx")]) == 0
-    code = f"import sys; sys.modules |= dict.fromkeys({missing}); from modelscope_ext import cli; sys.exit(cli.main())"
-    arguments = ["denoise", "--model", tmp_path / "step.onnx", EXAMPLES / "noisy.wav", "-o", tmp_path / "denoised.wav"]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    left_out = re.findall(r"(?m)^([a-z-]+)>", config["options.extras_require"]["full"])
+    assert {"torch", "modelscope", "scipy"} <= set(left_out)
+    missing = {name.removeprefix("python-"): None for name in left_out}
+    code = f"import sys; sys.modules |= {missing}; from modelscope_ext import cli; sys.exit(cli.main())"
+    for arguments in (["denoise", EXAMPLES / "noisy.wav", "-o", tmp_path / "denoised.wav"], ["info"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    done = subprocess.run([sys.executable, "-c", code, "train"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.endswith("pip install 'modelscope-ext[full]'\n")
 
 
 def test_the_map_of_the_house_is_complete():

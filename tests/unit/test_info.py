@@ -125,7 +125,7 @@ def test_an_onnx_file(tmp_path, capsys):
     path = tmp_path / "step.onnx"
     assert main(["export", "-q", "-o", str(path)]) == 0
     found = describe(path)
-    assert found.architecture == "CRUSE4-64-1xGRU4, ONNX: one step and its state"
+    assert found.architecture == "CRUSE4-64-1xGRU4, ONNX: steps and their state"
     assert (found.latency_ms, found.attenuation_limit_db, found.parameters) == (32, 26, None)
     capsys.readouterr()
     assert main(["info", str(path)]) == 0
