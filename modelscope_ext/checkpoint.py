@@ -20,7 +20,7 @@ from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from modelscope_ext.atomic import atomic_write
-from modelscope_ext.models import CRUSE_TYPE, FRCRN_TYPE, build
+from modelscope_ext.models import FRCRN_TYPE, TYPES, build
 from modelscope_ext.models.frcrn.network import FrcrnBase
 from modelscope_ext.stft import analysis_matrix, synthesis_matrix
 
@@ -102,9 +102,8 @@ def load_model(folder: str | Path, need_weights: bool = True) -> nn.Module:
     configuration = read_configuration(folder)
     options = dict(configuration["model"])
     kind = options.pop("type", None)
-    if kind not in (CRUSE_TYPE, FRCRN_TYPE):
-        known = f"{CRUSE_TYPE} and {FRCRN_TYPE}"
-        raise CheckpointError(f"{folder / CONFIGURATION}: model type {kind!r} is unknown; known are {known}")
+    if kind not in TYPES:
+        raise CheckpointError(f"{folder / CONFIGURATION}: model type {kind!r} is unknown; known are {', '.join(TYPES)}")
     try:
         limit_db = _attenuation_limit_db(configuration)
         name = "FRCRN" if kind == FRCRN_TYPE else options.pop("name", None)

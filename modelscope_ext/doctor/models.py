@@ -11,9 +11,9 @@ import torch
 from modelscope_ext import hub, pretrained
 from modelscope_ext.checkpoint import (
     CONFIGURATION,
-    CRUSE_TYPE,
     FRCRN_TYPE,
     RELEASED_WEIGHTS,
+    TYPES,
     WEIGHTS,
     CheckpointError,
     load_model,
@@ -98,8 +98,8 @@ def _outdated_settings(configuration: dict) -> Iterator[tuple[str, str]]:
     """Yield (key, reason) of settings with which the installed ModelScope or torch fails."""
     if "plugins" in configuration:
         yield "plugins", "ModelScope refuses this key or runs pip; `import modelscope_ext` is enough"
-    if (kind := configuration.get("pipeline", {}).get("type")) not in (CRUSE_TYPE, FRCRN_TYPE):
-        yield "pipeline.type", f"pipeline() fails: {kind!r} is not {CRUSE_TYPE} or {FRCRN_TYPE}"
+    if (kind := configuration.get("pipeline", {}).get("type")) not in TYPES:
+        yield "pipeline.type", f"pipeline() fails: {kind!r} is not one of {', '.join(TYPES)}"
     try:
         config = SegmentConfig.from_configuration(configuration)
     except ValueError as error:

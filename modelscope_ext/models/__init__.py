@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["CRUSE_TYPE", "FRCRN_TYPE", "build", "has_bfloat16", "to_device"]
+__all__ = ["CRUSE_TYPE", "DUAL_PATH_TYPE", "FRCRN_TYPE", "TYPES", "build", "has_bfloat16", "to_device"]
 
 #: Model types in `configuration.json`. ModelScope's own FRCRN has the second one too.
 CRUSE_TYPE = "speech_cruse_ans_16k"
+DUAL_PATH_TYPE = "speech_dual_path_ans_16k"
 FRCRN_TYPE = "speech_frcrn_ans_cirm_16k"
+TYPES = (CRUSE_TYPE, DUAL_PATH_TYPE, FRCRN_TYPE)
 
 
 def build(name: str, **config) -> "nn.Module":

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-from modelscope_ext.plugin.names import COMPONENTS, CRUSE_TYPE, FRCRN_TYPE, TASK
+from modelscope_ext.models import CRUSE_TYPE, DUAL_PATH_TYPE, FRCRN_TYPE
+from modelscope_ext.plugin.names import COMPONENTS, TASK
 from modelscope_ext.plugin.offline import MODULES, use_cache_offline
 
 __all__ = ["plug_in"]
@@ -57,7 +58,8 @@ def _extend_preprocessors(base: ModuleType) -> None:
 def _extend_names(metainfo: ModuleType) -> None:
     """Add names such as `Trainers.speech_cruse_ans_16k`."""
     for names in (metainfo.Models, metainfo.Pipelines, metainfo.Preprocessors, metainfo.Trainers):
-        setattr(names, CRUSE_TYPE, CRUSE_TYPE)
+        for kind in (CRUSE_TYPE, DUAL_PATH_TYPE):
+            setattr(names, kind, kind)
 
 
 _EXTENSIONS = {

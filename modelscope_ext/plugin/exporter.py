@@ -8,10 +8,12 @@ from modelscope.utils.constant import ModelFile
 
 from modelscope_ext.checkpoint import has_weights, load_model
 from modelscope_ext.export import OPSET, export_onnx
-from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE, TASK
+from modelscope_ext.models import CRUSE_TYPE, DUAL_PATH_TYPE, FRCRN_TYPE
+from modelscope_ext.plugin.names import TASK
 
 
 @EXPORTERS.register_module(TASK, module_name=CRUSE_TYPE)
+@EXPORTERS.register_module(TASK, module_name=DUAL_PATH_TYPE)
 @EXPORTERS.register_module(TASK, module_name=FRCRN_TYPE)
 class NoiseSuppressionExporter(Exporter):
     """`Exporter.from_model(MODEL_OR_FOLDER_OR_ID).export_onnx(output_dir=…)`."""

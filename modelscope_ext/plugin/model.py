@@ -3,11 +3,13 @@
 from modelscope.models.base import TorchModel
 from modelscope.models.builder import MODELS
 
-from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE, TASK
+from modelscope_ext.models import CRUSE_TYPE, DUAL_PATH_TYPE, FRCRN_TYPE
+from modelscope_ext.plugin.names import TASK
 from modelscope_ext.training.objectives import CruseObjective, FrcrnObjective
 
 
 @MODELS.register_module(TASK, module_name=CRUSE_TYPE)
+@MODELS.register_module(TASK, module_name=DUAL_PATH_TYPE)
 class CruseModel(CruseObjective, TorchModel):
     """A `CruseObjective` that ModelScope can build."""
 

@@ -1,13 +1,13 @@
 """Names of our components in ModelScope."""
 
-from modelscope_ext.models import CRUSE_TYPE, FRCRN_TYPE
+from modelscope_ext.models import TYPES
 
 TASK = "acoustic-noise-suppression"
 
 #: (registry, group, type) → the module that registers it.
 COMPONENTS = {
     (registry, group, kind): f"modelscope_ext.plugin.{module}"
-    for kind in (CRUSE_TYPE, FRCRN_TYPE)
+    for kind in TYPES
     for registry, group, module in (
         ("MODELS", TASK, "model"),
         ("PREPROCESSORS", "audio", "preprocessor"),

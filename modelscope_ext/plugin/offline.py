@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from modelscope_ext.hub import cached_if_offline
-from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE
+from modelscope_ext.models import TYPES
 
 #: Modules that ask the hub: `pipeline`, `Model.from_pretrained` and `build_trainer`.
 MODULES = ("modelscope.pipelines.builder", "modelscope.models.base.base_model", "modelscope.trainers.builder")
@@ -37,6 +37,6 @@ def _cached(model: Any) -> str | None:
     """Return the folder of a cached model of our types if the hub cannot be reached."""
     if folder := cached_if_offline(model):
         configuration = json.loads((folder / "configuration.json").read_text(encoding="utf-8"))
-        if configuration.get("model", {}).get("type") in (CRUSE_TYPE, FRCRN_TYPE):
+        if configuration.get("model", {}).get("type") in TYPES:
             return str(folder)
     return None

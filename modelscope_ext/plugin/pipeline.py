@@ -14,7 +14,8 @@ from modelscope_ext.audio import SAMPLE_RATE, SUFFIXES, from_float, write_audio
 from modelscope_ext.checkpoint import has_weights, load_model
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.inference.recording import reference_gain
-from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE, TASK
+from modelscope_ext.models import CRUSE_TYPE, DUAL_PATH_TYPE, FRCRN_TYPE
+from modelscope_ext.plugin.names import TASK
 from modelscope_ext.plugin.preprocessor import AudioPreprocessor
 
 LEVELS = ("input", "reference")
@@ -23,6 +24,7 @@ WHOLE_S = 120
 
 
 @PIPELINES.register_module(TASK, module_name=CRUSE_TYPE)
+@PIPELINES.register_module(TASK, module_name=DUAL_PATH_TYPE)
 @PIPELINES.register_module(TASK, module_name=FRCRN_TYPE, force=True)
 class NoiseSuppressionPipeline(Pipeline):
     """`pipeline(Tasks.acoustic_noise_suppression, model=FOLDER_OR_ID)`.

@@ -10,10 +10,11 @@ from modelscope.preprocessors import Preprocessor
 from modelscope.preprocessors.builder import PREPROCESSORS
 
 from modelscope_ext.audio import SAMPLE_RATE, AudioError, as_float, open_audio, resample, validate_format
-from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE
+from modelscope_ext.models import CRUSE_TYPE, DUAL_PATH_TYPE, FRCRN_TYPE
 
 
 @PREPROCESSORS.register_module("audio", module_name=CRUSE_TYPE)
+@PREPROCESSORS.register_module("audio", module_name=DUAL_PATH_TYPE)
 @PREPROCESSORS.register_module("audio", module_name=FRCRN_TYPE)
 class AudioPreprocessor(Preprocessor):
     """A reader of a path, a URL, the bytes of an audio file, an (N,) or (N, channels) array, or a row of a data set.

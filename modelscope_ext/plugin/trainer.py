@@ -13,15 +13,15 @@ from modelscope.trainers.hooks.priority import get_priority
 
 from modelscope_ext.checkpoint import CONFIGURATION, load_weights
 from modelscope_ext.hub import model_folder
+from modelscope_ext.models import CRUSE_TYPE, DUAL_PATH_TYPE, FRCRN_TYPE
 from modelscope_ext.plugin.model import CruseModel, FrcrnModel
-from modelscope_ext.plugin.names import CRUSE_TYPE, FRCRN_TYPE
 from modelscope_ext.training.config import SegmentConfig
 from modelscope_ext.training.distributed import rank
 from modelscope_ext.training.fine_tuning import write_output
 from modelscope_ext.training.loop import TrainingLoop
 from modelscope_ext.training.segments import SegmentRecipe
 
-MODELS = {FRCRN_TYPE: FrcrnModel, CRUSE_TYPE: CruseModel}
+MODELS = {FRCRN_TYPE: FrcrnModel, CRUSE_TYPE: CruseModel, DUAL_PATH_TYPE: CruseModel}
 OPTIONS = ("cfg_file", "cfg_modify_fn", "cfg_options", "model_revision", "seed", "max_epochs", "train_iters_per_epoch",
            "val_iters_per_epoch", "device", "launcher", "callbacks")  # fmt: skip
 #: Arguments that ModelScope adds. Any other unknown argument is a mistake.
@@ -32,6 +32,7 @@ STAGES = ("after_init", "before_run", "before_train_epoch", "before_train_iter",
 
 
 @TRAINERS.register_module(module_name=CRUSE_TYPE)
+@TRAINERS.register_module(module_name=DUAL_PATH_TYPE)
 @TRAINERS.register_module(module_name=FRCRN_TYPE, force=True)
 class NoiseSuppressionTrainer(BaseTrainer):
     """`build_trainer(Trainers.speech_frcrn_ans_cirm_16k, default_args=…)`, or `Trainers.speech_cruse_ans_16k`.

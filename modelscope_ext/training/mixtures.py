@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from modelscope_ext import metrics
-from modelscope_ext.checkpoint import CRUSE_TYPE, load_model, save_model, save_tensors
+from modelscope_ext.checkpoint import load_model, save_model, save_tensors
 from modelscope_ext.data.corpus import Corpus, load_corpus
 from modelscope_ext.data.mixing import Mixer, validation_pairs
 from modelscope_ext.data.rooms import load_rooms, save_rooms, simulate_rooms
 from modelscope_ext.data.speakers import cap_speakers
 from modelscope_ext.losses import CompressedSpectralLoss
-from modelscope_ext.models import build, has_bfloat16, to_device
+from modelscope_ext.models import CRUSE_TYPE, DUAL_PATH_TYPE, build, has_bfloat16, to_device
 from modelscope_ext.models.dual_path.network import DualPath
 from modelscope_ext.pretrained import DEFAULT
 from modelscope_ext.training.batches import data_loader, positions
@@ -189,12 +189,13 @@ class MixtureRecipe:
         scores = validate(self.average.module, self.pairs)
         if scores["q"] > self.best_q:
             self.best_q = scores["q"]
+            kind = DUAL_PATH_TYPE if isinstance(self.net, DualPath) else CRUSE_TYPE
             configuration = {
                 "framework": "pytorch",
                 "task": "acoustic-noise-suppression",
-                "pipeline": {"type": CRUSE_TYPE},
-                "preprocessor": {"type": CRUSE_TYPE},
-                "model": {"type": CRUSE_TYPE, **self.config.model},
+                "pipeline": {"type": kind},
+                "preprocessor": {"type": kind},
+                "model": {"type": kind, **self.config.model},
                 "training": {"steps": step, "hours": round(self._hours(step), 1), "validation": scores},
             }
             save_model(self.average.module, self.work_dir / "best", configuration)

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from modelscope_ext import Denoiser
-from modelscope_ext.checkpoint import CRUSE_TYPE, save_model
+from modelscope_ext.checkpoint import save_model
 from modelscope_ext.export import export_onnx
-from modelscope_ext.models import build
+from modelscope_ext.models import CRUSE_TYPE, build
 
 NAME = "CRUSE2-8-1xGRU2"
 WINDOW = 512

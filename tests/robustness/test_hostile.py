@@ -17,9 +17,9 @@ from conftest import ROOT
 from safetensors.torch import save_file
 
 from modelscope_ext import Denoiser
-from modelscope_ext.checkpoint import CRUSE_TYPE, FRCRN_TYPE, CheckpointError, load_model, save_model
+from modelscope_ext.checkpoint import CheckpointError, load_model, save_model
 from modelscope_ext.export import export_onnx
-from modelscope_ext.models import build
+from modelscope_ext.models import CRUSE_TYPE, FRCRN_TYPE, build
 from modelscope_ext.training.config import SegmentConfig
 from modelscope_ext.training.segments import SegmentRecipe
 

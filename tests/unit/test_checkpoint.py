@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from modelscope_ext.checkpoint import CRUSE_TYPE, CheckpointError, load_model, save_model
-from modelscope_ext.models import build
+from modelscope_ext.checkpoint import CheckpointError, load_model, save_model
+from modelscope_ext.models import CRUSE_TYPE, build
 
 NAME = "CRUSE2-8-1xGRU2"
 CONFIGURATION = {"model": {"type": CRUSE_TYPE, "name": NAME, "skip": "concat"}}

@@ -29,13 +29,22 @@ def weights(folder):
     return {**state["net"], **{f"average.{name}": value for name, value in state["average"].items()}}
 
 
-def test_the_best_model_is_a_model_folder(config, corpora, tmp_path, noisy):
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        (CRUSE_CONFIG["model"], "speech_cruse_ans_16k"),
+        ({"name": "DualPath-T", "channels": 4, "inner_channels": 4, "blocks": 1}, "speech_dual_path_ans_16k"),
+    ],
+)
+def test_the_best_model_is_a_model_folder(config, corpora, tmp_path, noisy, model, kind):
+    config.write_text(json.dumps({**CRUSE_CONFIG, "model": model}))
     trainer = mixture_loop(config, corpora, tmp_path / "run")
     trainer.run()
     best = tmp_path / "run" / "best"
     assert Denoiser(best)(noisy, 16000).shape == noisy.shape
     described = json.loads((best / "configuration.json").read_text())
     assert described["training"]["steps"] in (4, 8)
+    assert {described[section]["type"] for section in ("model", "pipeline", "preprocessor")} == {kind}
     assert any(path.name.startswith("events.out") for path in (tmp_path / "run").iterdir())
 
 
