@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 END = 2**62  # of a slice up to the end
+LARGE = 1024  # numbers, from which on a weight may be stored in 16 bits
 #: Factor of spectra in a graph to those in the network. With 100 the logarithm of their power needs no offset.
 SCALE = 100.0
 #: Factors of the features in the network to those in a graph: log power, compressed real and imaginary part.
@@ -21,7 +22,7 @@ class Graph:
     """A growing graph: `y = graph("Add", x, 1.0)` adds a node and returns the name of its output.
 
     Inputs of a node are names or constants. Tensors, arrays and numbers become float32, but arrays of int8 stay; lists
-    become int64.
+    become int64. Weights that 16 bits hold exactly take 16 in the file: onnxruntime converts them as it loads it.
     """
 
     def __init__(self) -> None:
@@ -49,6 +50,12 @@ class Graph:
             value = value.detach().cpu().numpy()
         kept = isinstance(value, np.ndarray) and value.dtype == np.int8
         array = np.array(value, np.int8 if kept else np.int64 if isinstance(value, list) else np.float32, order="C")
+        if array.dtype == np.float32 and array.size >= LARGE:
+            with np.errstate(over="ignore"):
+                half = array.astype(np.float16)
+            if np.array_equal(half, array):
+                self.constants.append(self._onnx.numpy_helper.from_array(half, name))
+                return self("Cast", name, to=self._onnx.TensorProto.FLOAT)
         self.constants.append(self._onnx.numpy_helper.from_array(array, name))
         return name
 
