@@ -25,11 +25,11 @@ def temp_name(name: str) -> str:
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, like: str | Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path` and rename it to `path` when the block succeeds.
 
     Missing folders are made. A failed block removes the temporary file and leaves `path` as it was. Threads, processes
-    and hosts may write the same path at once: the last one to finish wins.
+    and hosts may write the same path at once: the last one to finish wins. `path` gets the permissions of `like`.
 
     Raises:
         OSError: the file cannot be written. The message names `path` and the reason.
@@ -41,6 +41,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         yield temp
         with temp.open("rb+") as file:
             os.fsync(file.fileno())  # after a power cut the name might exist without the content
+        if like is not None:
+            temp.chmod(Path(like).stat().st_mode & 0o777)
         temp.replace(path)
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error

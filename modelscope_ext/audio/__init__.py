@@ -1,6 +1,6 @@
 """Audio files and arrays: reading, writing, rates, channels, sample formats."""
 
-from modelscope_ext.audio.files import SUFFIXES, audio_files, output_format, require_writable, write_audio
+from modelscope_ext.audio.files import SUFFIXES, audio_files
 from modelscope_ext.audio.pcm import (
     SAMPLE_RATE,
     AudioError,
@@ -8,23 +8,27 @@ from modelscope_ext.audio.pcm import (
     block_length,
     find_problem,
     from_float,
+    mix,
     validate_format,
 )
-from modelscope_ext.audio.reading import open_audio, read_mono, read_native
+from modelscope_ext.audio.reading import AudioFile, open_audio, read_mono, read_native
 from modelscope_ext.audio.resample import StreamResampler, resample, response
+from modelscope_ext.audio.writing import output_form, require_writable, write_audio, write_like
 
 __all__ = [
     "SAMPLE_RATE",
     "SUFFIXES",
     "AudioError",
+    "AudioFile",
     "StreamResampler",
     "as_float",
     "audio_files",
     "block_length",
     "find_problem",
     "from_float",
+    "mix",
     "open_audio",
-    "output_format",
+    "output_form",
     "read_mono",
     "read_native",
     "require_writable",
@@ -32,4 +36,5 @@ __all__ = [
     "response",
     "validate_format",
     "write_audio",
+    "write_like",
 ]

@@ -58,8 +58,8 @@ def _form_starts(file: BinaryIO) -> list[int]:
     return starts
 
 
-def _ogg_pages(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
-    """Yield position, flags and serial number of each ogg page."""
+def _ogg_pages(file: BinaryIO) -> Iterator[tuple[int, int, int, int]]:
+    """Yield position, end, flags and granule position of each ogg page."""
     position, size = 0, file_size(file)
     while position < size:
         head = read_at(file, position, 27 + 255)
@@ -73,13 +73,13 @@ def _ogg_pages(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
         end = position + 27 + len(lengths) + sum(lengths)
         if end > size or len(lengths) < head[26]:
             return
-        yield position, head[5], struct.unpack_from("<I", head, 14)[0]
+        yield position, end, head[5], struct.unpack_from("<q", head, 6)[0]
         position = end
 
 
 def _ogg_starts(file: BinaryIO) -> list[int]:
     starts, first = [], False
-    for position, flags, _ in _ogg_pages(file):
+    for position, _, flags, _ in _ogg_pages(file):
         if flags & 2 and not first:
             starts.append(position)
         first = bool(flags & 2)
@@ -87,11 +87,19 @@ def _ogg_starts(file: BinaryIO) -> list[int]:
 
 
 def ogg_is_complete(file: BinaryIO) -> bool:
-    """Return True if the last page of an ogg file is marked as the last and nothing follows it."""
-    last = 0
-    for _, flags, _ in _ogg_pages(file):
-        last = flags
-    return bool(last & 4)
+    """Return True if an ogg file ends with a whole page, or its last page is marked as the last.
+
+    Some encoders do not mark it, and recorders that are switched off cannot.
+    """
+    last, end = 0, 0
+    for page in _ogg_pages(file):
+        _, end, last, _ = page
+    return bool(last & 4) or end == file_size(file)
+
+
+def ogg_sound_size(file: BinaryIO) -> int:
+    """Return the bytes of the pages with sound, that is without headers and tags."""
+    return sum(end - position for position, end, _, granule in _ogg_pages(file) if granule > 0)
 
 
 def _found(file: BinaryIO, pattern: bytes, start: int = 0) -> Iterator[int]:
@@ -192,6 +200,12 @@ def xing_size(file: BinaryIO) -> int | None:
     if at < 0 or len(head) < at + 16 or head[at + 7] & 3 != 3:
         return None
     return start + struct.unpack_from(">I", head, at + 12)[0]
+
+
+def mp3_start(file: BinaryIO) -> tuple[int, bool]:
+    """Return where the sound of an mp3 file begins, and False if its Xing header marks a variable bit rate."""
+    start = _after_tag(file)
+    return start, b"Xing" not in read_at(file, start, 256)
 
 
 def mp3_frame_size(head: bytes) -> int | None:

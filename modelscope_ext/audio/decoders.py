@@ -4,6 +4,7 @@ Axes: (N, channels), float32; rates in Hz; positions and sizes of files in bytes
 """
 
 import os
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -27,6 +28,9 @@ class Decoder(Protocol):
     format: str | None
     subtype: str | None
     seconds: float | None
+    tracks: int
+    tags: dict[str, str]
+    times: deque[tuple[int, float]]
     problems: list[str]
 
     def read(self, length: int) -> np.ndarray:
@@ -98,6 +102,7 @@ class _Sound:
 
     def __init__(self, file: BinaryIO, name: str = "") -> None:
         self.problems: list[str] = []
+        self.tracks, self.times = 1, deque()
         self._file, self._done = file, 0
         self._other: Media | None = None
         self._sound = self._open(file, name)
@@ -106,11 +111,11 @@ class _Sound:
         if self._sound.frames > MOST_SAMPLES:
             self._sound.close()
             raise AudioError("gives no length")
-        self.seconds = self._sound.frames / self.sample_rate
+        self.seconds, self.tags = self._sound.frames / self.sample_rate, self._sound.copy_metadata()
         if problem := _promise(file):
             self.problems.append(problem)
         if self.format == "OGG" and not containers.ogg_is_complete(file):
-            self.problems.append("cut off, its last page is missing")
+            self.problems.append("cut off within a page")
 
     def _open(self, file: BinaryIO, name: str) -> soundfile.SoundFile:
         place = headers.find_sound(file)
@@ -172,6 +177,7 @@ class _Joined:
         self._now = self._next()
         self.sample_rate, self.channels = self._now.sample_rate, self._now.channels
         self.format, self.subtype, self.seconds = self._now.format, self._now.subtype, None
+        self.tracks, self.tags, self.times = 1, self._now.tags, deque()
         self.problems: list[str] = []
         self._fit = Fit(self.sample_rate, self.channels)
 

@@ -6,6 +6,7 @@ Positions and sizes are in bytes from the beginning of a file.
 import io
 import os
 import struct
+from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 #: Tags that players append to any file.
@@ -120,19 +121,22 @@ def repaired(file: BinaryIO, sound: Sound) -> BinaryIO | None:
     return Window(file, sound.start, sound.end, bytes(header))
 
 
-def _chunks(file: BinaryIO, position: int, layout: str, wanted: bytes) -> int | None:
-    """Return the position of a chunk or None."""
+def chunk_list(file: BinaryIO, position: int, layout: str) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, position and length of the chunks from a position on; `layout` is that of their length."""
     size = file_size(file)
     header = 4 + struct.calcsize(layout)
     for _ in range(1000):
         data = read_at(file, position, header)
-        if len(data) < header or data[:4] == wanted:
-            return position if len(data) == header else None
+        if len(data) < header or position > size:
+            return
         (length,) = struct.unpack(layout, data[4:])
+        yield data[:4], position, length
         position += header + max(0, length) + (length % 2 if layout[1] == "I" else 0)
-        if position > size:
-            return None
-    return None
+
+
+def _chunks(file: BinaryIO, position: int, layout: str, wanted: bytes) -> int | None:
+    """Return the position of a chunk or None."""
+    return next((at for name, at, _ in chunk_list(file, position, layout) if name == wanted), None)
 
 
 def _true_end(file: BinaryIO, start: int, claimed: int, size: int, layout: str) -> int:

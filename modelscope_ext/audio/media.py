@@ -4,6 +4,7 @@ Axes: (N, channels), float32; rates in Hz.
 """
 
 import itertools
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -29,6 +30,8 @@ WRITTEN_AS = {
     ("aiff", "pcm_s16be"): ("AIFF", "PCM_16"),
     ("voc", "pcm_u8"): ("VOC", "PCM_U8"),
 }
+#: Kind of FFmpeg's uncompressed codecs → subtype of libsndfile.
+PCM = {"s16": "PCM_16", "s24": "PCM_24", "s32": "PCM_32", "f32": "FLOAT", "f64": "DOUBLE", "mul": "ULAW", "ala": "ALAW"}
 #: Containers whose header gives the length of the track exactly.
 EXACT = {"mov", "flac", "tta", "wv", "ape", "tak"}
 #: Seconds by which a track may be shorter than its header claims.
@@ -37,6 +40,10 @@ SLACK_S = 0.1
 PADDING = 8192
 #: Longest gap in seconds for which silence stands in.
 GAP_S = 1.0
+#: FFmpeg's flag for a decoder that drops no samples at the beginning.
+SKIP_MANUAL = 1 << 29
+#: Seconds by which time stamps may differ from the count of samples: Matroska rounds them to milliseconds.
+JITTER_S = 0.002
 
 
 class Fit:
@@ -88,7 +95,10 @@ class Media:
     Attributes:
         sample_rate, channels: of the first samples. Later samples are converted to them.
         format, subtype: names of libsndfile for the same format, None without them.
+        tracks: number of audio tracks.
         seconds: length in the header, None without one; it may be an estimate.
+        tags: title, artist … by FFmpeg's names.
+        times: samples read before each jump of the time stamps, and the time in s after it; the first is the start.
         problems: reasons why samples may be missing; complete after the last `read`.
 
     Raises:
@@ -96,20 +106,19 @@ class Media:
     """
 
     def __init__(self, file: BinaryIO, track: int = 0) -> None:
-        import av  # takes a quarter of a second
+        self._container = open_container(file)
+        import av
 
         self.problems: list[str] = []
+        self.times: deque[tuple[int, float]] = deque()
         self._error = av.FFmpegError
         self._damaged = self._gap = 0
-        try:
-            self._container: Any = av.open(file, options={"format_whitelist": CONTAINERS}, metadata_errors="replace")
-        except (av.FFmpegError, ValueError) as error:
-            raise AudioError(_reason(error)) from error
         try:
             tracks = self._container.streams.audio
             if not 0 <= track < len(tracks):
                 raise AudioError(f"no audio track {track}; there are {len(tracks)}" if tracks else "no audio track")
-            self._stream = tracks[track]
+            self._stream, self.tracks = tracks[track], len(tracks)
+            self._skip = self._keep_beginning()
             frames = self._frames()
             first = next(frames, None)
             if first is None:
@@ -125,7 +134,10 @@ class Media:
         self.format, self.subtype = WRITTEN_AS.get((self._container_name, codec.codec.canonical_name), (None, None))
         if self.subtype is None and codec.name in ("flac", "alac", "tta", "wavpack"):
             self.subtype = "PCM_16" if codec.format.name.startswith("s16") else "PCM_24"
-        self.seconds = self._claimed_seconds()
+        if self.subtype is None and codec.name.startswith("pcm_"):
+            self.subtype = PCM.get(codec.name.split("_")[1][:3])
+        self.seconds, self.tags = self._claimed_seconds(), dict(self._container.metadata)
+        self._start = float(first.pts * first.time_base) if first.pts is not None else 0.0
         self._chunks = self._trimmed()
         self._waiting: list[np.ndarray] = []
 
@@ -158,7 +170,7 @@ class Media:
             try:
                 packet = next(packets, None)
             except self._error as error:
-                self.problems.append(f"its end is unreadable ({_reason(error)})")
+                self.problems.append(f"its end is unreadable ({reason_of(error)})")
                 packet = None
             if packet is None:
                 return
@@ -173,6 +185,14 @@ class Media:
                 self.problems.append("a packet is incomplete")
             yield from frames
 
+    def _keep_beginning(self) -> int:
+        """Return the samples of padding of a wma file. FFmpeg's decoder drops twice as many: a frame of the sound."""
+        codec = self._stream.codec_context
+        if codec.name not in ("wmav1", "wmav2"):
+            return 0
+        codec.flags2 |= SKIP_MANUAL
+        return 512 << sum(codec.sample_rate > rate for rate in (16000, 22050, 48000))
+
     def _is_partial(self, packet: Any) -> bool:
         """Return True for an mp3 frame without its end, which FFmpeg decodes all the same."""
         if self._container.format.name != "mp3" or not packet.size:
@@ -182,6 +202,7 @@ class Media:
 
     def _samples(self) -> Iterator[np.ndarray]:
         """Yield (n, channels) chunks; silence stands in for packets that cannot be decoded."""
+        done = 0
         for frame in self._frames_left:
             data = as_float(frame.to_ndarray())
             channels = frame.layout.nb_channels
@@ -189,8 +210,19 @@ class Media:
             if self._gap:
                 data = np.concatenate((np.zeros((round(self._gap * frame.sample_rate), channels), np.float32), data))
                 self._gap = 0
-            yield self._fit.feed(data, frame.sample_rate)
+            if self._skip:
+                data, self._skip = data[self._skip :], max(0, self._skip - len(data))
+            if frame.pts is not None:
+                self._note_time(done + len(data) - frame.samples, float(frame.pts * frame.time_base))
+            chunk = self._fit.feed(data, frame.sample_rate)
+            done += len(chunk)
+            yield chunk
         yield self._fit.flush()
+
+    def _note_time(self, done: int, seconds: float) -> None:
+        at, time = self.times[-1] if self.times else (0, -1e9)
+        if abs(time + (done - at) / self.sample_rate - seconds) > JITTER_S:
+            self.times.append((done, seconds))
 
     def _trimmed(self) -> Iterator[np.ndarray]:
         """Yield the samples without the padding of the last frame; report a length that is not reached."""
@@ -209,11 +241,29 @@ class Media:
                     beyond, length = [], None
         if self._damaged:
             self.problems.append(f"{self._damaged} damaged packets")
-        expected = length if exact else None
-        if expected is not None and done < expected - SLACK_S * self.sample_rate:
-            self.problems.append(f"it ends after {done} of {expected} samples")
+        if exact and self.seconds and self._reached(done) < self.seconds - SLACK_S:
+            self.problems.append(f"it ends after {self._reached(done):.2f} of {self.seconds:.2f} s")
+
+    def _reached(self, done: int) -> float:
+        """Return the seconds from the first to the last of so many samples, with gaps of the time stamps."""
+        at, time = self.times[-1] if self.times else (0, self._start)
+        return time - self._start + (done - at) / self.sample_rate
 
 
-def _reason(error: Exception) -> str:
+def open_container(file: BinaryIO) -> Any:
+    """Return PyAV's container for a seekable binary file.
+
+    Raises:
+        AudioError: it is none that FFmpeg reads.
+    """
+    import av  # takes a quarter of a second
+
+    try:
+        return av.open(file, options={"format_whitelist": CONTAINERS}, metadata_errors="replace")
+    except (av.FFmpegError, ValueError) as error:
+        raise AudioError(reason_of(error)) from error
+
+
+def reason_of(error: Exception) -> str:
     """Return FFmpeg's reason without the place in its code."""
     return (getattr(error, "strerror", None) or str(error)).strip().rstrip(".")

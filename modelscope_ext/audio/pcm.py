@@ -11,6 +11,8 @@ SAMPLE_RATE = 16000
 MAX_CHANNELS = 1024
 #: Seconds of audio in memory at a time, all channels together.
 CHANNEL_SECONDS = 100.0
+#: Channels cancel each other if their mean has less than this share of the power that independent ones have.
+CANCELLED = 0.1
 #: Integers given as floating point are below it. Far above it the energy of a spectrum overflows.
 MAX_SAMPLE = 2.0**31
 #: A signal whose lowest and highest samples differ by at most two 16-bit steps is silent.
@@ -54,6 +56,14 @@ def from_float(audio: np.ndarray, dtype: np.dtype) -> np.ndarray:
     limits = np.iinfo(dtype)
     scaled = np.rint(audio.astype(np.float64) * span) + middle
     return scaled.clip(limits.min, np.nextafter(limits.max + 1.0, 0)).astype(dtype)
+
+
+def mix(audio: np.ndarray) -> np.ndarray:
+    """Return (N, channels) floats as (N,): the mean, or the loudest of channels that cancel each other."""
+    if audio.shape[1] == 1:
+        return audio[:, 0]
+    mean, power = audio.mean(1), np.einsum("nc,nc->c", audio, audio)
+    return audio[:, power.argmax()] if np.vdot(mean, mean) < CANCELLED * power.mean() / audio.shape[1] else mean
 
 
 def validate_format(sample_rate: int, channels: int = 1) -> None:

@@ -14,8 +14,8 @@ from typing import BinaryIO
 import numpy as np
 
 from modelscope_ext.audio.decoders import Decoder, open_decoder, system_name
-from modelscope_ext.audio.headers import file_size
-from modelscope_ext.audio.pcm import AudioError, block_length, find_problem, validate_format
+from modelscope_ext.audio.headers import Window, file_size
+from modelscope_ext.audio.pcm import AudioError, block_length, find_problem, mix, validate_format
 from modelscope_ext.audio.resample import resample
 
 logger = logging.getLogger(__name__)
@@ -29,15 +29,30 @@ class AudioFile:
 
     Attributes:
         name: file name; empty for a file object.
+        track, tracks: number of the audio track, from 0 on, and how many there are.
         sample_rate, channels: of all its samples.
         format, subtype: libsndfile's names for a file of the same kind; None where it writes no such files.
         seconds: length in the header, None without one; an estimate for progress.
+        tags: title, artist … as libsndfile or FFmpeg calls them.
     """
 
-    def __init__(self, file: BinaryIO, decoder: Decoder, name: str, warn: bool) -> None:
+    def __init__(self, file: BinaryIO, decoder: Decoder, name: str, track: int, warn: bool) -> None:
         self.name, self._file, self._decoder, self._warn = name, file, decoder, warn
+        self.track, self.tracks, self.tags = track, decoder.tracks, decoder.tags
         self.sample_rate, self.channels = decoder.sample_rate, decoder.channels
         self.format, self.subtype, self.seconds = decoder.format, decoder.subtype, decoder.seconds
+
+    def bytes(self) -> BinaryIO:
+        """Return the file itself, with a position of its own."""
+        return Window(self._file)
+
+    def time_of(self, sample: float) -> float:
+        """Return the time in s of a sample that was read, by the time stamps; calls go forwards."""
+        times = self._decoder.times
+        while len(times) > 1 and times[1][0] <= sample:
+            times.popleft()
+        at, seconds = times[0] if times else (0, 0.0)
+        return seconds + (sample - at) / self.sample_rate
 
     def blocks(self, seconds: float) -> Iterator[np.ndarray]:
         """Yield the rest of the file in (n, channels) float32 blocks; log a warning where samples may be missing.
@@ -85,22 +100,22 @@ def open_audio(source: str | Path | BinaryIO, track: int = 0, warn: bool = True)
             validate_format(decoder.sample_rate, decoder.channels)
         except AudioError as error:
             raise AudioError(f"{name}: {error}" if name else str(error)) from error
-        yield AudioFile(file, decoder, name, warn)
+        yield AudioFile(file, decoder, name, track, warn)
 
 
 def read_native(path: str | Path | BinaryIO) -> tuple[np.ndarray, int]:
-    """Return a whole file as (N,) float32 with averaged channels and its rate.
+    """Return a whole file as (N,) float32 with the channels of `mix`, and its rate.
 
     Raises:
         AudioError: see `open_audio` and `AudioFile.blocks`.
     """
     with open_audio(path) as file:
-        blocks = [block.mean(1) for block in file.blocks(BLOCK_S)]
-        return np.concatenate([np.zeros(0, np.float32), *blocks]), file.sample_rate
+        blocks = [np.zeros((0, file.channels), np.float32), *file.blocks(BLOCK_S)]
+        return mix(np.concatenate(blocks)), file.sample_rate
 
 
 def read_mono(path: str | Path | BinaryIO, sample_rate: int) -> np.ndarray:
-    """Return a whole file as (N,) float32 at `sample_rate` with averaged channels.
+    """Return a whole file as (N,) float32 at `sample_rate` with the channels of `mix`.
 
     Raises:
         AudioError: see `open_audio` and `AudioFile.blocks`.

@@ -1,5 +1,6 @@
 """Plan of a batch: which file becomes which, on a disk or on any storage that fsspec reads."""
 
+import logging
 import os
 import posixpath
 from collections.abc import Iterable
@@ -12,6 +13,9 @@ from modelscope_ext.batch.storage import is_local, list_audio, resolve, url_of, 
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,15 @@ class Job:
     stamp: str | None = None
 
 
-def plan(inputs: Iterable[Path | str], output: Path | str, *, cluster: bool = False) -> list[Job]:
+def plan(
+    inputs: Iterable[Path | str], output: Path | str, unreadable: list[str] | None = None, *, cluster: bool = False
+) -> list[Job]:
     """Return a job for every input file and every audio file in the input folders.
 
     Args:
         inputs: audio files and folders; paths or URLs for a cluster.
         output: folder that mirrors the input folders. It may be a file name for one input file.
+        unreadable: gets a line for each folder that cannot be read; without it they are logged as warnings.
         cluster: plan for other machines. The output is always a folder. A missing input raises and so does one that
             would be overwritten; otherwise only that job fails later.
 
@@ -52,10 +59,11 @@ def plan(inputs: Iterable[Path | str], output: Path | str, *, cluster: bool = Fa
         return [Job(posixpath.basename(out.path), Path(places[0].given), Path(output))]
     if out.fs.exists(out.path) and not out.fs.isdir(out.path):
         raise AudioError(f"{output}: is a file, but the output must be a folder")
+    problems: list[str] = [] if unreadable is None else unreadable
     jobs: dict[str, Job] = {}
     read: dict[object, str] = {}  # every input, and the path of its result
     for place in places:
-        for file, info in _files(place, out, cluster).items():
+        for file, info in _files(place, out, cluster, problems).items():
             path = file[len(place.path) :].lstrip("/") or posixpath.basename(file)
             source, target = (p.name(f, cluster) for p, f in ((place, file), (out, f"{out.path}/{path}")))
             if path in jobs:
@@ -67,6 +75,8 @@ def plan(inputs: Iterable[Path | str], output: Path | str, *, cluster: bool = Fa
     for path, job in jobs.items():
         if read.get(out.identity(f"{out.path}/{path}"), path) != path:
             raise AudioError(f"{job.target}: is an input too, and the result of {job.source} would overwrite it")
+    for problem in problems if unreadable is None else ():
+        logger.warning("%s", problem)
     return list(jobs.values())
 
 
@@ -93,18 +103,18 @@ class _Place(NamedTuple):
         return self.real(file)
 
 
-def _files(place: _Place, out: _Place, cluster: bool) -> dict[str, dict]:
+def _files(place: _Place, out: _Place, cluster: bool, unreadable: list[str]) -> dict[str, dict]:
     """Return file info by path for an input: the file itself or the audio in the folder but outside the output."""
     fs, root = place.fs, place.path
     if fs.isdir(root):
-        files = list_audio(fs, root)
+        files = list_audio(fs, root, unreadable)
         results, folder = out.real(out.path), place.real(root)
         if cluster and results == folder:
             raise AudioError(f"{place.given}: is the output folder")
         if results.startswith(folder.rstrip("/") + "/"):
             files = {file: info for file, info in files.items() if not place.real(file).startswith(results + "/")}
         if not files:
-            raise AudioError(f"{place.given}: no audio files in this folder")
+            raise AudioError("; ".join(unreadable) or f"{place.given}: no audio files in this folder")
     elif cluster and not fs.exists(root):
         raise AudioError(f"{place.given}: no such file")
     else:

@@ -3,17 +3,20 @@
 import argparse
 import logging
 import math
+import statistics
+import time
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from modelscope_ext.atomic import atomic_write
+from modelscope_ext.audio import AudioError
 from modelscope_ext.batch import local
 from modelscope_ext.batch.plan import Job, plan
 from modelscope_ext.batch.ray import Batch
 from modelscope_ext.cli.common import add_device, add_model, add_quiet, add_strength, bar_is_hidden, print_error
-from modelscope_ext.inference.denoiser import ASR_SAFE_WET, Denoiser
+from modelscope_ext.inference.denoiser import ASR_SAFE_WET, Denoiser, FileReport
 from modelscope_ext.plots import draw_spectrograms
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="for speech recognition: keep the share of the input that recognisers were found to need",
     )
+    parser.add_argument("--track", type=int, metavar="N", help="denoise only this audio track, from 0 on [all]")
     parser.add_argument("--skip-existing", action="store_true", help="skip files whose result exists")
     parser.add_argument("--spectrogram", type=Path, metavar="PNG", help="for one input file: draw before and after")
     add_quiet(parser)
@@ -81,30 +85,74 @@ def _run_locally(args: argparse.Namespace) -> tuple[int, int]:
         raise ValueError("--workers and --ray-address are for --engine ray")
     if urls := [place for place in (*args.inputs, args.output) if isinstance(place, str)]:
         raise ValueError(f"{urls[0]}: URLs need --engine ray")
-    jobs = plan(args.inputs, args.output)
+    hidden: list[str] = []
+    jobs = plan(args.inputs, args.output, hidden)
     if args.spectrogram and len(jobs) != 1:
         raise ValueError(f"--spectrogram takes one input file, got {len(jobs)}")
-    if args.skip_existing:
-        jobs = [job for job in jobs if not job.target.exists()]
+    wanted = [job for job in jobs if not (args.skip_existing and job.target.exists())]
     denoiser = Denoiser(args.model, args.device, **_strength(args))
-    seconds, unreadable = local.probe(jobs)
-    for error in unreadable.values():
+    seconds, unreadable = local.probe(wanted)
+    for error in (*hidden, *unreadable.values()):
         print_error(error)
-    failed = len(unreadable)
-    layout = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}]"
-    with tqdm(total=seconds, bar_format=layout, disable=bar_is_hidden(args)) as bar:
-        for job, error in local.run([job for job in jobs if job not in unreadable], denoiser, bar.update):
-            failed += error is not None
-            if args.spectrogram and not error:
-                _draw(args.spectrogram, job)
+    failed, reports, start = len(unreadable), [], time.monotonic()
+    with _Bar(total=sum(seconds.values()), disable=bar_is_hidden(args)) as bar:
+        for job, result in local.run(seconds, denoiser, bar.update, args.track):
+            error = result if isinstance(result, AudioError) else None
+            if error:
+                failed += 1
+            else:
+                reports.append(result)
+                bar.correct(result.seconds - seconds[job])
+                if args.spectrogram:
+                    _draw(args.spectrogram, job)
             _report(bar, job.source, job.target, error)
-    return failed, len(jobs)
+    logger.info("%s", _last_line(reports, len(jobs) - len(wanted), failed, time.monotonic() - start))
+    return failed + len(hidden), len(jobs) + len(hidden)
+
+
+def _last_line(reports: list[FileReport], skipped: int, failed: int, took: float) -> str:
+    """Return what was read and written, how long it took and what became of the noise."""
+    line = f"{len(reports)} {'file' if len(reports) == 1 else 'files'} done, {skipped} skipped, {failed} failed"
+    if not reports:
+        return line
+    audio = sum(report.seconds for report in reports)
+    line += f"; {_clock(audio)} of audio in {_clock(took)}"
+    fell = [report.noise_fell_db for report in reports if report.noise_fell_db is not None]
+    return f"{line}; noise down {statistics.median(fell):.0f} dB" if fell else line
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02} min"
+
+
+class _Bar(tqdm):
+    """A bar of seconds of audio, with percent, speed and time left."""
+
+    def __init__(self, **options: Any) -> None:
+        layout = "{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}, {speed} × real time]"
+        super().__init__(bar_format=layout, **options)
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """Values for the layout; the total grows where a length was underrated."""
+        values = super().format_dict
+        speed = values["n"] / values["elapsed"] if values["elapsed"] else 0
+        return {**values, "total": max(values["total"] or 0, values["n"], 0.1), "speed": f"{speed:.0f}"}
+
+    def correct(self, seconds: float) -> None:
+        """Correct the total by the difference of a file's length from its estimate."""
+        self.total = max(0.0, (self.total or 0) + seconds)
 
 
 def _run_on_ray(args: argparse.Namespace) -> tuple[int, int]:
     """Denoise on a cluster; return the number of failed files and of all."""
     if args.spectrogram:
         raise ValueError("--engine ray draws nothing: leave out --spectrogram")
+    if args.track is not None:
+        raise ValueError("--engine ray denoises all tracks: leave out --track")
     if args.skip_existing:
         raise ValueError("--engine ray always skips finished files: leave out --skip-existing")
     if args.workers is not None and args.workers < 1:

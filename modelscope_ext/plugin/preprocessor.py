@@ -9,7 +9,7 @@ from modelscope.fileio import File
 from modelscope.preprocessors import Preprocessor
 from modelscope.preprocessors.builder import PREPROCESSORS
 
-from modelscope_ext.audio import SAMPLE_RATE, AudioError, as_float, open_audio, resample, validate_format
+from modelscope_ext.audio import SAMPLE_RATE, AudioError, as_float, mix, open_audio, resample, validate_format
 from modelscope_ext.models import CRUSE_TYPE, DUAL_PATH_TYPE, FRCRN_TYPE
 
 
@@ -27,7 +27,7 @@ class AudioPreprocessor(Preprocessor):
         super().__init__(kwargs.get("mode", "inference"))
 
     def __call__(self, data: Any, sample_rate: int = SAMPLE_RATE, reference: bool = False) -> dict[str, np.ndarray]:
-        """Return `{"noisy": (N,) float32}` at 16 kHz: the mean of the channels.
+        """Return `{"noisy": (N,) float32}` at 16 kHz with the channels of `mix`.
 
         Args:
             data: see the class.
@@ -39,7 +39,7 @@ class AudioPreprocessor(Preprocessor):
         """
 
         def mono(audio: np.ndarray) -> np.ndarray:
-            return audio if audio.ndim == 1 else audio[:, 0] if reference else audio.mean(1)
+            return audio if audio.ndim == 1 else audio[:, 0] if reference else mix(audio)
 
         to_16k = _as_stock if reference else resample
         if isinstance(data, dict):
@@ -54,8 +54,8 @@ class AudioPreprocessor(Preprocessor):
         name, data = ("the bytes given: ", io.BytesIO(data)) if isinstance(data, bytes) else _place(os.fspath(data))
         try:
             with open_audio(data) as file:
-                samples = np.concatenate([np.zeros(0, np.float32), *(mono(b) for b in file.blocks(60.0))])
-                return {"noisy": to_16k(samples, file.sample_rate, SAMPLE_RATE)}
+                samples = np.concatenate([np.zeros((0, file.channels), np.float32), *file.blocks(60.0)])
+                return {"noisy": to_16k(mono(samples), file.sample_rate, SAMPLE_RATE)}
         except AudioError as error:
             raise AudioError(f"{name}{error}") from error
 

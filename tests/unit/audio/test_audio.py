@@ -1,4 +1,5 @@
 import io
+import os
 import re
 
 import numpy as np
@@ -168,3 +169,29 @@ def test_impossible_formats_are_refused():
     for arguments in ((999,), (16000.0,), (1_000_001,), (16000, 0), (16000, 1025)):
         with pytest.raises(AudioError, match=r"must be a whole number|need 1 … 1024 channels"):
             validate_format(*arguments)
+
+
+def test_folders_are_searched_by_content_too_and_unreadable_ones_are_named(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "voice", np.zeros(100), 16000, format="WAV")
+    soundfile.write(tmp_path / "a.flac", np.zeros(100), 16000)
+    (tmp_path / "notes.txt").write_text("RIFFS and other things")
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    unreadable = []
+    assert [path.name for path in audio_files(tmp_path, unreadable)] == ["a.flac", "voice"]
+    assert unreadable == [f"{tmp_path / 'closed'}: cannot be read (Permission denied)"]
+    assert [path.name for path in audio_files(tmp_path)] == ["a.flac"]
+
+
+def test_channels_are_averaged_unless_they_cancel_each_other(tmp_path):
+    tone = np.sin(np.arange(16000) / 5).astype(np.float32) / 4
+    for second, expected in ((tone, tone), (-tone, tone), (np.zeros_like(tone), tone / 2), (-tone / 2, tone / 4)):
+        soundfile.write(tmp_path / "a.wav", np.stack((tone, second), 1), 16000, "FLOAT")
+        assert np.allclose(read_mono(tmp_path / "a.wav", 16000), expected, atol=1e-6)

@@ -87,7 +87,7 @@ def test_a_run_goes_on_after_a_bad_file(folder, denoiser):
     (folder / "bad.wav").write_text("text")
     jobs = plan([folder, "none.wav"], "out")
     seconds, unreadable = probe(jobs)
-    assert seconds == 3
+    assert sum(seconds.values()) == 3
     assert {job.path: str(error).partition(": ")[2] for job, error in unreadable.items()} == {
         "bad.wav": "not readable as audio (Format not recognised)",
         "none.wav": "no such file",
@@ -95,7 +95,7 @@ def test_a_run_goes_on_after_a_bad_file(folder, denoiser):
     done: list[float] = []
     results = list(run(jobs, denoiser, done.append))
     assert [job for job, _ in results] == jobs
-    assert [job for job, error in results if error] == list(unreadable)
+    assert [job for job, result in results if isinstance(result, AudioError)] == list(unreadable)
     assert sum(done) == pytest.approx(3)
     assert [job for job in jobs if job.target.exists()] == [job for job in jobs if job not in unreadable]
 

@@ -286,3 +286,11 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
         peaks.append(int(subprocess.check_output(command, cwd=ROOT)))
     # 300 s of float32 are 19 MB; one more copy of the file would show.
     assert peaks[1] < peaks[0] + 10_000
+
+
+@pytest.mark.parametrize("gain", [32768.0, 1e-3, 1e-5])
+def test_audio_far_from_the_level_of_speech_is_as_good(denoiser, gain):
+    noisy = soundfile.read(EXAMPLES / "noisy.wav", dtype="float32")[0]
+    expected = denoiser(noisy, 16000)
+    error = denoiser(noisy * np.float32(gain), 16000) / gain - expected
+    assert np.square(error).sum() < 0.01 * np.square(expected).sum()

@@ -1,0 +1,174 @@
+"""Files that FFmpeg writes, by PyAV: denoised tracks encoded, and all else of the source copied as it is.
+
+Axes: (n, channels), float32.
+"""
+
+import logging
+import math
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelscope_ext.audio.encoders import Muxer, Track
+from modelscope_ext.audio.media import open_container, reason_of
+from modelscope_ext.audio.pcm import AudioError
+from modelscope_ext.audio.reading import AudioFile
+
+logger = logging.getLogger(__name__)
+
+#: FFmpeg's mark of a stream that is a cover.
+PICTURE = 0x400
+
+
+class MediaWriter:
+    """A file in the making.
+
+    Args:
+        out: open file to write to.
+        target: its final name, for messages.
+        muxer: its container.
+        files: the audio tracks of the source that are denoised, in order.
+
+    Raises:
+        AudioError: the container or the encoder does not take this.
+    """
+
+    def __init__(self, out: Any, target: Path, muxer: Muxer, files: list[AudioFile]) -> None:
+        import av
+
+        self._error = (av.FFmpegError, ValueError)
+        self._target, self._muxer = target, muxer
+        self._file = files[0]
+        self._source = open_container(self._file.bytes())
+        self._out: Any = None
+        try:
+            self._begin(av, out, files, keep_data=True)
+        except AudioError:
+            self.close()
+            raise
+        except self._error as error:
+            self.close()
+            form = f"{self._file.sample_rate} Hz and {self._file.channels} channels in {muxer.name}"
+            raise AudioError(f"{target}: cannot be written, {form}: {reason_of(error)}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, av: Any, out: Any, files: list[AudioFile], keep_data: bool) -> None:
+        """Write the header; without data streams if the container refuses them."""
+        out.seek(0)
+        out.truncate()
+        self._out = av.open(out, "w", format=self._muxer.name)
+        self._out.metadata.update(self._source.metadata)
+        denoised = {file.track: file for file in files}
+        self._tracks: dict[int, Track] = {}
+        self._copied: dict[int, Any] = {}
+        audio = {stream.index: number for number, stream in enumerate(self._source.streams.audio)}
+        for stream in self._source.streams:
+            if (number := audio.get(stream.index, -1)) in denoised:
+                self._tracks[number] = Track(self._out, self._muxer, stream, denoised[number])
+            elif self._holds(stream, keep_data):
+                self._copy(stream)
+        if chapters := self._source.chapters():
+            with suppress(*self._error):
+                self._out.set_chapters(chapters)
+        try:
+            self._out.start_encoding()
+        except self._error:
+            if not keep_data or all(stream.type != "data" for stream in self._source.streams):
+                raise
+            self._drop()
+            self._begin(av, out, files, keep_data=False)
+            return
+        for track in self._tracks.values():
+            track.start()
+        self._packets = (
+            self._source.demux([self._source.streams[i] for i in self._copied]) if self._copied else iter(())
+        )
+        self._waiting: Any = next(self._packets, None)
+
+    def _holds(self, stream: Any, keep_data: bool) -> bool:
+        """Return True for a stream that the container is for; log what is left out."""
+        if stream.disposition & PICTURE:  # in other containers it is a tag
+            return self._muxer.name == "matroska"
+        wanted = self._muxer.tracks if stream.type == "audio" else self._muxer.video
+        if stream.type == "data" and not keep_data:
+            if self._source.chapters():  # the stream with their names, which the container makes again
+                return False
+            logger.warning("%s: stream %d, data, is left out", self._target, stream.index)
+            return False
+        return wanted
+
+    def _copy(self, stream: Any) -> None:
+        try:
+            if stream.disposition & PICTURE:
+                with open_container(self._file.bytes()) as again:
+                    data = bytes(next(again.demux(again.streams[stream.index])))
+                names = stream.metadata
+                self._out.add_attachment(names.get("filename", "cover"), names.get("mimetype", "image/jpeg"), data)
+                return
+            if stream.type == "attachment":
+                copy = self._out.add_attachment(stream.name or "file", stream.mimetype or "", stream.data)
+            else:
+                copy = self._out.add_stream_from_template(stream, opaque=True)
+        except self._error as error:
+            if stream.type == "video":
+                raise AudioError(f"{self._target}: {reason_of(error)}; choose the suffix .mkv") from error
+            logger.warning("%s: stream %d, %s, is left out (%s)", self._target, stream.index, stream.type, error)
+            return
+        copy.metadata.update(stream.metadata)
+        copy.disposition = stream.disposition
+        if stream.type != "attachment":
+            self._copied[stream.index] = copy
+
+    def write(self, block: np.ndarray, track: int = 0) -> None:
+        """Encode the next (n, channels) samples of a track; copy other streams up to them."""
+        self._mux(self._tracks[track].encode(block))
+
+    def finish(self) -> None:
+        """Write all that waits, and the end of the file."""
+        for track in self._tracks.values():
+            self._mux(track.flush())
+        self._copy_until(math.inf)
+        self._close_out()
+
+    def close(self) -> None:
+        """Close the files; one that is not finished is of no use."""
+        self._drop()
+        self._source.close()
+
+    def _drop(self) -> None:
+        if self._out is not None:
+            with suppress(*self._error, OSError):
+                self._close_out()
+
+    def _close_out(self) -> None:
+        out, self._out = self._out, None
+        try:
+            out.close()
+        except self._error as error:
+            raise AudioError(f"{self._target}: cannot be written ({reason_of(error)})") from error
+
+    def _mux(self, packets: list[Any]) -> None:
+        try:
+            for packet in packets:
+                self._out.mux_one(packet)
+        except self._error as error:
+            raise AudioError(f"{self._target}: cannot be written ({reason_of(error)})") from error
+        self._copy_until(min(track.time for track in self._tracks.values()))
+
+    def _copy_until(self, seconds: float) -> None:
+        """Copy the packets of other streams up to a time."""
+        while (packet := self._waiting) is not None:
+            time = packet.dts if packet.dts is not None else packet.pts
+            if time is not None and time * packet.time_base > seconds:
+                return
+            try:
+                if packet.size:
+                    packet.stream = self._copied[packet.stream_index]
+                    self._out.mux_one(packet)
+                self._waiting = next(self._packets, None)
+            except self._error as error:
+                raise AudioError(f"{self._target}: a stream cannot be copied ({reason_of(error)})") from error

@@ -1,0 +1,248 @@
+"""Writing files of the kind of their source: by libsndfile, or by FFmpeg what that cannot write.
+
+Axes: (n, channels), float32; rates in Hz.
+"""
+
+import io
+import logging
+import shutil
+import struct
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import soundfile
+
+from modelscope_ext.atomic import atomic_write
+from modelscope_ext.audio import containers, tags
+from modelscope_ext.audio.decoders import system_name
+from modelscope_ext.audio.encoders import Muxer, muxer_of
+from modelscope_ext.audio.files import SUFFIXES, WRITTEN
+from modelscope_ext.audio.headers import file_size, read_at
+from modelscope_ext.audio.muxing import MediaWriter
+from modelscope_ext.audio.pcm import AudioError
+from modelscope_ext.audio.reading import AudioFile
+
+logger = logging.getLogger(__name__)
+
+#: Suffix → format of libsndfile, where it is not the suffix in capitals.
+NAMES = {"oga": "OGG", "opus": "OGG", "aif": "AIFF", "aifc": "AIFF", "wave": "WAV"}
+#: Subtypes that belong to their format; in another format its default is written.
+LOSSY = ("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
+#: Formats of more than one file, or without a header, and subtypes without an encoder. They are not written.
+UNWRITTEN = ("RAW", "SD2", "MPEG_LAYER_I", "MPEG_LAYER_II")
+#: libsndfile's code for an error of the system, which it does not describe.
+SYSTEM_ERROR = 2
+#: Bytes of a sample.
+SAMPLE_BYTES = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1}
+#: Bytes from which on a wav is begun in its 64-bit form: lengths in headers may be estimates.
+LARGE = 2**31
+
+
+class Writer(Protocol):
+    """A file in the making."""
+
+    def write(self, block: np.ndarray, track: int = 0) -> None:
+        """Write the next (n, channels) samples of a track."""
+
+
+class Form(NamedTuple):
+    """The kind of a result.
+
+    Attributes:
+        format, subtype: libsndfile's names; None without a subtype takes the format's default.
+        muxer: FFmpeg's container, None where libsndfile writes.
+        same: the suffix is that of the source.
+    """
+
+    format: str
+    subtype: str | None
+    muxer: Muxer | None
+    same: bool
+
+    @property
+    def tracks(self) -> bool:
+        """True if it holds several audio tracks."""
+        return self.muxer is not None and self.muxer.tracks
+
+
+def output_form(source: AudioFile, path: str | Path) -> Form:
+    """Return the form of `path`: that of the source for the same suffix, else that of the suffix.
+
+    Raises:
+        AudioError: no file with this suffix, or of this length, can be written.
+    """
+    suffix = Path(path).suffix.lower()
+    same = suffix == Path(source.name).suffix.lower()
+    if same and source.format and not {source.format, source.subtype} & {*UNWRITTEN}:
+        return _checked(source, path, Form(source.format, source.subtype, None, same))
+    require_writable(path)
+    if muxer := muxer_of(path):
+        return Form("", None, muxer, same)
+    name = suffix.lstrip(".")
+    format = NAMES.get(name, name.upper())
+    if name == "opus":
+        return Form(format, "OPUS", None, same)
+    lossy = source.subtype in LOSSY or source.subtype is None
+    subtype = None if lossy or not soundfile.check_format(format, source.subtype) else source.subtype
+    return _checked(source, path, Form(format, subtype, None, same))
+
+
+def _checked(source: AudioFile, path: str | Path, form: Form) -> Form:
+    """Return the form, in 64 bits where a wav may need them; raise AudioError for other files that are too long."""
+    width = SAMPLE_BYTES.get(form.subtype or soundfile.default_subtype(form.format) or "")
+    if width is None:
+        return form
+    size = None if source.seconds is None else source.seconds * source.sample_rate * source.channels * width
+    if form.format in ("WAV", "WAVEX") and (size is None or size > LARGE):
+        return form._replace(format="RF64")
+    if form.format in ("AIFF", "AU", "SVX", "VOC") and size is not None and size > 2**32 - 2**16:
+        raise AudioError(f"{path}: {form.format} holds no more than 4 GiB; choose .wav, .w64, .caf or .flac")
+    return form
+
+
+def require_writable(path: str | Path) -> None:
+    """Raise AudioError if no audio format that can be written has the suffix of a file name."""
+    name = Path(path).suffix.lower().lstrip(".")
+    format = NAMES.get(name, name.upper())
+    if muxer_of(path) is None and (format not in soundfile.available_formats() or format in UNWRITTEN):
+        known = "cannot be written" if f".{name}" in SUFFIXES else "no audio format has this suffix"
+        raise AudioError(f"{path}: {known}; one of {', '.join(sorted(WRITTEN))} is expected")
+
+
+@contextmanager
+def write_like(files: list[AudioFile], path: str | Path, form: Form) -> Iterator[Writer]:
+    """Yield a writer of a file with the form, tags and permissions of its source; it appears whole.
+
+    Args:
+        files: audio tracks of the source; `Writer.write` takes their samples.
+        path: of the result.
+        form: of `output_form`.
+
+    Raises:
+        AudioError: see `write_audio`; or the container does not take this audio or a picture.
+    """
+    source = files[0]
+    if form.muxer is None:
+        wanted = _compression(source, form)
+        strings = {} if form.same else source.tags
+        rate, channels = source.sample_rate, source.channels
+        with write_audio(path, rate, channels, form.format, form.subtype, source=source, **wanted) as sound:
+            for name in tags.STRINGS & strings.keys():
+                setattr(sound, name, strings[name])
+            yield _SoundWriter(sound)
+        return
+    system_name(Path(path))
+    try:
+        with atomic_write(path, source.name) as temp:
+            with temp.open("wb+") as out, closing(MediaWriter(out, Path(path), form.muxer, files)) as writer:
+                yield writer
+                writer.finish()
+            if form.same:
+                tags.copy_tags(source, temp)
+    except OSError as error:
+        raise AudioError(str(error)) from error
+
+
+class _SoundWriter:
+    def __init__(self, sound: soundfile.SoundFile) -> None:
+        self._sound = sound
+
+    def write(self, block: np.ndarray, track: int = 0) -> None:
+        self._sound.write(block)
+
+
+@contextmanager
+def write_audio(
+    path: str | Path,
+    sample_rate: int,
+    channels: int,
+    format: str,
+    subtype: str | None,
+    *,
+    source: AudioFile | None = None,
+    **options: Any,
+) -> Iterator[soundfile.SoundFile]:
+    """Yield a `SoundFile` to write to; a whole `path` appears when the block succeeds.
+
+    Args:
+        path: of the file.
+        sample_rate: Hz.
+        channels: number of channels.
+        format: libsndfile's name.
+        subtype: libsndfile's name, None for the format's default.
+        source: file whose permissions, and tags if it has the same format, are copied.
+        options: `compression_level` and `bitrate_mode` of `SoundFile`.
+
+    Raises:
+        AudioError: the folder cannot be written to, the disk is full or the format does not take this audio.
+    """
+    path = Path(path)
+    system_name(path)
+    try:
+        with atomic_write(path, source and source.name) as temp:
+            temp.touch()  # the system reports why it refuses; libsndfile does not
+            name = system_name(temp)
+            try:
+                with soundfile.SoundFile(name, "w", sample_rate, channels, subtype, format=format, **options) as file:
+                    yield file
+                    file.flush()
+                # libsndfile reports no error when the disk fills up while it writes a header or the last block.
+                with soundfile.SoundFile(name) as written:
+                    if written.frames < file.frames:
+                        raise AudioError(f"{path}: not written completely; is the disk full?")
+                    if written.frames > file.frames:  # some old formats count in blocks
+                        raise AudioError(f"{path}: {format} with {file.subtype} cannot store {file.frames} samples")
+            except soundfile.LibsndfileError as error:
+                raise AudioError(f"{path}: cannot be written ({_write_reason(error, path.parent)})") from error
+            if source is not None and path.suffix.lower() == Path(source.name).suffix.lower():
+                tags.copy_tags(source, temp)
+            if format == "RF64" and path.suffix.lower() != ".rf64":
+                tags.shorten_header(temp)
+    except OSError as error:
+        raise AudioError(str(error)) from error
+
+
+def _write_reason(error: soundfile.LibsndfileError, folder: Path) -> str:
+    if folder.is_dir() and shutil.disk_usage(folder).free < 2**16:
+        return "no space left on the disk"
+    if error.code == SYSTEM_ERROR:
+        return "the system refuses; is there a quota, or a limit on the size of files?"
+    return error.error_string.strip().rstrip(".")
+
+
+def _compression(source: AudioFile, form: Form) -> dict[str, Any]:
+    """Return libsndfile's options for a bit rate like the source's; its formulas are in mpeg_l3_encode.c and
+    ogg_opus.c.
+    """
+    if form.subtype not in LOSSY or source.subtype != form.subtype or not source.seconds:
+        return {}
+    file, rate = source.bytes(), source.sample_rate
+    if form.subtype == "MPEG_LAYER_III":
+        start, constant = containers.mp3_start(file)
+        kbps = 8e-3 * (file_size(file) - start) / source.seconds
+        low, high = (32, 320) if rate >= 32000 else (8, 160) if rate >= 16000 else (8, 64)
+        # A frame of few bits has no place for the header that gives the exact length.
+        mode = "CONSTANT" if constant and kbps >= rate / 750 else "AVERAGE"
+        return {"bitrate_mode": mode, "compression_level": _share(high, low, kbps)}
+    if form.subtype == "OPUS":
+        kbps = 8e-3 * containers.ogg_sound_size(file) / source.seconds / source.channels
+        return {"compression_level": _share(256, 6, kbps)}
+    (wanted,) = struct.unpack("<i", read_at(file, 48, 4))  # the nominal bit rate in the first header
+    levels = [step / 20 for step in range(21)]
+    return {"compression_level": min(levels, key=lambda level: abs(_nominal(source, level) - wanted))}
+
+
+def _share(best: float, least: float, kbps: float) -> float:
+    return min(max((best - kbps) / (best - least), 0.0), 0.999)
+
+
+def _nominal(source: AudioFile, level: float) -> int:
+    """Return the nominal bit rate of a Vorbis file at a level of compression."""
+    file = io.BytesIO()
+    rate, channels = source.sample_rate, source.channels
+    with soundfile.SoundFile(file, "w", rate, channels, "VORBIS", format="OGG", compression_level=level) as sound:
+        sound.write(np.zeros((1, channels), np.float32))
+    return struct.unpack_from("<i", file.getvalue(), 48)[0]

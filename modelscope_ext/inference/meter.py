@@ -1,0 +1,77 @@
+"""Levels of a recording and of its noise, measured in bounded memory.
+
+Axes: (n, channels) or (n,).
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from modelscope_ext.audio import as_float
+
+#: Seconds of a frame, and the share of frames that are pauses between words.
+FRAME_S, PAUSES = 0.02, 0.1
+#: Lowest level in dBFS and number of classes of 0.5 dB above it.
+FLOOR_DB, CLASSES = -100, 300
+#: Root mean squares between which networks are as good as anywhere (-60 and +6 dBFS), what others are scaled to, and
+#: the least one.
+QUIET, LOUD = 1e-3, 2.0
+USUAL, LEAST = 0.05, 1e-7
+
+
+class NoiseMeter:
+    """Distribution of the levels of short frames; its lower end is the noise.
+
+    Args:
+        sample_rate: of the blocks, Hz.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        self._frame = max(1, round(FRAME_S * sample_rate))
+        self._counts = np.zeros(CLASSES, np.int64)
+
+    def add(self, block: np.ndarray) -> None:
+        """Take the next (n, channels) samples."""
+        whole = len(block) // self._frame * self._frame
+        power = np.square(block[:whole]).reshape(-1, self._frame * block.shape[1]).mean(1, dtype=np.float64)
+        level = 10 * np.log10(power + 1e-30)
+        np.add.at(self._counts, np.clip(2 * (level - FLOOR_DB), 0, CLASSES - 1).astype(int), 1)
+
+    @property
+    def level_db(self) -> float | None:
+        """Level in dBFS below which a tenth of the frames are; None without a frame."""
+        total = self._counts.sum()
+        if not total:
+            return None
+        return float(np.searchsorted(self._counts.cumsum(), PAUSES * total) / 2 + FLOOR_DB)
+
+
+def level_gain(first: np.ndarray, blocks: Callable[[], Iterable[np.ndarray]]) -> np.ndarray | None:
+    """Return the gain (channels,) that brings a recording to a usual level; None if it has one.
+
+    Args:
+        first: its first block; the others are read only if this one is unusual.
+        blocks: gives all of them.
+    """
+    if not _is_unusual(_power(first), len(first)):
+        return None
+    power, length = 0.0, 0
+    for block in blocks():
+        power, length = power + _power(block), length + len(block)
+    if not length or not _is_unusual(power, length):
+        return None
+    level = np.sqrt(power / length)
+    unusual = ((level < QUIET) | (level > LOUD)) & (level > LEAST)
+    gain = np.where(unusual, USUAL / np.maximum(level, LEAST), 1.0).astype(np.float32)
+    return gain if unusual.any() else None
+
+
+def _power(block: np.ndarray) -> np.ndarray:
+    """Return the energy of each channel."""
+    samples = as_float(block if block.ndim == 2 else block[:, None])
+    return np.einsum("nc,nc->c", samples, samples, dtype=np.float64)
+
+
+def _is_unusual(power: np.ndarray, length: int) -> bool:
+    level = np.sqrt(power / max(length, 1))
+    return bool(not level.any() or ((level > 0) & ((level < QUIET) | (level > LOUD))).any())

@@ -1,0 +1,386 @@
+"""Results: files of the kind of their source, with all that it has beside its sound."""
+
+import hashlib
+import io
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import soundfile
+from conftest import EXAMPLES
+from mutagen.apev2 import APEv2
+from mutagen.flac import FLAC, Picture
+from mutagen.id3 import APIC, ID3, TIT2, TXXX
+from mutagen.mp4 import MP4, MP4Cover
+from mutagen.oggopus import OggOpus
+from mutagen.oggvorbis import OggVorbis
+from scipy.signal import correlate, resample_poly
+
+from modelscope_ext import Denoiser
+from modelscope_ext.audio import AudioError, open_audio
+from modelscope_ext.cli import main
+
+NOISY = soundfile.read(EXAMPLES / "noisy.wav", dtype="float32")[0]
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415408d763f8cfc000000301010018dd8db0"
+    "0000000049454e44ae426082"
+)
+
+
+@pytest.fixture(scope="module")
+def dry():
+    """Return a denoiser that changes nothing: what differs comes from reading and writing."""
+    return Denoiser(wet=0.0)
+
+
+def speech(rate, seconds=3.0, channels=1):
+    """Return (N, channels) speech at a rate; channels differ in level."""
+    ratio = Fraction(rate, 16000)
+    audio = resample_poly(NOISY[: round(seconds * 16000)], ratio.numerator, ratio.denominator)
+    return np.float32(audio)[:, None] * np.linspace(1, 0.5, channels, dtype=np.float32)
+
+
+def mux(path, container, codec, audio, rate, *, video=False, tracks=1, bit_rate=96_000):
+    """Write a file by FFmpeg; in a video the sound starts late and has a gap in the middle."""
+    start, gap = (0.5, 0.25) if video else (0, 0)
+    with av.open(str(path), "w", format=container) as out:
+        packets = []
+        picture = out.add_stream("mpeg4", rate=25) if video else None
+        streams = [out.add_stream(codec, rate=rate) for _ in range(tracks)]
+        for number, stream in enumerate(streams):
+            stream.layout = {1: "mono", 2: "stereo", 6: "5.1"}[audio.shape[1]]
+            stream.metadata["language"] = ("eng", "deu")[number]
+            if codec not in ("alac", "tta") and not codec.startswith("pcm"):
+                stream.bit_rate = bit_rate
+        if video:
+            picture.width = picture.height = 64
+            out.metadata["title"] = "A talk"
+            seconds = [(0, 1), (1, 3)]
+            out.set_chapters(
+                [
+                    {"id": i, "start": s, "end": e, "time_base": Fraction(1), "metadata": {"title": f"Part {i}"}}
+                    for i, (s, e) in enumerate(seconds)
+                ]
+            )
+        out.start_encoding()
+        for number in range(100 if video else 0):
+            image = av.VideoFrame.from_ndarray(np.full((64, 64, 3), number, np.uint8), "rgb24")
+            image.pts, image.time_base = number, Fraction(1, 25)
+            packets += picture.encode(image)
+        packets += picture.encode(None) if video else []
+        for stream in streams:
+            size = stream.frame_size or 1024
+            resampler = av.AudioResampler(stream.format, stream.layout, rate)
+            for at in range(0, len(audio), size):
+                part = np.ascontiguousarray(audio[at : at + size].T)
+                frame = av.AudioFrame.from_ndarray(part, "fltp", stream.layout)
+                late = start + gap * (at > len(audio) / 2)
+                frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), at + round(late * rate)
+                for each in resampler.resample(frame):
+                    packets += stream.encode(each)
+            packets += stream.encode(None)
+        out.mux(sorted(packets, key=lambda packet: packet.dts * packet.time_base))
+
+
+def read(path, track=0):
+    with open_audio(path, track) as file:
+        return np.concatenate(list(file.blocks(1.0))), file.sample_rate
+
+
+def streams_of(path):
+    """Return kind, codec and packets (time, digest) of each stream, and the chapters."""
+    with av.open(str(path)) as file:
+        found = [(stream.type, stream.name, []) for stream in file.streams]
+        for packet in file.demux():
+            if packet.size:
+                found[packet.stream_index][2].append(
+                    (float(packet.pts * packet.time_base), hashlib.sha256(bytes(packet)).hexdigest())
+                )
+        return found, [(float(c["start"] * c["time_base"]), c["metadata"]) for c in file.chapters()]
+
+
+def time_of_sample(path, track, number):
+    """Return the time stamp of a sample in s."""
+    with av.open(str(path)) as file:
+        for frame in file.decode(file.streams.audio[track]):
+            if number < frame.samples:
+                return float(frame.pts * frame.time_base) + number / frame.sample_rate
+            number -= frame.samples
+    raise AssertionError("no such sample")
+
+
+def codec_of(path):
+    with av.open(str(path)) as file:
+        stream = file.streams.audio[0]
+        return file.format.name.split(",")[0], stream.codec_context.codec.canonical_name, stream.layout.name
+
+
+def delay(audio, reference):
+    return int(np.argmax(correlate(audio, reference, method="fft"))) - len(reference) + 1
+
+
+# The same kind
+
+KINDS = {
+    "memo.m4a": ("ipod", "aac", 48000, 1),
+    "lossless.m4a": ("ipod", "alac", 44100, 2),
+    "surround.mp4": ("mp4", "aac", 48000, 6),
+    "message.opus": ("ogg", "libopus", 48000, 1),
+    "song.mp3": ("mp3", "libmp3lame", 44100, 2),
+    "meeting.webm": ("webm", "libopus", 48000, 2),
+    "sound.mka": ("matroska", "flac", 48000, 1),
+    "old.wma": ("asf", "wmav2", 44100, 2),
+    "raw.aac": ("adts", "aac", 48000, 2),
+    "raw.ac3": ("ac3", "ac3", 48000, 2),
+    "phone.amr": ("amr", "libopencore_amrnb", 8000, 1),
+    "phone.3gp": ("3gp", "libopencore_amrnb", 8000, 1),
+    "camera.mov": ("mov", "pcm_s24le", 48000, 2),
+    "camera.avi": ("avi", "libmp3lame", 44100, 2),
+    "stream.flv": ("flv", "aac", 44100, 1),
+    "broadcast.m2ts": ("mpegts", "aac", 48000, 2),
+    "pack.wv": ("wv", "wavpack", 48000, 1),
+    "audio.tta": ("tta", "tta", 48000, 1),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_result_is_a_file_of_the_same_kind_and_lines_up(dry, tmp_path, name):
+    container, codec, rate, channels = KINDS[name]
+    source, target = tmp_path / name, tmp_path / "out" / name
+    bit_rate = 12_200 if "amr" in codec else 96_000
+    mux(source, container, codec, speech(rate, channels=channels), rate, bit_rate=bit_rate)
+    dry.file(source, target)
+    before, after = read(source), read(target)
+    assert after[1] == rate
+    assert abs(len(after[0]) - len(before[0])) <= (1152 if "avi" in name else 16)
+    assert delay(after[0][:, 0], before[0][:, 0]) == 0
+    assert codec_of(target) == codec_of(source)
+    if codec not in ("alac", "flac", "wavpack", "tta"):
+        assert 0.7 < target.stat().st_size / source.stat().st_size < 1.3
+    if name in ("lossless.m4a", "sound.mka", "pack.wv", "audio.tta"):
+        assert np.abs(after[0] - before[0]).max() <= 2**-23
+
+
+@pytest.mark.parametrize("kbps", [32, 64, 128, 192])
+@pytest.mark.parametrize("kind", ["constant.mp3", "variable.mp3", "a.opus", "a.ogg"])
+def test_the_bit_rate_of_lossy_files_is_kept(dry, tmp_path, kind, kbps):
+    subtype = {".mp3": "MPEG_LAYER_III", ".opus": "OPUS", ".ogg": "VORBIS"}[(tmp_path / kind).suffix]
+    level = {".mp3": (320 - kbps) / 288, ".opus": (256 - kbps) / 250, ".ogg": 1 - kbps / 200}[(tmp_path / kind).suffix]
+    mode = {"constant.mp3": "CONSTANT", "variable.mp3": "VARIABLE"}.get(kind)
+    source, target = tmp_path / kind, tmp_path / "out" / kind
+    options = {"bitrate_mode": mode} if mode else {}
+    with soundfile.SoundFile(
+        source, "w", 44100 if subtype != "OPUS" else 48000, 1, subtype, None, "MP3" if mode else "OGG",
+        compression_level=min(level, 0.999), **options,
+    ) as file:  # fmt: skip
+        file.write(speech(file.samplerate))
+    dry.file(source, target)
+    assert 0.8 < target.stat().st_size / source.stat().st_size < 1.25
+    assert len(read(target)[0]) == len(read(source)[0])
+
+
+def test_another_suffix_takes_its_own_codec(dry, tmp_path):
+    soundfile.write(tmp_path / "talk.wav", speech(44100), 44100)
+    before = read(tmp_path / "talk.wav")[0]
+    for name, codec in {
+        "a.m4a": "aac",
+        "a.mp4": "aac",
+        "a.webm": "opus",
+        "a.wma": "wmav2",
+        "a.mkv": "pcm_s16le",
+    }.items():
+        dry.file(tmp_path / "talk.wav", tmp_path / name)
+        assert codec_of(tmp_path / name)[1] == codec
+        audio, rate = read(tmp_path / name)
+        if rate == 44100:
+            assert abs(len(audio) - len(before)) <= 2048
+            assert delay(audio[:, 0], before[:, 0]) == 0
+        else:
+            assert (codec, rate) == ("opus", 48000)
+            assert len(audio) == 3 * 48000
+            assert delay(audio[:, 0], speech(48000)[:, 0]) == 0
+
+
+def test_a_file_that_no_encoder_writes_is_an_error_before_any_work(dry, tmp_path, capsys):
+    mux(tmp_path / "talk.mp4", "mp4", "aac", speech(48000), 48000, video=True)
+    soundfile.write(tmp_path / "stereo.wav", speech(8000, channels=2), 8000)
+    soundfile.write(tmp_path / "many.wav", speech(8000, channels=9), 8000)
+    for source, target, reason in (
+        ("talk.mp4", "talk.webm", "choose the suffix .mkv"),
+        ("stereo.wav", "a.amr", "cannot be written"),
+        ("many.wav", "a.m4a", "9 channels"),
+    ):
+        with pytest.raises(AudioError, match=reason):
+            dry.file(tmp_path / source, tmp_path / target)
+        assert not (tmp_path / target).exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["many.wav", "stereo.wav", "talk.mp4"]
+
+
+# Video
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+def test_a_video_keeps_its_picture_and_stays_in_sync(dry, tmp_path, suffix):
+    source, target = tmp_path / f"talk.{suffix}", tmp_path / f"clean.{suffix}"
+    container = {"mkv": "matroska"}.get(suffix, suffix)
+    mux(source, container, "aac", speech(48000, channels=2), 48000, video=True, tracks=2)
+    dry.file(source, target)
+    (before, chapters), (after, new_chapters) = streams_of(source), streams_of(target)
+    assert [stream[:2] for stream in after] == [stream[:2] for stream in before]
+    assert chapters == new_chapters
+    assert before[0][2] == after[0][2]  # the picture, packet by packet
+    for track in range(2):
+        old, new = read(source, track)[0][:, 0], read(target, track)[0][:, 0]
+        late = delay(new, old)
+        for number in (20_000, 100_000):  # before and after the gap
+            times = time_of_sample(source, track, number), time_of_sample(target, track, number + late)
+            assert times[0] == pytest.approx(times[1], abs=0.0011)
+    with av.open(str(target)) as file:
+        assert [stream.language for stream in file.streams.audio][1] == "deu" or suffix == "mov"
+        assert file.metadata["title"] == "A talk"
+
+
+def test_one_track_of_a_video_can_be_denoised(tmp_path):
+    source, target = tmp_path / "talk.mkv", tmp_path / "clean.mkv"
+    mux(source, "matroska", "aac", speech(48000), 48000, video=True, tracks=2)
+    assert main(["denoise", "-q", str(source), "-o", str(target), "--track", "1"]) == 0
+    before, after = streams_of(source)[0], streams_of(target)[0]
+    assert before[1] == after[1]
+    assert before[2] != after[2]
+    assert main(["denoise", "-q", str(source), "-o", str(tmp_path / "talk.wav"), "--track", "1"]) == 0
+    assert main(["denoise", "-q", str(source), "-o", str(target), "--track", "2"]) == 1
+
+
+# Tags
+
+
+def test_tags_and_covers_are_kept(dry, tmp_path):
+    names = ("a.mp3", "a.flac", "a.ogg", "a.opus", "a.m4a")
+    for name in names[:4]:
+        subtype = {"a.opus": "OPUS"}.get(name)
+        soundfile.write(tmp_path / name, speech(48000), 48000, subtype, format="OGG" if subtype else None)
+    mux(tmp_path / "a.m4a", "ipod", "aac", speech(48000), 48000)
+    tags = ID3()
+    tags.add(TIT2(3, ["Grüße"]))
+    tags.add(TXXX(3, "Recorder", ["H4n"]))
+    tags.add(APIC(0, "image/png", 3, "", PNG))
+    tags.save(tmp_path / "a.mp3", v2_version=3)
+    APEv2().save(tmp_path / "a.mp3")
+    flac = FLAC(tmp_path / "a.flac")
+    picture = Picture()
+    picture.data, picture.mime, picture.type = PNG, "image/png", 3
+    flac.add_picture(picture)
+    flac["TITLE"] = ["Grüße", "zwei"]
+    flac.save()
+    for kind, name in ((OggVorbis, "a.ogg"), (OggOpus, "a.opus")):
+        file = kind(tmp_path / name)
+        file["title"], file["recorder"] = ["Grüße"], ["H4n"] * 2
+        file.save()
+    file = MP4(tmp_path / "a.m4a")
+    file["\xa9nam"], file["covr"], file["----:com.apple.iTunes:ISRC"] = ["Grüße"], [MP4Cover(PNG, 14)], [b"DE1"]
+    file.save()
+    for name in names:
+        (tmp_path / name).chmod(0o640)
+        dry.file(tmp_path / name, tmp_path / "out" / name)
+        assert (tmp_path / "out" / name).stat().st_mode & 0o777 == 0o640
+        assert abs(len(read(tmp_path / "out" / name)[0]) - len(read(tmp_path / name)[0])) == 0
+    out = tmp_path / "out"
+    tags = ID3(out / "a.mp3", translate=False)
+    assert (tags["TIT2"].text, tags["TXXX:Recorder"].text, tags["APIC:"].data) == (["Grüße"], ["H4n"], PNG)
+    assert tags.version == (2, 3, 0)
+    flac = FLAC(out / "a.flac")
+    assert (flac["title"], flac.pictures[0].data) == (["Grüße", "zwei"], PNG)
+    for kind, name in ((OggVorbis, "a.ogg"), (OggOpus, "a.opus")):
+        assert (kind(out / name)["title"], kind(out / name)["recorder"]) == (["Grüße"], ["H4n"] * 2)
+    file = MP4(out / "a.m4a")
+    assert (file["\xa9nam"], bytes(file["covr"][0])) == (["Grüße"], PNG)
+    assert bytes(file["----:com.apple.iTunes:ISRC"][0]) == b"DE1"
+    dry.file(tmp_path / "a.mp3", out / "from_mp3.flac")
+    assert FLAC(out / "from_mp3.flac")["title"] == ["Grüße"]
+
+
+def chunk(name, content, layout="<I"):
+    return name + struct.pack(layout, len(content)) + content + b"\0" * (len(content) % 2)
+
+
+@pytest.mark.parametrize("tail", [False, True])
+def test_bext_cue_points_and_other_chunks_of_a_wav_are_kept(dry, tmp_path, tail):
+    bext = b"A take".ljust(256, b"\0") + bytes(346)
+    cue = struct.pack("<I", 1) + struct.pack("<II4sIII", 1, 8000, b"data", 0, 0, 8000)
+    extra = (
+        chunk(b"bext", bext) + chunk(b"cue ", cue) + chunk(b"iXML", b"<a/>!") + chunk(b"LIST", b"INFOINAM\2\0\0\0a\0")
+    )
+    file = io.BytesIO()
+    soundfile.write(file, speech(48000, channels=2), 48000, "PCM_24", format="WAV")
+    content = file.getvalue()
+    content = content + extra if tail else content[:36] + extra + content[36:]
+    (tmp_path / "a.wav").write_bytes(content[:4] + struct.pack("<I", len(content) - 8) + content[8:])
+    dry.file(tmp_path / "a.wav", tmp_path / "out" / "a.wav")
+    result = (tmp_path / "out" / "a.wav").read_bytes()
+    assert extra in result
+    assert struct.unpack("<I", result[4:8])[0] == len(result) - 8
+    info = soundfile.info(tmp_path / "out" / "a.wav")
+    assert (info.subtype, info.frames) == ("PCM_24", 3 * 48000)
+
+
+def test_the_speaker_mask_of_a_wav_is_kept(dry, tmp_path):
+    soundfile.write(tmp_path / "a.wav", speech(48000, channels=3), 48000, "PCM_16", format="WAVEX")
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    struct.pack_into("<I", content, 40, 0x103)  # left, right, back centre
+    (tmp_path / "a.wav").write_bytes(content)
+    dry.file(tmp_path / "a.wav", tmp_path / "out" / "a.wav")
+    assert struct.unpack_from("<I", (tmp_path / "out" / "a.wav").read_bytes(), 40) == (0x103,)
+
+
+def test_aiff_markers_are_kept(dry, tmp_path):
+    marks = chunk(b"MARK", struct.pack(">HHI", 1, 1, 8000) + b"\3one", ">I")
+    file = io.BytesIO()
+    soundfile.write(file, speech(48000), 48000, "PCM_16", format="AIFF")
+    content = file.getvalue() + marks
+    (tmp_path / "a.aiff").write_bytes(content[:4] + struct.pack(">I", len(content) - 8) + content[8:])
+    dry.file(tmp_path / "a.aiff", tmp_path / "out" / "a.aiff")
+    assert (tmp_path / "out" / "a.aiff").read_bytes().endswith(marks)
+    assert np.abs(read(tmp_path / "out" / "a.aiff")[0] - read(tmp_path / "a.aiff")[0]).max() <= 2**-15
+
+
+def test_tags_that_cannot_be_read_cost_no_result(dry, tmp_path, caplog):
+    soundfile.write(tmp_path / "a.flac", speech(16000), 16000)
+    flac = FLAC(tmp_path / "a.flac")
+    flac["title"] = "x"
+    flac.save(padding=lambda info: 0)
+    content = bytearray((tmp_path / "a.flac").read_bytes())
+    at = content.index(b"TITLE=x") if b"TITLE=x" in content else content.index(b"title=x")
+    content[at - 4 : at] = b"\xff\xff\xff\x7f"
+    (tmp_path / "a.flac").write_bytes(content)
+    dry.file(tmp_path / "a.flac", tmp_path / "out" / "a.flac")
+    assert "its tags are not copied" in caplog.text
+    assert len(read(tmp_path / "out" / "a.flac")[0]) == 3 * 16000
+
+
+# Beyond 4 GiB
+
+
+def test_a_long_wav_is_begun_in_64_bits_and_a_short_one_ends_plain(dry, tmp_path):
+    content = io.BytesIO()
+    soundfile.write(content, speech(16000), 16000, "PCM_16", format="FLAC")
+    content = bytearray(content.getvalue())
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)  # its length is unknown
+    (tmp_path / "a.flac").write_bytes(content)
+    dry.file(tmp_path / "a.flac", tmp_path / "a.wav")
+    assert (tmp_path / "a.wav").read_bytes()[:4] == b"RIFF"
+    info = soundfile.info(tmp_path / "a.wav")
+    assert info.format in ("WAV", "WAVEX")
+    assert info.frames == 3 * 16000
+
+
+def test_an_aiff_beyond_4_gib_is_refused_before_any_work(dry, tmp_path):
+    head = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", 0, b"WAVE", b"fmt ", 16, 1, 8, 192_000, 192_000 * 32, 32, 32)
+    with (tmp_path / "long.wav").open("wb") as file:  # a hole, which takes no place on the disk
+        file.write(head + b"data" + struct.pack("<I", 0xFFFFFFFF))
+        file.truncate(44 + 2**32 + 2**20)
+    with pytest.raises(AudioError, match="no more than 4 GiB"):
+        dry.file(tmp_path / "long.wav", tmp_path / "a.aiff")
+    assert not (tmp_path / "a.aiff").exists()
