@@ -197,11 +197,13 @@ def test_bars_are_for_terminals_only(tmp_path):
     assert max(map(len, re.split(r"[\r\n]+", re.sub(r"\x1b\[[A-Z]", "", text).replace(str(tmp_path), "")))) <= 80
     done = run(*map(str, arguments[1:]))
     assert done.stdout == ""
-    assert done.stderr.splitlines() == [
+    *lines, summary, last = done.stderr.splitlines()
+    assert [*lines, last] == [
         f"modelscope-ext: {tmp_path}/bad.wav: not readable as audio (Format not recognised)",
         f"{NOISY} → {tmp_path}/out/noisy.wav",
         "modelscope-ext: 1 of 2 files failed",
     ]
+    assert re.fullmatch(r"1 file done, 0 skipped, 1 failed; 7\.8 s of audio in .* s; noise down \d+ dB", summary)
     quiet = run(*map(str, arguments[1:]), "-q")
     assert quiet.stderr.splitlines() == [done.stderr.splitlines()[0], done.stderr.splitlines()[2]]
 
