@@ -205,7 +205,7 @@ def test_bars_are_for_terminals_only(tmp_path):
     ]
     assert re.fullmatch(r"1 file done, 0 skipped, 1 failed; 7\.8 s of audio in .* s; noise down \d+ dB", summary)
     quiet = run(*map(str, arguments[1:]), "-q")
-    assert quiet.stderr.splitlines() == [done.stderr.splitlines()[0], done.stderr.splitlines()[2]]
+    assert quiet.stderr.splitlines() == [lines[0], last]
 
 
 def test_who_stops_reading_is_no_traceback():
