@@ -17,10 +17,12 @@ The rule, exactly. `rate` is that of the recording, the network runs at 16 kHz.
 5. Wiener gain of each band by the decision-directed method (Ephraim and Malah, 1984). s = E / (0.7 * N),
    x = max(0.88 * W² * s' + 0.12 * max(s - 1, 0), 0.001) with W and s' = s of the frame before (at first 1), then
    W = x / (1 + x).
-6. Gain of each band: G = W^0.35 * sqrt(clip((g - 0.05) / 0.55, 0, 1)), linear between the centres of bands.
-7. Crossover. X * G * (1 - D²) is transformed back, windowed and added at a hop, where D² is what the two resamplings
-   leave of a frequency (`audio.response`). The network's output at the recording's rate is added: with gains of 1 and
-   a network that changes nothing, the sum is the recording.
+6. Gain of each band: G = W^0.35 * sqrt(clip((g - 0.05) / 0.55, 0, 1)), linear between the means of the bands' bin
+   frequencies and constant beyond the first and the last.
+7. Crossover. X * G * (1 - D²) is transformed back, windowed and added at a hop. D² is what the two resamplings leave of
+   a frequency f (`audio.response`): D = sum(c_k * cos(2 pi k f / 48000)) / sum(c_k), k = -72 … 72, where c_k is
+   sinc(0.92 k / 3) times a Kaiser window of beta 7; D = 0 from 8320 Hz on. The network's output at the recording's rate
+   is added: with gains of 1 and a network that changes nothing, the sum is the recording.
 """
 
 import math
@@ -73,8 +75,9 @@ class HighBand:
         self.first = int(np.searchsorted(freqs, EDGES_HZ[0]))
         starts = np.searchsorted(freqs[self.first :], EDGES_HZ)
         self.starts = starts[starts < len(freqs) - self.first]
-        self.counts = np.float32(np.diff(self.starts, append=len(freqs) - self.first))
-        centres = np.add.reduceat(freqs[self.first :], self.starts) / self.counts
+        counts = np.diff(self.starts, append=len(freqs) - self.first)
+        self.scale = np.float32(counts * self.hop)
+        centres = np.add.reduceat(freqs[self.first :], self.starts) / counts
         self.to_bins = np.float32([np.interp(freqs, centres, unit) * share for unit in np.eye(len(centres))])
 
     def feed(self, audio: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -119,7 +122,7 @@ class HighBand:
         hops = self.audio[:, : (count + 1) * self.hop].reshape(len(self.audio), -1, self.hop)
         frames = np.concatenate((hops[:, :-1], hops[:, 1:]), 2)
         spec = np.fft.rfft(frames * self.window, self.size)
-        energy = np.add.reduceat(_power(spec[..., self.first :]), self.starts, 2) / (self.counts * self.hop)
+        energy = np.add.reduceat(_power(spec[..., self.first :]), self.starts, 2) / self.scale
         rows = zip(self.gains, energy, self._kept(count), strict=True)
         spec *= np.float32([gains.update(*row) for gains, *row in rows]) @ self.to_bins
         made = np.fft.irfft(spec, self.size)[..., : 2 * self.hop] * self.window
@@ -133,7 +136,7 @@ class HighBand:
         """Return which share of the amplitude the network keeps, (C, count), for the next frames."""
         centres = (self._centres(count) - self.start).tolist()
         spans = [audio[:, centre - SPAN : centre] for audio in (self.before, self.after) for centre in centres]
-        energy = np.square(np.stack(spans) @ self.to_kept).sum(2).reshape(2, count, -1) + TINY
+        energy = np.square(np.concatenate(spans) @ self.to_kept).sum(1).reshape(2, count, -1) + TINY
         return np.minimum(np.sqrt(energy[1] / energy[0]), 1).T
 
 

@@ -5,8 +5,11 @@ from conftest import SHARED, streamed
 
 from modelscope_ext import Denoiser
 from modelscope_ext.audio import resample
+from modelscope_ext.checkpoint import load_model
+from modelscope_ext.cli import main
 from modelscope_ext.inference.backend import Limits
 from modelscope_ext.inference.stream import DenoiseStream
+from modelscope_ext.pretrained import DEFAULT
 
 RATES = [17000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000]
 
@@ -108,6 +111,20 @@ def test_a_file_has_the_band_of_an_array(denoiser, noisy, tmp_path):
     denoiser.file(tmp_path / "in.wav", tmp_path / "out.wav")
     out = soundfile.read(tmp_path / "out.wav", dtype="float32")[0]
     assert np.abs(out - denoiser(audio, 48000)).max() < 1e-5
+
+
+def test_the_command_takes_the_band(tmp_path):
+    audio = white(1, 48000)
+    soundfile.write(tmp_path / "in.wav", audio, 48000, "FLOAT")
+    command = ["denoise", "-q", str(tmp_path / "in.wav"), "-o", str(tmp_path / "out.wav"), "--band", "speech"]
+    assert main(command) == 0
+    out = soundfile.read(tmp_path / "out.wav", dtype="float32")[0]
+    assert np.abs(out - Denoiser(band="speech")(audio, 48000)).max() < 1e-5
+
+
+def test_every_back_end_has_the_band(denoiser, noisy):
+    audio = resample(noisy[:32000], 16000, 48000) + white(2, 48000) / 10
+    assert np.abs(denoiser(audio, 48000) - Denoiser(load_model(DEFAULT))(audio, 48000)).max() < 1e-3
 
 
 def recorded(count=6):
