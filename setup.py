@@ -14,7 +14,8 @@ class _Distribution(Distribution):
         if os.environ.get("MODELSCOPE_EXT_LIGHT"):
             self.metadata.version += "+light"  # its wheel has another name than that of the whole one
         else:
-            self.install_requires = [*self.install_requires, *self.extras_require["full"]]
+            needed = [*self.install_requires, *self.extras_require["full"]]
+            self.install_requires = self.metadata.install_requires = needed
 
 
 setup(distclass=_Distribution)

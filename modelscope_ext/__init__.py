@@ -6,9 +6,14 @@
 
 import importlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelscope_ext.plugin import plug_in
+
+if TYPE_CHECKING:
+    from modelscope_ext.data.segments import to_segment
+    from modelscope_ext.inference.denoiser import Denoiser
+    from modelscope_ext.models import build
 
 __version__ = "0.1.0"
 __all__ = ["Denoiser", "build", "to_segment"]

@@ -34,7 +34,7 @@ ROOMS = {
     "cli": "atomic audio checkpoint hub metrics data inference batch plots demo evaluation report info export training "
     "doctor",
     "plugin": "atomic audio models checkpoint hub losses metrics data inference evaluation export training cli",
-    "__init__": "plugin",
+    "__init__": "models data inference plugin",
     "__main__": "cli",
 }
 #: Packages that only some users have, or that are slow to import. They are imported in functions.
@@ -93,7 +93,7 @@ def test_the_order_is_strict():
 
 
 def test_rooms_are_all_known():
-    assert {path.stem for path in PACKAGE.iterdir()} - {"__pycache__", "templates"} == set(ROOMS)
+    assert {path.stem for path in PACKAGE.iterdir()} - {"__pycache__", "py", "templates"} == set(ROOMS)
 
 
 @each_module

@@ -43,7 +43,7 @@ def test_the_wheel_holds_the_model_and_nothing_of_the_tests(tmp_path):
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "examples"))]
     assert wheel.stat().st_size < 10e6
     metadata = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith("METADATA"))).decode()
-    assert "Requires-Dist: torch<2.14,>=2.4" in metadata
+    assert "Requires-Dist: torch<2.14,>=2.4\n" in metadata
     extras = re.findall(r"Provides-Extra: (\w+)", metadata)
     assert {"metrics", "train", "demo", "test", "dev"} <= set(extras)
 
