@@ -148,9 +148,7 @@ class _Utterance:
         graph = self.graph
         hidden = graph("Relu", graph("Conv", x, *_by_group([module.linear] * 2), group=2))
         p = graph("Conv", hidden, *_by_group([module.project] * 2), group=2)
-        taps = module.conv1.weight.clone()  # (C, 1, 20, 1)
-        taps[:, :, -1] += 1  # p itself
-        taps = taps.repeat(2, 1, 1, 1) * signs[..., None]
+        taps = module.taps.repeat(2, 1, 1, 1) * signs[..., None]
         if along_time:
             return self.fir_in_time(p, taps.transpose(2, 3), i)
         return graph("Conv", p, taps, group=len(taps), pads=[FSMN_ORDER - 1, 0, 0, 0])

@@ -42,12 +42,8 @@ class FastFsmn:
         self.expand = torch.cat((re.linear.weight, im.linear.weight)).T.contiguous().to(dtype)  # (C, 2C)
         self.bias = torch.cat((re.linear.bias, im.linear.bias)).to(dtype)
         self.project = [each.project.weight.T.contiguous().to(dtype) for each in (re, im)]
-        # p itself is one more tap. y_r filters re(r) and im(s), y_i filters re(s) and im(r).
-        taps = [
-            memory.conv1.weight + functional.pad(torch.ones(1, 1), (0, 0, FSMN_ORDER - 1, 0)) for memory in (re, im)
-        ]
-        # (2C, 1, 1, order)
-        self.taps = [torch.cat((taps[0], sign * taps[1])).transpose(2, 3).to(dtype) for sign in (-1, 1)]
+        # y_r filters re(r) and im(s), y_i filters re(s) and im(r): (2C, 1, 1, order).
+        self.taps = [torch.cat((re.taps, sign * im.taps)).transpose(2, 3).to(dtype) for sign in (-1, 1)]
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """Write y = f_re(x) + i f_im(x) with f(x) = x + memory(x) to `out`, which may be `x`."""

@@ -20,6 +20,12 @@ class _Memory(nn.Module):
         self.project = nn.Linear(channels, channels, bias=False)
         self.conv1 = nn.Conv2d(channels, channels, (FSMN_ORDER, 1), groups=channels, bias=False)
 
+    @property
+    def taps(self) -> Tensor:
+        """Return the filter of p (C, 1, 20, 1) with p itself as one more tap."""
+        weight = self.conv1.weight
+        return weight + functional.pad(weight.new_ones(1, 1), (0, 0, FSMN_ORDER - 1, 0))
+
     def forward(self, rows: Tensor, signs: tuple[int, int], past: Tensor | None) -> tuple[Tensor, Tensor]:
         """Filter (B, S, R, 2, C) into (B, 2C, S, R): each of the two by itself and with its own sign.
 
@@ -30,9 +36,7 @@ class _Memory(nn.Module):
         order = FSMN_ORDER if past is not None else min(FSMN_ORDER, steps)  # taps further back would meet zeros only
         past = p.new_zeros(batch, order - 1, independent, width) if past is None else past
         p = torch.cat((past, p), 1)
-        taps = self.conv1.weight[:, :, FSMN_ORDER - order :]
-        taps = taps + functional.pad(taps.new_ones(1, 1), (0, 0, order - 1, 0))  # p itself is one more tap
-        taps = torch.cat([sign * taps for sign in signs])
+        taps = torch.cat([sign * self.taps[:, :, FSMN_ORDER - order :] for sign in signs])
         return functional.conv2d(p.permute(0, 3, 1, 2), taps, groups=width), p[:, steps:]
 
 
