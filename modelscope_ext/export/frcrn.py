@@ -88,18 +88,17 @@ class _Utterance:
 
     def folded(self, conv: nn.Module, norm: nn.Module | None) -> tuple[str, Tensor]:
         """Return real weight and bias of a complex (transposed) convolution and batch norm."""
-        graph, (re, im), outputs = self.graph, conv.pair, conv.outputs
+        graph, outputs = self.graph, conv.outputs
         columns = []
         for a, b in zip(*(weight.chunk(conv.parts, 1 - outputs) for weight in conv.weights), strict=True):
             a, b = graph.constant(a), graph.constant(b)
             columns.append(graph("Concat", a, b, axis=outputs))
             columns.append(graph("Concat", graph("Neg", b), a, axis=outputs))
         weight = graph("Concat", *columns, axis=1 - outputs)
-        bias = torch.cat((re.bias - im.bias, re.bias + im.bias))
         if norm is None:
-            return weight, bias
+            return weight, conv.bias
         scale, shift = norm.scale_and_shift()
-        return graph("Mul", weight, scale.view(-1, *(1,) * (3 - outputs))), torch.addcmul(shift, bias, scale)
+        return graph("Mul", weight, scale.view(-1, *(1,) * (3 - outputs))), torch.addcmul(shift, conv.bias, scale)
 
     def conv(self, conv: nn.Module, norm: nn.Module, x: str, i: int) -> str:
         weight, bias = self.folded(conv, norm)

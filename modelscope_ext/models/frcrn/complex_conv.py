@@ -165,14 +165,12 @@ class _ComplexConv(nn.Module):
 
     def folded(self, norm: ComplexBatchNorm2d | None) -> tuple[Tensor, Tensor]:
         """Return real weight and bias of the convolution with any batch norm in eval mode after it."""
-        re, im = self.pair
         parts = (each.transpose(0, self.outputs) for each in self.weights)
         weight = _fold(*parts, self.parts).transpose(0, self.outputs)
-        bias = torch.cat((re.bias - im.bias, re.bias + im.bias))
         if norm is None or norm.training:
-            return weight, bias
+            return weight, self.bias
         scale, shift = norm.scale_and_shift()
-        return weight * scale.view(-1, *(1,) * (3 - self.outputs)), torch.addcmul(shift, bias, scale)
+        return weight * scale.view(-1, *(1,) * (3 - self.outputs)), torch.addcmul(shift, self.bias, scale)
 
     def forward(self, x: Tensor, norm: ComplexBatchNorm2d | None = None) -> Tensor:
         """Convolve (B, 2C, F, T) into (B, 2C', F', T'); apply `norm` if there is one."""
@@ -192,11 +190,16 @@ class _ComplexConv(nn.Module):
         """Return the weights of the real and the imaginary convolution."""
         return tuple(part.weight for part in self.pair)
 
+    @property
+    def bias(self) -> Tensor:
+        """Return the bias (2C',) of the real and the imaginary outputs."""
+        re, im = self.pair
+        return torch.cat((re.bias - im.bias, re.bias + im.bias))
+
     def _gauss(self, x: Tensor, norm: ComplexBatchNorm2d | None) -> Tensor:
         """Use three real convolutions instead of four."""
-        (a, b), (re, im) = self.weights, self.pair
+        (a, b), re, bias = self.weights, self.pair[0], self.bias[:, None, None]
         x = _GaussComplexConv.apply(x, a, b, self.outputs == 1, self.parts, re.stride, re.padding)
-        bias = torch.cat((re.bias - im.bias, re.bias + im.bias))[:, None, None]
         if norm is None or norm.training:
             x.add_(bias)  # in place: memory traffic is a good part of a training step
             return x if norm is None else norm(x)

@@ -71,7 +71,7 @@ class WinogradConv(_Layer):
     planes = 3
 
     def __init__(self, conv: nn.Module, norm: ComplexBatchNorm2d) -> None:
-        (a, b), (re, im) = conv.weights, conv.pair
+        a, b = conv.weights
         self.transposed, self.convolve = conv.outputs == 1, conv.convolve
         taps = torch.stack((b - a, a + b, a))  # (3, ., ., F, 2): for r, for s, for r + s
         taps = taps.flip(-1) if self.transposed else taps  # as correlation: the earlier frame first
@@ -79,7 +79,7 @@ class WinogradConv(_Layer):
         # In the layout of the data: otherwise every call would convert them.
         self.weights = [[each.contiguous(memory_format=torch.channels_last) for each in point] for point in products]
         scale, shift = norm.scale_and_shift()
-        shift = torch.addcmul(shift, torch.cat((re.bias - im.bias, re.bias + im.bias)), scale)
+        shift = torch.addcmul(shift, conv.bias, scale)
         self.channels, self.taps = norm.bn_re.num_features, taps.shape[-2]
         self.scale, self.shift = (each.view(2, 1, 1, -1) for each in (scale, shift))
 
