@@ -137,7 +137,7 @@ class _Bar(tqdm):
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        """Values for the layout; the total grows where a length was underrated."""
+        """Return values for the layout; the total grows where a length was underrated."""
         values = super().format_dict
         speed = values["n"] / values["elapsed"] if values["elapsed"] else 0
         return {**values, "total": max(values["total"] or 0, values["n"], 0.1), "speed": f"{speed:.0f}"}

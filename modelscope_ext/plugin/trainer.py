@@ -112,17 +112,17 @@ class NoiseSuppressionTrainer(BaseTrainer):
 
     @property
     def max_epochs(self) -> int:
-        """The number of epochs."""
+        """Return the number of epochs."""
         return self.loop.config.epochs
 
     @property
     def iters_per_epoch(self) -> int:
-        """The number of steps in an epoch."""
+        """Return the number of steps in an epoch."""
         return self.loop.config.iterations
 
     @property
     def max_iters(self) -> int:
-        """The number of steps."""
+        """Return the number of steps."""
         return self.loop.config.steps
 
     def register_hook(self, hook: Hook) -> None:
