@@ -1,14 +1,19 @@
 """Models by their ids on ModelScope's hub."""
 
+import contextlib
 import functools
 import os
 import re
 import socket
+import threading
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 __all__ = ["cached", "cached_if_offline", "hub_answers", "is_id", "model_folder"]
+
+#: Seconds to wait for the hub.
+PATIENCE_S = 3.0
 
 
 def model_folder(model: str | Path, revision: str | None = None) -> Path:
@@ -29,6 +34,11 @@ def model_folder(model: str | Path, revision: str | None = None) -> Path:
 
     if folder := cached_if_offline(model):
         return folder
+    if not hub_answers():
+        raise ValueError(
+            f"{model}: no such folder, and ModelScope's hub does not answer; check the network, or download the model "
+            "elsewhere and give its folder"
+        )
     try:
         return Path(snapshot_download(str(model), revision=revision))
     except Exception as error:  # the client raises classes of many libraries
@@ -83,8 +93,15 @@ def _hub_answers(half_minute: int) -> bool:
     if not proxy_bypass(url.hostname or ""):
         url = urlsplit(getproxies().get(url.scheme) or url.geturl())
     port = url.port or {"http": 80}.get(url.scheme, 443)
-    try:
-        socket.create_connection((url.hostname, port), 3.0).close()
-    except OSError:
-        return False
-    return True
+    connected = threading.Event()
+
+    def connect() -> None:
+        with contextlib.suppress(OSError):
+            socket.create_connection((url.hostname, port), PATIENCE_S).close()
+            connected.set()
+
+    # The search for the name's address has no limit of its own.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    return connected.is_set()

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -19,13 +20,13 @@ from modelscope_ext.inference import denoiser
 pytestmark = pytest.mark.slow
 
 
-def run(*command, cwd=ROOT):
+def run(*command, cwd=ROOT, **environment):
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -46,6 +47,39 @@ def test_the_wheel_holds_the_model_and_nothing_of_the_tests(tmp_path):
     assert "Requires-Dist: torch<2.14,>=2.4\n" in metadata
     extras = re.findall(r"Provides-Extra: (\w+)", metadata)
     assert {"metrics", "train", "demo", "test", "dev"} <= set(extras)
+
+
+def test_what_goes_to_an_index_is_complete(tmp_path):
+    """The source archive holds what its tests need; both pass the checks of the index."""
+    run(sys.executable, "-m", "build", "--no-isolation", "-o", tmp_path, ROOT)
+    (archive,), (wheel,) = tmp_path.glob("*.tar.gz"), tmp_path.glob("*.whl")
+    run(sys.executable, "-m", "twine", "check", "--strict", archive, wheel)
+    run(sys.executable, "-m", "check_wheel_contents", wheel)
+    with tarfile.open(archive) as opened:
+        names = {name.partition("/")[2] for name in opened.getnames()}
+    assert {"tests/conftest.py", "examples/noisy.wav", "setup.py", "requirements.lock", ".ci/run"} <= names
+
+
+USER = """
+import numpy as np
+
+from modelscope_ext import Denoiser
+
+denoiser = Denoiser(attenuation_limit_db=20.0)
+stream = denoiser.stream(48000, 2)
+latency: float = stream.latency_ms
+clean = np.concatenate([stream.feed(np.zeros((480, 2), np.float32)), stream.flush()])
+denoiser.file("a.wav", "b.wav", progress=lambda seconds: None)
+print(latency, clean.shape, denoiser(np.zeros(10), 16000).dtype)
+Denoiser(no_such_option=1)  # type: ignore[call-arg]
+"""
+
+
+def test_a_users_program_passes_strict_mypy(tmp_path):
+    """An ignored error that is none fails too: the class is not of type Any."""
+    (tmp_path / "user.py").write_text(USER)
+    strict = ["--strict", "--follow-imports", "silent", "--cache-dir", tmp_path / "cache"]
+    run(sys.executable, "-m", "mypy", *strict, tmp_path / "user.py", MYPYPATH=str(ROOT))
 
 
 def requirements():
