@@ -1,75 +1,181 @@
-"""A page that denoises a recording in the browser; it works without a network and sends no data elsewhere."""
+"""A page that denoises recordings and videos in the browser; it works without a network and sends no data elsewhere."""
 
 import math
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from modelscope_ext.audio import open_audio
+from modelscope_ext.audio import AudioError, open_audio, require_writable
 from modelscope_ext.inference.denoiser import Denoiser
+from modelscope_ext.players import SCRIPT, templates, write_opus
 from modelscope_ext.plots import draw_spectrograms
 
 __all__ = ["build_page", "launch"]
 
-#: Limits of an upload in seconds and megabytes; the command line has none.
+#: Limits of an upload to a page for others in seconds and megabytes; a page for this computer has none.
 MAX_S, MAX_MB = 300, 100
 #: End of the attenuation slider; it means no limit.
 LIMIT_DB = 60
 #: Seconds until earlier results are deleted.
-KEPT_S = 600
+KEPT_S = 3600
 DEFAULT_NAME = "the model in this package"
+EXAMPLE = Path(__file__).parent / "templates" / "example.mp3"
 #: The browser must load nothing from other servers.
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
+#: Connects the players whenever the page shows new ones.
+CONNECT = (
+    SCRIPT
+    + """
+const connect = () => element.querySelectorAll(".players:not([data-connected])").forEach((players) => {
+  players.dataset.connected = "";
+  connectPlayers(players);
+});
+new MutationObserver(connect).observe(element, { childList: true, subtree: true });
+connect();
+"""
+)
+WORDS = {
+    "en": {
+        "title": "# Remove noise from speech",
+        "local": "Recordings and videos stay on this computer.",
+        "public": f"At most {MAX_S // 60} minutes and {MAX_MB} MB. Files go only to the computer that serves the page.",
+        "source": "A recording or a video",
+        "microphone": "Or record something",
+        "example": "Take the example",
+        "strength": "Strength, %",
+        "advanced": "Advanced",
+        "limit": f"Lower noise by at most so many dB; {LIMIT_DB}: no limit",
+        "model": "Model",
+        "start": "Denoise",
+        "result": "Before and after",
+        "before": "before",
+        "after": "after",
+        "download": "Download",
+        "picture": "Spectrograms before and after",
+        "left": "{} left",
+        "nothing": "Choose or record something first.",
+    },
+    "zh": {
+        "title": "# 去除语音中的噪声",
+        "local": "录音和视频不会离开这台电脑。",
+        "public": f"最长 {MAX_S // 60} 分钟，最大 {MAX_MB} MB。文件只会发送到提供本页面的电脑。",
+        "source": "录音或视频",
+        "microphone": "或者录一段",
+        "example": "使用示例",
+        "strength": "强度（%）",
+        "advanced": "高级",
+        "limit": f"噪声最多降低多少 dB；{LIMIT_DB} 表示不限",
+        "model": "模型",
+        "start": "降噪",
+        "result": "处理前后",
+        "before": "处理前",
+        "after": "处理后",
+        "download": "下载",
+        "picture": "处理前后的频谱图",
+        "left": "剩余 {}",
+        "nothing": "请先选择文件或录音。",
+    },
+}
+
+
+class Result(NamedTuple):
+    """Files of a result: the denoised one, what players play before and after, the spectrograms."""
+
+    target: Path
+    before: Path
+    after: Path
+    picture: Path
+
+
+def make_denoiser(model: str | None, device: str | None, strength: float, limit_db: float) -> Denoiser:
+    """Return the denoiser of a strength in percent and an attenuation limit in dB, none from `LIMIT_DB` on."""
+    limit = limit_db if limit_db < LIMIT_DB else math.inf
+    return Denoiser(model, device, wet=strength / 100, attenuation_limit_db=limit)
 
 
 def denoise_for_page(
-    source: str | Path | None, folder: str | Path, model: str | None, device: str | None, wet: float, limit_db: float
-) -> tuple[Path, Path]:
-    """Denoise an upload; return the paths of the result and of the spectrograms.
+    source: str | Path,
+    folder: str | Path,
+    denoiser: Denoiser,
+    limited: bool = False,
+    progress: Callable[[float, float | None], object] | None = None,
+) -> Result:
+    """Denoise an upload; return the files of the result.
 
     Args:
-        source: the upload or recording; None without one.
+        source: the upload or recording.
         folder: folder of the results.
-        model: folder or id; None takes the model in this package.
-        device: see `Denoiser`.
-        wet: 0 … 1; see `Denoiser`.
-        limit_db: attenuation limit in dB; none from `LIMIT_DB` on.
+        denoiser: the denoiser.
+        limited: refuse more than `MAX_S` and `MAX_MB`.
+        progress: called with the seconds that are done and those of the file, None if unknown.
 
     Raises:
         ValueError: there is no audio, or it is too long, too large or unreadable. The page shows the message.
     """
-    if source is None:
-        raise ValueError("Upload or record something first.")
     source = Path(source)
-    if source.stat().st_size > MAX_MB * 1e6:
+    if limited and source.stat().st_size > MAX_MB * 1e6:
         raise ValueError(f"The file is larger than {MAX_MB} MB; the command modelscope-ext denoise has no limit.")
     with open_audio(source) as file:
         seconds = file.seconds
     if seconds == 0:
         raise ValueError("The recording is empty.")
-    if seconds is not None and seconds > MAX_S:
+    if limited and seconds is not None and seconds > MAX_S:
         raise ValueError(
             f"The recording is {seconds / 60:.1f} minutes long, and this page takes {MAX_S / 60:g}; the command "
             "modelscope-ext denoise has no limit."
         )
-    denoiser = Denoiser(model, device, wet=wet, attenuation_limit_db=limit_db if limit_db < LIMIT_DB else math.inf)
-    target = Path(folder) / f"{source.stem}_denoised{source.suffix}"
-    picture = Path(folder) / f"{source.stem}_spectrograms.png"
-    denoiser.file(source, target)
-    draw_spectrograms(source, target, picture)
-    return target, picture
+    folder, done = Path(folder), 0.0
+
+    def add(more: float) -> None:
+        nonlocal done
+        done += more
+        if progress:
+            progress(done, seconds)
+
+    result = Result(*(folder / name for name in (_target_name(source), "before.ogg", "after.ogg", "spectrograms.png")))
+    denoiser.file(source, result.target, add)
+    write_opus(source, result.before)
+    write_opus(result.target, result.after)
+    draw_spectrograms(source, result.target, result.picture)
+    return result
 
 
-def build_page(models: Sequence[str] = (), device: str | None = None) -> Any:
+def _target_name(source: Path) -> str:
+    try:
+        require_writable(source)
+    except AudioError:
+        return f"{source.stem}_denoised.wav"
+    return f"{source.stem}_denoised{source.suffix}"
+
+
+def _players(result: Result, words: dict[str, str]) -> str:
+    """Return the HTML of the players."""
+    sounds = {words["before"]: result.before, words["after"]: result.after}
+    page = templates().get_template("players.html")
+    return page.render(
+        sounds=sounds,
+        source=lambda path: f"gradio_api/file={path}",
+        group=result.target.parent.name,
+        label=words["result"],
+    )
+
+
+def _words(request: Any) -> dict[str, str]:
+    language = request.headers.get("accept-language", "") if request else ""
+    return WORDS["zh" if language.startswith("zh") else "en"]
+
+
+def build_page(models: Sequence[str] = (), device: str | None = None, limited: bool = True) -> Any:
     """Return the page, a `gradio.Blocks`.
 
     Args:
         models: folders or ids offered besides the model in this package.
         device: see `Denoiser`.
+        limited: refuse long and large files, as a page for others has to.
 
     Raises:
         ModuleNotFoundError: gradio is missing; `pip install 'modelscope-ext[demo]'` installs it.
@@ -81,38 +187,68 @@ def build_page(models: Sequence[str] = (), device: str | None = None) -> Any:
         raise ModuleNotFoundError("the page needs gradio: pip install 'modelscope-ext[demo]'") from error
     work = tempfile.TemporaryDirectory(prefix="modelscope-ext-demo-")
 
-    def run(source: str | None, model: str, wet: float, limit_db: float) -> tuple[str, str, str]:
+    def run(
+        source: str | None, strength: float, limit_db: float, model: str, words: dict[str, str], progress: Any
+    ) -> tuple[str, str, str]:
+        if source is None:
+            raise gradio.Error(words["nothing"], print_exception=False)
         _remove_old(Path(work.name))
-        folder = tempfile.mkdtemp(dir=work.name)
+        folder, began = tempfile.mkdtemp(dir=work.name), time.monotonic()
+
+        def report(done: float, seconds: float | None) -> None:
+            if seconds:
+                left = max(0, round((time.monotonic() - began) * (seconds / done - 1)))
+                progress(min(1, done / seconds), desc=words["left"].format(f"{left // 60}:{left % 60:02}"))
+
         try:
-            chosen = None if model == DEFAULT_NAME else model
-            target, picture = denoise_for_page(source, folder, chosen, device, wet, limit_db)
+            denoiser = make_denoiser(None if model == DEFAULT_NAME else model, device, strength, limit_db)
+            result = denoise_for_page(source, folder, denoiser, limited, report)
         except (ValueError, OSError) as error:
             raise gradio.Error(str(error).replace(f"{source}: ", ""), print_exception=False) from error
-        return str(target), str(target), str(picture)
+        return _players(result, words), str(result.target), str(result.picture)
 
+    page = _layout(gradio, [DEFAULT_NAME, *models], limited, run)
+    page.work, page.limited = work, limited  # the folder exists as long as the page
+    return page
+
+
+def _layout(gradio: Any, models: list[str], limited: bool, run: Callable) -> Any:
+    words = gradio.I18n(en=WORDS["en"], zh=WORDS["zh"], **{"zh-CN": WORDS["zh"], "zh-TW": WORDS["zh"]})
     with gradio.Blocks(title="Speech denoising", analytics_enabled=False, delete_cache=(KEPT_S, KEPT_S)) as page:
-        page.work = work  # exists as long as the page
-        gradio.Markdown(
-            "# Speech denoising\nUpload a recording or make one, at most "
-            f"{MAX_S // 60} minutes and {MAX_MB} MB. It goes nowhere but to the computer that serves this page."
-        )
+        page.words = words
+        gradio.Markdown(words("title"))
+        gradio.Markdown(words("public" if limited else "local"))
         with gradio.Row():
             with gradio.Column():
-                before = gradio.Audio(
-                    label="Before", type="filepath", sources=["upload", "microphone"], buttons=[], elem_id="before"
+                source = gradio.File(label=words("source"), elem_id="source")
+                recorded = gradio.Audio(
+                    label=words("microphone"), type="filepath", sources=["microphone"], buttons=[], elem_id="record"
                 )
-                model = gradio.Dropdown([DEFAULT_NAME, *models], value=DEFAULT_NAME, label="Model", elem_id="model")
-                wet = gradio.Slider(0, 1, 1, step=0.05, label="Wet: 1 all denoised, 0 all as it was", elem_id="wet")
-                limit = gradio.Slider(
-                    0, LIMIT_DB, 26, step=1, label=f"Lower noise by at most so many dB; {LIMIT_DB}: no limit"
-                )
-                start = gradio.Button("Denoise", variant="primary", elem_id="denoise")
+                example = gradio.Button(words("example"), elem_id="example")
+                strength = gradio.Slider(0, 100, 100, step=1, label=words("strength"), elem_id="strength")
+                with gradio.Accordion(words("advanced"), open=False, elem_id="advanced"):
+                    limit = gradio.Slider(0, LIMIT_DB, 26, step=1, label=words("limit"), elem_id="limit")
+                    model = gradio.Dropdown(models, value=DEFAULT_NAME, label=words("model"), elem_id="model")
+                start = gradio.Button(words("start"), variant="primary", elem_id="denoise")
             with gradio.Column():
-                after = gradio.Audio(label="After", type="filepath", interactive=False, buttons=[], elem_id="after")
-                result = gradio.DownloadButton("Download", elem_id="download")
-                picture = gradio.Image(label="Spectrograms", interactive=False, buttons=[], elem_id="picture")
-        start.click(run, [before, model, wet, limit], [after, result, picture], concurrency_limit=1)
+                style = "audio { width: 100%; } [hidden] { display: none; } label { margin-right: 1rem; }"
+                players = gradio.HTML(elem_id="players", css_template=style, js_on_load=CONNECT)
+                result = gradio.DownloadButton(words("download"), elem_id="download")
+                picture = gradio.Image(label=words("picture"), interactive=False, buttons=[], elem_id="picture")
+
+        def denoise(
+            source: str | None,
+            strength: float,
+            limit: float,
+            model: str,
+            request: gradio.Request,
+            progress: Any = gradio.Progress(),  # noqa: B008  # gradio's way
+        ) -> tuple[str, str, str]:
+            return run(source, strength, limit, model, _words(request), progress)
+
+        example.click(lambda: str(EXAMPLE), None, source)
+        recorded.stop_recording(lambda path: path, recorded, source)
+        start.click(denoise, [source, strength, limit, model], [players, result, picture], concurrency_limit=1)
     return page
 
 
@@ -149,7 +285,9 @@ def launch(
             theme=theme,
             quiet=quiet,
             prevent_thread_lock=True,
-            max_file_size=f"{MAX_MB}mb",
+            max_file_size=f"{MAX_MB}mb" if page.limited else None,
+            allowed_paths=[page.work.name, str(EXAMPLE)],
+            i18n=page.words,
             footer_links=[],
             share=False,
             ssr_mode=False,

@@ -4,7 +4,6 @@ The page embeds everything it shows and loads nothing.
 """
 
 import base64
-import itertools
 import math
 import tempfile
 from collections.abc import Iterable
@@ -14,13 +13,13 @@ from typing import NamedTuple
 
 import jinja2
 import numpy as np
-import soundfile
 
 from modelscope_ext.atomic import atomic_write
-from modelscope_ext.audio import AudioError, audio_files, open_audio, read_mono, resample
+from modelscope_ext.audio import AudioError, audio_files, open_audio, read_mono
 from modelscope_ext.data.pairs import match_pairs
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.metrics import SAMPLE_RATE, require, scores
+from modelscope_ext.players import SCRIPT, templates, write_opus
 from modelscope_ext.plots import draw_spectrograms
 
 __all__ = ["Source", "collect", "estimated_snr", "frame_powers", "write_page"]
@@ -34,7 +33,6 @@ FRAME_S = 0.02
 ESTIMATED_SNR = "SNR, estimated, dB"
 #: Metric with a clean reference → heading, digits.
 METRICS = {"wb_pesq": ("WB-PESQ", 2), "stoi": ("STOI %", 1), "si_sdr": ("SI-SDR dB", 1)}
-OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 
 
 class Source(NamedTuple):
@@ -112,10 +110,10 @@ def write_page(page: str | Path, sources: Iterable[Source], denoiser: Denoiser, 
 
 
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("modelscope_ext"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = templates()
     environment.globals["base64"] = lambda path: base64.b64encode(path.read_bytes()).decode()
+    environment.globals["script"] = SCRIPT
+    environment.globals["source"] = lambda path: "data:audio/ogg;base64," + base64.b64encode(path.read_bytes()).decode()
     return environment.get_template("report.html")
 
 
@@ -224,7 +222,7 @@ def _process(source: Source, denoiser: Denoiser, folder: Path, anchor: str) -> _
     for title, path in {"before": source.noisy, "after": denoised, "clean reference": source.clean}.items():
         if path is not None:
             entry.players[title] = folder / f"{anchor} {title}.ogg"
-            _write_opus(path, entry.players[title])
+            write_opus(path, entry.players[title], PLAYER_S)
     return entry
 
 
@@ -243,17 +241,3 @@ def _add_scores(entry: _Entry, noisy: Path, denoised: Path, clean: Path) -> None
     for name in names:
         heading, digits = METRICS[name]
         entry.add(heading, old[name], new[name], digits)
-
-
-def _write_opus(path: Path, target: Path) -> None:
-    """Write the first minute of a file as Ogg Opus."""
-    with open_audio(path, warn=False) as file:
-        rate = file.sample_rate
-        audio = np.concatenate(list(itertools.islice(file.blocks(1.0), PLAYER_S)))
-    if audio.shape[1] > 2:
-        audio = audio.mean(1, keepdims=True)
-    if rate not in OPUS_RATES:
-        audio, rate = resample(audio, rate, 48000), 48000
-    with soundfile.SoundFile(target, "w", rate, audio.shape[1], "OPUS", format="OGG") as out:
-        for start in range(0, len(audio), rate):  # some versions of libsndfile crash on long writes
-            out.write(np.clip(audio[start : start + rate], -1, 1))

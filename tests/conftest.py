@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,12 @@ def streamed(denoiser, audio, rate) -> np.ndarray:
     """Return (N,) or (N, channels) samples after a stream, fed in one chunk."""
     stream = denoiser.stream(rate, 1 if audio.ndim == 1 else audio.shape[1])
     return np.concatenate((stream.feed(audio), stream.flush()))
+
+
+def wait_for(browser, script, seconds=120):
+    """Return the first true value of a script in the page."""
+    ui = pytest.importorskip("selenium.webdriver.support.ui")
+    return ui.WebDriverWait(browser, seconds).until(lambda page: page.execute_script(f"return {script}"), script)
 
 
 @pytest.fixture(scope="session")
@@ -156,3 +163,35 @@ def dns(tmp_path, clean, noisy):
 
 def shard_bytes(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Return a Chromium of 1200 x 1400 pixels; its microphone is `noisy.wav`."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
+    if not all(programs):
+        pytest.skip("there is no browser: apt install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    profile = tmp_path_factory.mktemp("profile")
+    for flag in (
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "autoplay-policy=no-user-gesture-required",
+        "use-fake-device-for-media-stream",
+        "use-fake-ui-for-media-stream",
+        f"use-file-for-fake-audio-capture={EXAMPLES / 'noisy.wav'}",
+        f"user-data-dir={profile}",
+        "window-size=1200,1400",
+    ):
+        options.add_argument(f"--{flag}")
+    with webdriver.Chrome(options, webdriver.ChromeService(programs[1])) as driver:
+        yield driver

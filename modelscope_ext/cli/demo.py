@@ -9,8 +9,9 @@ from modelscope_ext.demo import build_page, launch
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `demo`."""
     parser.description = (
-        "Serves a page to upload or record audio, play and see it before and after, and download the result. It "
-        "works without a network. It needs gradio: pip install 'modelscope-ext[demo]'."
+        "Serves a page that denoises recordings, videos and the microphone, plays and shows them before and after, and "
+        "offers the result for download. It works without a network. On this computer the length of files is not "
+        "limited. It needs gradio: pip install 'modelscope-ext[demo]'."
     )
     parser.add_argument("--model", action="append", metavar="M", help="also offer this folder or id; repeatable")
     parser.add_argument(
@@ -23,4 +24,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C."""
-    launch(build_page(args.model or (), args.device), args.host, args.port, quiet=args.quiet)
+    limited = args.host not in ("127.0.0.1", "::1", "localhost")
+    launch(build_page(args.model or (), args.device, limited), args.host, args.port, quiet=args.quiet)

@@ -20,10 +20,10 @@ from modelscope_ext.export.graph import (
     frames_of_blocks,
     frames_of_utterance,
     step_of_frame,
+    transforms,
     utterance_of_frames,
 )
 from modelscope_ext.models.cruse.network import Cruse
-from modelscope_ext.stft import analysis_matrix, synthesis_matrix
 
 #: Names of the states of a recurrent layer.
 OF_STATE = {"GRU": ["rnn"], "LSTM": ["rnn", "cell"]}
@@ -38,6 +38,7 @@ class _Step:
     def __init__(self, net: Cruse, int8: bool) -> None:
         self.net, self.config, self.int8, self.graph = net, net.config, int8, Graph()
         self.hop, self.bins = net.hop, net.config.freqs[0]
+        self.analysis, self.synthesis = transforms(self.graph, net.window, self.bins)
 
     def build(self) -> Graph:
         spec = self.spectra()  # (B, 2, T, F)
@@ -104,7 +105,7 @@ class _Step:
     def spectra(self) -> str:
         graph = self.graph
         # For a batch of one matrix onnxruntime takes a kernel that is faster for single rows.
-        spec = graph("MatMul", frame_of_step(graph, self.hop), analysis_matrix(self.net.window)[None] * SCALE)
+        spec = graph("MatMul", frame_of_step(graph, self.hop), graph("Unsqueeze", self.analysis, [0]))
         return graph("Reshape", spec, [-1, 2, 1, self.bins])
 
     def features(self, spec: str) -> str:
@@ -175,7 +176,7 @@ class _Step:
     def audio(self, spec: str) -> None:
         graph = self.graph
         spec = graph("Reshape", spec, [0, 2 * self.bins])
-        frame = graph("MatMul", spec, synthesis_matrix(self.net.window)[None] / SCALE)
+        frame = graph("MatMul", spec, graph("Unsqueeze", self.synthesis, [0]))
         step_of_frame(graph, graph("Reshape", frame, [-1, 2 * self.hop]), self.hop)
 
 
@@ -187,7 +188,7 @@ class _Utterance(_Step):
 
     def spectra(self) -> str:
         graph = self.graph
-        spec = graph("MatMul", self.frames(), analysis_matrix(self.net.window) * SCALE)
+        spec = graph("MatMul", self.frames(), self.analysis)
         return graph("Transpose", graph("Reshape", spec, [0, 0, 2, self.bins]), perm=[0, 2, 1, 3])
 
     def frames(self) -> str:
@@ -233,7 +234,7 @@ class _Utterance(_Step):
     def audio(self, spec: str) -> None:
         graph = self.graph
         spec = graph("Reshape", graph("Transpose", spec, perm=[0, 2, 1, 3]), [0, 0, 2 * self.bins])
-        self.overlapped(graph("MatMul", spec, synthesis_matrix(self.net.window) / SCALE))
+        self.overlapped(graph("MatMul", spec, self.synthesis))
 
     def overlapped(self, frames: str) -> None:
         utterance_of_frames(self.graph, frames, self.hop, self.length)

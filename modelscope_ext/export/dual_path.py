@@ -16,10 +16,10 @@ from modelscope_ext.export.graph import (
     frames_of_blocks,
     frames_of_utterance,
     step_of_frame,
+    transforms,
     utterance_of_frames,
 )
 from modelscope_ext.models.dual_path.network import DualPath
-from modelscope_ext.stft import analysis_matrix, synthesis_matrix
 
 
 def dual_path_graph(net: DualPath, kind: str) -> Graph:
@@ -30,6 +30,7 @@ def dual_path_graph(net: DualPath, kind: str) -> Graph:
 class _Step:
     def __init__(self, net: DualPath) -> None:
         self.net, self.config, self.hop, self.graph = net, net.config, net.hop, Graph()
+        self.analysis, self.synthesis = transforms(self.graph, net.window, self.hop)  # without the highest bin
 
     def build(self) -> Graph:
         graph, net = self.graph, self.net
@@ -108,7 +109,7 @@ class _Step:
 
     def spectra(self) -> str:
         graph = self.graph
-        spec = graph("MatMul", frame_of_step(graph, self.hop), self.analysis())
+        spec = graph("MatMul", frame_of_step(graph, self.hop), self.analysis)
         return graph("Reshape", spec, [-1, 2, self.hop])
 
     def features(self, spec: str) -> str:
@@ -126,16 +127,8 @@ class _Step:
 
     def audio(self, spec: str) -> None:
         graph = self.graph
-        frame = graph("MatMul", graph("Reshape", spec, [-1, 2 * self.hop]), self.synthesis())
+        frame = graph("MatMul", graph("Reshape", spec, [-1, 2 * self.hop]), self.synthesis)
         step_of_frame(graph, frame, self.hop)
-
-    def analysis(self) -> Tensor:
-        """Return window and DFT times SCALE without the highest bin: (W, 2 * 256)."""
-        return torch.cat([part[:, :-1] for part in analysis_matrix(self.net.window).chunk(2, 1)], 1) * SCALE
-
-    def synthesis(self) -> Tensor:
-        """Return inverse DFT and window divided by SCALE without the highest bin: (2 * 256, W)."""
-        return torch.cat([part[:-1] for part in synthesis_matrix(self.net.window).chunk(2)]) / SCALE
 
 
 class _Utterance(_Step):
@@ -143,7 +136,7 @@ class _Utterance(_Step):
 
     def spectra(self) -> str:
         graph = self.graph
-        spec = graph("Transpose", graph("MatMul", self.frames(), self.analysis()), perm=[1, 0, 2])  # (T, B, 2 * 256)
+        spec = graph("Transpose", graph("MatMul", self.frames(), self.analysis), perm=[1, 0, 2])  # (T, B, 2 * 256)
         self.shape = graph("Shape", spec, start=0, end=2)  # (T, B)
         return graph("Reshape", spec, [-1, 2, self.hop])
 
@@ -179,7 +172,7 @@ class _Utterance(_Step):
     def audio(self, spec: str) -> None:
         graph = self.graph
         spec = graph("Reshape", spec, graph("Concat", self.shape, [2 * self.hop], axis=0))
-        self.overlapped(graph("MatMul", graph("Transpose", spec, perm=[1, 0, 2]), self.synthesis()))
+        self.overlapped(graph("MatMul", graph("Transpose", spec, perm=[1, 0, 2]), self.synthesis))
 
     def overlapped(self, frames: str) -> None:
         utterance_of_frames(self.graph, frames, self.hop, self.length)

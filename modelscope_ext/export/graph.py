@@ -100,6 +100,23 @@ def complex_product(graph: Graph, a: str, b: str) -> str:
     return graph("Concat", re, im, axis=1)
 
 
+def transforms(graph: Graph, window: Tensor, bins: int) -> tuple[str, str]:
+    """Add the matrices of analysis (W, 2 * bins), times `SCALE`, and synthesis (2 * bins, W), divided by it.
+
+    They are `stft.analysis_matrix` and `stft.synthesis_matrix` without the bins from `bins` on. The file holds one turn
+    of a cosine instead of a megabyte each. onnxruntime computes the matrices once, when it loads the file.
+    """
+    length = len(window)
+    cosine = torch.cos(2 * math.pi / length * torch.arange(length, dtype=torch.float64))
+    angles = graph("Mul", [[i] for i in range(length)], list(range(bins)))  # in 1 / W of a turn
+    angles = graph("Concat", angles, graph("Add", angles, [length // 4]), axis=1)  # real parts, imaginary parts
+    rows = graph("Gather", cosine, graph("Mod", angles, [length]))
+    analysis = graph("Mul", rows, window[:, None].double() * SCALE)
+    doubled = torch.tensor([1.0 if k in (0, length // 2) else 2.0 for k in range(bins)] * 2)
+    synthesis = graph("Mul", graph("Transpose", analysis), doubled[:, None] / (length * SCALE**2))
+    return analysis, synthesis
+
+
 def frames_of_utterance(graph: Graph, hop: int) -> tuple[str, str]:
     """Declare the input audio (B, N); return N (1,) after its ceil(N / hop) + 1 frames (B, T, 2 hops)."""
     audio = graph.input("audio", ["batch", "samples"])

@@ -1,7 +1,6 @@
 """The page of `modelscope-ext demo`: its results, alone and in a browser."""
 
 import io
-import math
 import runpy
 import shutil
 import socket
@@ -11,53 +10,59 @@ import urllib.request
 import numpy as np
 import pytest
 import soundfile
-from conftest import EXAMPLES, RATE
+from conftest import EXAMPLES, RATE, wait_for
 
 from modelscope_ext import demo, metrics
 from modelscope_ext.cli import main
-from modelscope_ext.demo import LIMIT_DB, MAX_S, denoise_for_page
+from modelscope_ext.demo import LIMIT_DB, MAX_S, denoise_for_page, make_denoiser
 
 NOISY = EXAMPLES / "noisy.wav"
 
 
 def test_the_result_of_an_upload(tmp_path, noisy, denoiser):
-    target, picture = denoise_for_page(NOISY, tmp_path, None, None, 1.0, 26.0)
-    assert (target.name, picture.name) == ("noisy_denoised.wav", "noisy_spectrograms.png")
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    assert np.abs(soundfile.read(target)[0] - denoiser(noisy, RATE)).max() < 1e-4
-    target, _ = denoise_for_page(NOISY, tmp_path, None, None, 0.0, 20.0)
-    assert np.abs(soundfile.read(target)[0] - noisy).max() < 1e-4
+    told = []
+    result = denoise_for_page(NOISY, tmp_path, denoiser, progress=lambda done, seconds: told.append(done / seconds))
+    assert result.target.name == "noisy_denoised.wav"
+    assert result.picture.read_bytes().startswith(b"\x89PNG")
+    assert np.abs(soundfile.read(result.target)[0] - denoiser(noisy, RATE)).max() < 1e-4
+    assert soundfile.info(result.before).duration == soundfile.info(result.after).duration == len(noisy) / RATE
+    assert told == sorted(told)
+    assert told[-1] == pytest.approx(1)
 
 
-def test_the_end_of_the_slider_means_no_limit(tmp_path, monkeypatch):
-    limits = []
-
-    def denoiser(model, device, *, wet, attenuation_limit_db):
-        limits.append(attenuation_limit_db)
-        raise ValueError
-
-    monkeypatch.setattr(demo, "Denoiser", denoiser)
-    for limit in (0, LIMIT_DB - 1, LIMIT_DB):
-        with pytest.raises(ValueError):  # noqa: PT011  # the one above
-            denoise_for_page(NOISY, tmp_path, None, None, 1.0, limit)
-    assert limits == [0, LIMIT_DB - 1, math.inf]
+def test_a_format_that_is_only_read_becomes_a_wav_file(tmp_path, denoiser):
+    shutil.copy(NOISY, tmp_path / "talk.ape")
+    assert denoise_for_page(tmp_path / "talk.ape", tmp_path, denoiser).target.name == "talk_denoised.wav"
 
 
-def test_unusable_uploads_are_errors(tmp_path, monkeypatch):
-    def check(path, match, model=None):
+def test_strength_and_limit():
+    assert make_denoiser(None, None, 100, LIMIT_DB).dry_gain == 0  # the end of the slider means no limit
+    assert make_denoiser(None, None, 100, 20).dry_gain == pytest.approx(0.1)
+    assert make_denoiser(None, None, 40, LIMIT_DB).dry_gain == pytest.approx(0.6)
+    assert make_denoiser(None, None, 0, 20).dry_gain == 1
+
+
+def test_only_pages_for_others_limit_files(tmp_path, monkeypatch, denoiser):
+    monkeypatch.setattr(demo, "MAX_S", 5)
+    assert denoise_for_page(NOISY, tmp_path, denoiser).target.exists()
+    with pytest.raises(ValueError, match=r"is 0\.1 minutes long, and this page takes"):
+        denoise_for_page(NOISY, tmp_path, denoiser, limited=True)
+    monkeypatch.setattr(demo, "MAX_MB", 0.1)
+    with pytest.raises(ValueError, match=r"larger than 0.1 MB; the command modelscope-ext denoise has no limit"):
+        denoise_for_page(NOISY, tmp_path, denoiser, limited=True)
+
+
+def test_unusable_uploads_are_errors(tmp_path, denoiser):
+    def check(path, match):
         with pytest.raises(ValueError, match=match):
-            denoise_for_page(path, tmp_path, model, None, 1.0, 20.0)
+            denoise_for_page(path, tmp_path, denoiser)
 
-    check(None, "Upload or record something first")
-    soundfile.write(tmp_path / "long.wav", np.zeros(8000 * (MAX_S + 60)), 8000)
-    check(tmp_path / "long.wav", "is 6.0 minutes long, and this page takes 5; the command modelscope-ext denoise")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
     check(tmp_path / "empty.wav", "The recording is empty")
     (tmp_path / "text.wav").write_text("text")
     check(tmp_path / "text.wav", "not readable as audio")
-    check(NOISY, "a model folder holds", tmp_path)
-    monkeypatch.setattr(demo, "MAX_MB", 0.1)
-    check(NOISY, r"larger than 0.1 MB; the command modelscope-ext denoise has no limit")
+    with pytest.raises(ValueError, match="a model folder holds"):
+        make_denoiser(str(tmp_path), None, 100, 20)
 
 
 def test_a_missing_gradio_is_an_error_with_a_hint(monkeypatch, capsys):
@@ -96,47 +101,14 @@ def address():
     assert connections == []
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if not all(programs):
-        pytest.skip("there is no browser: apt install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    profile = tmp_path_factory.mktemp("profile")
-    for flag in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-dev-shm-usage",
-        "disable-quic",
-        "no-first-run",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-        "autoplay-policy=no-user-gesture-required",
-        f"user-data-dir={profile}",
-        "window-size=1200,1400",
-    ):
-        options.add_argument(f"--{flag}")
-    with webdriver.Chrome(options, webdriver.ChromeService(programs[1])) as driver:
-        yield driver
-
-
-def wait_for(browser, script, seconds=120):
-    """Return the first true value of a script in the page."""
-    ui = pytest.importorskip("selenium.webdriver.support.ui")
-    return ui.WebDriverWait(browser, seconds).until(lambda page: page.execute_script(f"return {script}"), script)
-
-
 def upload(browser, address, path):
     browser.get(address)
-    wait_for(browser, "document.querySelector('#before input[type=file]')").send_keys(str(path))
-    wait_for(browser, "document.querySelector('#before audio')")
+    wait_for(browser, "document.querySelector('#source input[type=file]')").send_keys(str(path))
+    wait_for(browser, f"document.querySelector('#source').textContent.includes('{path.stem[:4]}')")
 
 
 LOADED = "performance.getEntriesByType('resource').map(entry => entry.name)"
+PLAYERS = "[...document.querySelectorAll('#players audio')]"
 
 
 @pytest.mark.slow
@@ -145,20 +117,40 @@ def test_a_recording_is_uploaded_denoised_played_and_shown(browser, address, noi
     browser.find_element("id", "denoise").click()
     picture = "document.querySelector('#picture img')"
     assert wait_for(browser, f"{picture} && {picture}.complete && {picture}.naturalWidth") > 500
-    result = wait_for(browser, f"{LOADED}.find(name => name.endsWith('/noisy_denoised.wav'))")
+    # one switch between two players
+    assert wait_for(browser, f"{PLAYERS}.length == 2 && {PLAYERS}.every(each => each.duration > 7)")
+    browser.execute_script(f"{PLAYERS}[1].play()")
+    wait_for(browser, f"{PLAYERS}.every(each => each.currentTime > 0.5)")
+    browser.find_element("css selector", "#players input").click()
+    assert browser.execute_script(f"return {PLAYERS}.map(each => each.muted)") == [False, True]
+    # the button downloads the result
+    browser.execute_script("HTMLAnchorElement.prototype.click = function () { window.downloaded = this.href }")
+    browser.find_element("id", "download").click()
+    result = wait_for(browser, "window.downloaded")
+    assert result.endswith("/noisy_denoised.wav")
     with urllib.request.urlopen(result) as answer:
         denoised, rate = soundfile.read(io.BytesIO(answer.read()))
     assert rate == RATE
     assert metrics.si_sdr(denoised, clean) > metrics.si_sdr(noisy, clean) + 3
-    # the player works
-    wait_for(browser, "document.querySelector('#after [aria-label=Play]')").click()
-    wait_for(browser, "document.querySelector('#after #time').textContent == '0:01'")
-    # the button downloads the same file
-    browser.execute_script("HTMLAnchorElement.prototype.click = function () { window.downloaded = this.href }")
-    browser.find_element("id", "download").click()
-    assert wait_for(browser, "window.downloaded") == result
     # nothing is loaded from another server
     assert all(name.startswith((address, "blob:", "data:")) for name in browser.execute_script(f"return {LOADED}"))
+
+
+@pytest.mark.slow
+def test_the_example_and_the_page_in_chinese(browser, address):
+    agent = browser.execute_script("return navigator.userAgent")
+    browser.execute_cdp_cmd("Network.setUserAgentOverride", {"userAgent": agent, "acceptLanguage": "zh-CN"})
+    try:
+        browser.get(address)
+        wait_for(browser, "document.body.innerText.includes('强度')")
+        browser.find_element("id", "denoise").click()
+        wait_for(browser, "document.body.innerText.includes('请先选择文件或录音')")
+        browser.find_element("id", "example").click()
+        wait_for(browser, "document.querySelector('#source').textContent.includes('example')")
+        browser.find_element("id", "denoise").click()
+        wait_for(browser, "document.querySelector('#players').textContent.includes('处理前')")
+    finally:
+        browser.execute_cdp_cmd("Network.setUserAgentOverride", {"userAgent": agent, "acceptLanguage": "en-US"})
 
 
 @pytest.mark.slow

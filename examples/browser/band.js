@@ -1,0 +1,163 @@
+// The band above 8 kHz of one channel; modelscope_ext/inference/full_band.py defines the rule, with its step numbers.
+
+import { Fft } from "./fft.js";
+
+const RATE = 16000; // of the network
+const FRAMES = 125; // a second
+const SPAN = 128;
+const TINY = 1e-10;
+const LEAST_NOISE = 1e-9;
+const EDGES_HZ = [8000, 9500, 11000, 13000, 15500, 18000, 20000, 22000];
+
+const hann = (size) => Float64Array.from({ length: size }, (_, i) => 0.5 - 0.5 * Math.cos((2 * Math.PI * i) / size));
+const clip = (x) => Math.min(1, Math.max(0, x));
+const netWindow = hann(SPAN);
+const netFft = new Fft(SPAN);
+
+export function append(a, b) {
+  const both = new Float32Array(a.length + b.length);
+  both.set(a);
+  both.set(b, a.length);
+  return both;
+}
+
+export class HighBand {
+  // kept: frequency in Hz → share of it that the resamplers keep
+  constructor(rate, kept) {
+    this.rate = rate;
+    this.hop = Math.round(rate / FRAMES);
+    this.window = hann(2 * this.hop).map(Math.sqrt);
+    this.fft = new Fft(2 ** Math.ceil(Math.log2(2 * this.hop)));
+    this.share = Float64Array.from({ length: this.fft.size / 2 + 1 }, (_, k) => 1 - kept(this.frequency(k)) ** 2);
+    this.planBands();
+    this.audio = new Float32Array(this.hop); // from the beginning of the next frame on
+    this.before = this.after = new Float32Array(SPAN); // the network's input and output from `start` on
+    this.start = -SPAN;
+    this.frame = 0;
+    this.tail = new Float32Array(this.hop);
+    this.held = 0;
+  }
+
+  static covers(rate) {
+    return rate >= RATE + 2 * FRAMES;
+  }
+
+  frequency(bin) {
+    return (bin * this.rate) / this.fft.size;
+  }
+
+  planBands() {
+    const starts = EDGES_HZ.map((edge) => Math.ceil((edge * this.fft.size) / this.rate));
+    const ends = [...starts.slice(1), this.share.length].map((end) => Math.min(end, this.share.length));
+    this.bands = starts.map((start, i) => ({ start, end: ends[i] })).filter(({ start }) => start < this.share.length);
+    for (const band of this.bands) {
+      band.centre = this.frequency((band.start + band.end - 1) / 2);
+      Object.assign(band, { noise: LEAST_NOISE, memory: 0.88 });
+    }
+    this.gains = new Float64Array(this.bands.length);
+    // A bin's gain is linear between the centres of bands: that of `below` plus `weight` times the step to the next one.
+    this.below = new Uint8Array(this.share.length);
+    this.weight = new Float64Array(this.share.length);
+    for (let k = 0; k < this.share.length; k++) {
+      const above = this.bands.findIndex(({ centre }) => centre >= this.frequency(k));
+      this.below[k] = above === -1 ? this.bands.length - 1 : Math.max(0, above - 1);
+      if (above < 1) continue;
+      const [a, b] = [this.bands[above - 1], this.bands[above]];
+      this.weight[k] = (this.frequency(k) - a.centre) / (b.centre - a.centre);
+    }
+  }
+
+  // Take samples of the recording and of the network's input and output; return the finished ones.
+  feed(audio, before, after) {
+    const { rate, hop } = this;
+    this.audio = append(this.audio, audio);
+    this.before = append(this.before, before);
+    this.after = append(this.after, after);
+    const known = this.start + Math.min(this.before.length, this.after.length);
+    const whole = Math.floor(this.audio.length / hop) - 1;
+    const count = Math.min(whole, Math.floor(((known + 1) * rate - 1) / (hop * RATE)) + 1 - this.frame);
+    if (count <= 0) return new Float32Array(0);
+    const out = new Float32Array(count * hop);
+    for (let t = 0; t < count; t++) this.process(t, out);
+    const drop = this.frame === 0 ? hop : 0; // the half frame before the first sample
+    this.frame += count;
+    this.audio = this.audio.slice(count * hop);
+    const done = Math.max(0, this.centre(0) - SPAN - this.start);
+    this.before = this.before.slice(done);
+    this.after = this.after.slice(done);
+    this.start += done;
+    return out.slice(drop);
+  }
+
+  flush() {
+    this.after = append(this.after, new Float32Array(Math.max(0, this.before.length - this.after.length)));
+    this.after = this.after.slice(0, this.before.length);
+    const quiet = new Float32Array(4 * SPAN);
+    return this.feed(new Float32Array(3 * this.hop), quiet, quiet);
+  }
+
+  centre(t) {
+    return Math.floor(((this.frame + t) * this.hop * RATE) / this.rate);
+  }
+
+  process(t, out) {
+    const { hop, fft, window, gains, below, weight, share } = this;
+    const re = new Float64Array(fft.size);
+    const im = new Float64Array(fft.size);
+    for (let i = 0; i < 2 * hop; i++) re[i] = this.audio[t * hop + i] * window[i];
+    fft.transform(re, im);
+    this.updateGains(re, im, this.kept(t), this.frame + t);
+    for (let k = 0; k <= fft.size / 2; k++) {
+      const low = gains[below[k]];
+      const gain = share[k] * (weight[k] ? low + weight[k] * (gains[below[k] + 1] - low) : low);
+      re[k] *= gain;
+      im[k] *= -gain; // the conjugate: its forward transform is the inverse
+      if (k > 0 && k < fft.size / 2) {
+        re[fft.size - k] = re[k];
+        im[fft.size - k] = -im[k];
+      }
+    }
+    fft.transform(re, im);
+    for (let i = 0; i < hop; i++) {
+      out[t * hop + i] = this.tail[i] + (re[i] / fft.size) * window[i];
+      this.tail[i] = (re[hop + i] / fft.size) * window[hop + i];
+    }
+  }
+
+  // Step 2: the share of 4 … 7.5 kHz that the network keeps.
+  kept(t) {
+    const start = this.centre(t) - this.start - SPAN;
+    const re = new Float64Array(SPAN); // of the network's input …
+    const im = new Float64Array(SPAN); // … and output, transformed at once
+    for (let i = 0; i < SPAN; i++) {
+      re[i] = this.before[start + i] * netWindow[i];
+      im[i] = this.after[start + i] * netWindow[i];
+    }
+    netFft.transform(re, im);
+    let [put, got] = [TINY, TINY];
+    for (let k = 32, other; k <= 60; k++) {
+      other = SPAN - k;
+      put += ((re[k] + re[other]) ** 2 + (im[k] - im[other]) ** 2) / 4;
+      got += ((im[k] + im[other]) ** 2 + (re[other] - re[k]) ** 2) / 4;
+    }
+    return Math.min(1, Math.sqrt(got / put));
+  }
+
+  // Steps 3 to 6.
+  updateGains(re, im, kept, frame) {
+    this.held = Math.max(clip((kept - 0.25) / 0.25), 0.6 * this.held);
+    const rate = (1 - this.held) * Math.max(0.1, 1 / (1 + frame));
+    this.bands.forEach((band, i) => {
+      let energy = 0;
+      for (let k = band.start; k < band.end; k++) energy += re[k] ** 2 + im[k] ** 2;
+      energy /= (band.end - band.start) * this.hop;
+      const limited = frame >= 16 ? Math.min(energy, 1.5 * band.noise) : energy;
+      band.noise = Math.max(LEAST_NOISE, band.noise + rate * (limited - band.noise));
+      const snr = energy / (0.7 * band.noise);
+      const prior = Math.max(band.memory + 0.12 * Math.max(snr - 1, 0), 1e-3);
+      const wiener = prior / (1 + prior);
+      band.memory = 0.88 * wiener ** 2 * snr;
+      this.gains[i] = wiener ** 0.35 * Math.sqrt(clip((kept - 0.05) / 0.55));
+    });
+  }
+}

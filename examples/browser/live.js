@@ -1,0 +1,87 @@
+// An AudioWorklet between the microphone, the worker and the loudspeaker.
+
+const BLOCK = 256; // samples sent to the worker at once
+
+class Live extends AudioWorkletProcessor {
+  constructor({ processorOptions }) {
+    super();
+    this.reserve = processorOptions.reserve; // samples to hold before the first is played
+    this.denoised = true;
+    this.share = 1; // of the denoised signal, which follows the switch within some milliseconds
+    this.block = new Float32Array(BLOCK);
+    this.filled = 0;
+    this.queue = []; // pairs of arrays [before, after]
+    this.position = 0; // in the first pair
+    this.queued = this.fed = this.passed = this.dropped = 0; // samples; passed: played or dropped
+    this.playing = false;
+    this.squares = [0, 0];
+    this.measured = 0;
+    this.port.onmessage = ({ data }) => {
+      if (data.worker) this.connect(data.worker);
+      else this.denoised = data.denoised;
+    };
+  }
+
+  connect(worker) {
+    this.worker = worker;
+    worker.onmessage = ({ data }) => {
+      this.queue.push(data);
+      this.queued += data[0].length;
+    };
+  }
+
+  process([[input]], [[output]]) {
+    if (!this.worker) return true;
+    this.send(input ?? new Float32Array(output.length));
+    this.playing ||= this.queued >= this.reserve;
+    if (this.playing && this.queued < output.length) {
+      this.dropped++;
+      this.playing = false; // until the reserve is there again
+    }
+    while (this.queued > 3 * this.reserve) this.next(); // after a pause of the worker
+    if (this.playing) for (let i = 0; i < output.length; i++) output[i] = this.next();
+    this.report(output.length);
+    return true;
+  }
+
+  send(samples) {
+    for (const sample of samples) {
+      this.block[this.filled++] = sample;
+      if (this.filled < BLOCK) continue;
+      this.filled = 0;
+      if (this.fed - this.passed - this.queued > sampleRate / 2) {
+        this.dropped++; // the worker is too slow
+        this.passed += BLOCK;
+        continue;
+      }
+      this.worker.postMessage(this.block, [this.block.buffer]);
+      this.block = new Float32Array(BLOCK);
+    }
+    this.fed += samples.length;
+  }
+
+  next() {
+    const pair = this.queue[0].map((signal) => signal[this.position]);
+    if (++this.position === this.queue[0][0].length) {
+      this.queue.shift();
+      this.position = 0;
+    }
+    this.queued--;
+    this.passed++;
+    pair.forEach((sample, i) => (this.squares[i] += sample ** 2));
+    this.share += (this.denoised - this.share) * 0.005;
+    return pair[0] + this.share * (pair[1] - pair[0]);
+  }
+
+  report(length) {
+    this.measured += length;
+    if (this.measured < sampleRate / 20) return;
+    const levels = this.squares.map((sum) => 10 * Math.log10(sum / this.measured + 1e-12));
+    const latency = (this.fed - this.passed) / sampleRate;
+    this.port.postMessage({ levels, latency, dropped: this.dropped, playing: this.playing });
+    this.squares = [0, 0];
+    this.measured = 0;
+  }
+}
+
+registerProcessor("live", Live);

@@ -1,0 +1,212 @@
+import { header, Player } from "./player.js";
+import { say, switchLanguage, translate } from "./words.js";
+
+const $ = (id) => document.getElementById(id);
+const newWorker = () => new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+
+translate();
+$("language").onclick = switchLanguage;
+navigator.serviceWorker?.register(new URL("offline.js", import.meta.url));
+
+function onSwitch(button, changed) {
+  button.onclick = () => {
+    const on = button.ariaChecked !== "true";
+    button.ariaChecked = on;
+    changed(on);
+  };
+}
+
+// Files
+
+let worker = null; // of the file that is being denoised
+let player = null;
+
+function stopFile() {
+  worker?.terminate();
+  worker = null;
+  $("working").hidden = true;
+}
+
+function problem({ word: name, detail }) {
+  stopFile();
+  say($("status"), name, { detail });
+}
+
+function denoise(file, decoded) {
+  stopFile();
+  player?.pause();
+  player = null;
+  $("result").hidden = true;
+  $("working").hidden = false;
+  $("progress").removeAttribute("value");
+  say($("status"), "loading");
+  const blobs = { before: [], after: [] };
+  const began = performance.now();
+  worker = newWorker();
+  worker.onerror = (event) => problem({ word: "failed", detail: event.message });
+  worker.onmessage = ({ data }) => {
+    if (data.kind === "block") {
+      blobs.before.push(data.before);
+      blobs.after.push(data.after);
+      showProgress(data, (performance.now() - began) / 1000);
+    } else if (data.kind === "done") {
+      stopFile();
+      show(file, data, [new Blob(blobs.before), new Blob(blobs.after)]);
+    } else if (data.word === "undecodable" && !decoded) {
+      decodeWhole(file, data).then((all) => denoise(file, all), problem);
+    } else {
+      problem(data);
+    }
+  };
+  worker.postMessage({ file, decoded });
+}
+
+function showProgress({ seconds, of }, elapsed) {
+  const share = Math.min(1, seconds / of);
+  $("progress").value = share;
+  say($("status"), "working", { percent: Math.floor(100 * share), left: clock(elapsed * (1 / share - 1)) });
+}
+
+// For browsers and formats without a decoder that reads a file piece by piece.
+async function decodeWhole(file, { rate = 48000, seconds = 0 }) {
+  if (file.size > 50e6 || seconds > 1800) throw { word: "large" };
+  try {
+    const buffer = await new OfflineAudioContext(1, 1, rate).decodeAudioData(await file.arrayBuffer());
+    const audio = Array.from({ length: buffer.numberOfChannels }, (_, channel) => buffer.getChannelData(channel));
+    return { audio, rate: buffer.sampleRate };
+  } catch {
+    throw { word: "undecodable" };
+  }
+}
+
+function show(file, done, recordings) {
+  const { rate, channels, frames, busy, pictures } = done;
+  say($("status"), "done", { length: clock(Math.round(frames / rate)), busy: (busy / 1000).toFixed(1) });
+  $("status").dataset.load = busy / 1000 / (frames / rate);
+  ["before", "after"].forEach((name, i) => draw($(name), pictures[i]));
+  URL.revokeObjectURL($("download").href);
+  const wav = new Blob([header(rate, channels, recordings[1].size), recordings[1]], { type: "audio/wav" });
+  $("download").href = URL.createObjectURL(wav);
+  $("download").download = `${file.name.replace(/\.\w+$/, "")}_denoised.wav`;
+  player = new Player(recordings, done, showPosition);
+  player.choose($("denoised").ariaChecked === "true" ? 1 : 0);
+  $("position").max = frames;
+  $("result").hidden = false;
+  showPosition();
+}
+
+function showPosition() {
+  if (!player) return;
+  const { position, rate, frames, context } = player;
+  $("position").value = position;
+  $("position").ariaValueText = $("time").textContent = `${clock(position / rate)} / ${clock(Math.round(frames / rate))}`;
+  say($("play"), context ? "pause" : "play");
+}
+
+function draw(canvas, { width, height, levels }) {
+  Object.assign(canvas, { width, height });
+  const image = new ImageData(width || 1, height);
+  levels.forEach((level, i) => {
+    const x = level / 255;
+    const colour = [Math.min(1, 1.6 * x), Math.max(0, 1.6 * x - 0.6), 0.55 * Math.sin(3 * x) + 0.9 * Math.max(0, x - 0.75)];
+    image.data.set([...colour.map((part) => 255 * part), 255], 4 * i);
+  });
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}
+
+$("file").onchange = ({ target }) => {
+  if (target.files[0]) denoise(target.files[0]);
+  target.value = "";
+};
+$("example").onclick = async () => {
+  const answer = await fetch(new URL("example.mp3", import.meta.url));
+  denoise(new File([await answer.blob()], "example.mp3"));
+};
+$("cancel").onclick = () => {
+  stopFile();
+  say($("status"), "stopped");
+};
+$("play").onclick = () => {
+  if (player.context) player.pause();
+  else player.play();
+  showPosition();
+};
+$("position").oninput = ({ target }) => player.seek(Number(target.value));
+onSwitch($("denoised"), (on) => player?.choose(on ? 1 : 0));
+document.ondragover = (event) => event.preventDefault();
+document.ondrop = (event) => {
+  event.preventDefault();
+  if (event.dataTransfer.files[0]) denoise(event.dataTransfer.files[0]);
+};
+
+// The microphone
+
+let live = null; // what runs: { context, media, worker, node }
+
+async function startLive() {
+  $("microphone").disabled = true;
+  live = { worker: newWorker() };
+  try {
+    const raw = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+    live.media = await navigator.mediaDevices.getUserMedia({ audio: { ...raw, channelCount: 1 } });
+    live.context = new AudioContext({ latencyHint: "interactive" });
+    await live.context.audioWorklet.addModule(new URL("live.js", import.meta.url));
+    await connectLive();
+    say($("microphone"), "stop");
+    $("meters").hidden = false;
+  } catch (error) {
+    stopLive();
+    const known = { NotAllowedError: "denied", NotFoundError: "none" };
+    say($("live"), known[error.name] ?? "failed", { detail: error.message });
+  }
+  $("microphone").disabled = false;
+}
+
+async function connectLive() {
+  const { worker, context, media } = live;
+  say($("live"), "loading");
+  const { port1, port2 } = new MessageChannel();
+  const ready = new Promise((resolve, reject) => {
+    worker.onmessage = ({ data }) => {
+      if (data.kind === "ready") resolve(data);
+      else if (data.kind === "load") live.load = data.load;
+      else reject(new Error(data.detail));
+    };
+    worker.onerror = (event) => reject(new Error(event.message));
+  });
+  worker.postMessage({ port: port1, rate: context.sampleRate }, [port1]);
+  const { hop } = await ready;
+  const reserve = Math.round((hop + 0.02) * context.sampleRate);
+  live.node = new AudioWorkletNode(context, "live", {
+    outputChannelCount: [1],
+    channelCount: 1,
+    channelCountMode: "explicit",
+    processorOptions: { reserve },
+  });
+  live.node.port.onmessage = ({ data }) => showLive(data);
+  live.node.port.postMessage({ worker: port2 }, [port2]);
+  live.node.port.postMessage({ denoised: $("live-denoised").ariaChecked === "true" });
+  context.createMediaStreamSource(media).connect(live.node).connect(context.destination);
+}
+
+function showLive({ levels, latency, dropped, playing }) {
+  if (!live) return;
+  ["level-before", "level-after"].forEach((id, i) => ($(id).value = levels[i]));
+  const { baseLatency, outputLatency = 0 } = live.context;
+  const ms = Math.round(1000 * (latency + baseLatency + outputLatency));
+  if (playing) say($("live"), "live", { latency: ms, load: Math.round(100 * (live.load ?? 0)), dropped });
+}
+
+function stopLive() {
+  live.worker.terminate();
+  live.media?.getTracks().forEach((track) => track.stop());
+  live.context?.close();
+  live = null;
+  $("meters").hidden = true;
+  say($("microphone"), "start");
+  say($("live"), "stopped");
+}
+
+$("microphone").onclick = () => (live ? stopLive() : startLive());
+onSwitch($("live-denoised"), (denoised) => live?.node?.port.postMessage({ denoised }));

@@ -1,0 +1,78 @@
+// Spectrograms of two signals at once, of any length: one complex transform takes one as real, one as imaginary part.
+
+import { Fft } from "./fft.js";
+
+const SIZE = 1024;
+const COLUMNS = 1024; // at most; then pairs of columns become one
+const FLOOR_DB = -110;
+const TOP_DB = -30;
+
+const window_ = Float64Array.from({ length: SIZE }, (_, i) => 0.5 - 0.5 * Math.cos((2 * Math.PI * i) / SIZE));
+const fft = new Fft(SIZE);
+
+const mono = (audio) => audio[0].map((_, i) => audio.reduce((sum, channel) => sum + channel[i], 0) / audio.length);
+
+export class Spectrograms {
+  constructor() {
+    this.waiting = [new Float32Array(0), new Float32Array(0)];
+    this.columns = []; // powers (2 * SIZE / 2), summed over `frames` frames each
+    this.frames = 1;
+    this.last = null;
+  }
+
+  add(before, after) {
+    const signals = [before, after].map((audio, i) => {
+      const all = new Float32Array(this.waiting[i].length + audio[0].length);
+      all.set(this.waiting[i]);
+      all.set(mono(audio), this.waiting[i].length);
+      return all;
+    });
+    let start = 0;
+    for (; start + SIZE <= signals[0].length; start += SIZE / 2) this.addFrame(signals, start);
+    this.waiting = signals.map((signal) => signal.slice(start));
+  }
+
+  addFrame([x, y], start) {
+    const re = new Float64Array(SIZE);
+    const im = new Float64Array(SIZE);
+    for (let i = 0; i < SIZE; i++) {
+      re[i] = x[start + i] * window_[i];
+      im[i] = y[start + i] * window_[i];
+    }
+    fft.transform(re, im);
+    if (!this.last || this.last.count === this.frames) {
+      if (this.columns.length === COLUMNS) this.merge();
+      this.last = { count: 0, powers: new Float32Array(SIZE) };
+      this.columns.push(this.last);
+    }
+    this.last.count++;
+    for (let k = 0; k < SIZE / 2; k++) {
+      const other = (SIZE - k) % SIZE;
+      this.last.powers[k] += (re[k] + re[other]) ** 2 + (im[k] - im[other]) ** 2;
+      this.last.powers[SIZE / 2 + k] += (im[k] + im[other]) ** 2 + (re[other] - re[k]) ** 2;
+    }
+  }
+
+  merge() {
+    this.columns = this.columns.filter((_, i) => i % 2 === 0).map((column, i) => {
+      const next = this.columns[2 * i + 1];
+      return { count: column.count + next.count, powers: column.powers.map((power, k) => power + next.powers[k]) };
+    });
+    this.frames *= 2;
+  }
+
+  // Return two pictures { width, height, levels }: bytes by row, the highest frequency first.
+  pictures() {
+    const [width, height] = [this.columns.length, SIZE / 2];
+    return [0, height].map((first) => {
+      const levels = new Uint8ClampedArray(width * height);
+      this.columns.forEach(({ count, powers }, column) => {
+        for (let k = 0; k < height; k++) {
+          const db = 10 * Math.log10(powers[first + k] / count / (SIZE / 2) ** 2 + 1e-20);
+          levels[(height - 1 - k) * width + column] = (255 * (db - FLOOR_DB)) / (TOP_DB - FLOOR_DB);
+        }
+      });
+      return { width, height, levels };
+    });
+  }
+}

@@ -1,0 +1,208 @@
+// The package's DenoiseStream in JavaScript: chunks of any size, any rate, output aligned with the input.
+// Audio is an array of channels, each a Float32Array.
+
+import * as ort from "onnxruntime-web/wasm";
+import { HighBand } from "./band.js";
+
+ort.env.wasm.numThreads = 1;
+
+const MOST = 32; // hops at once
+
+const silence = (channels, length) => Array.from({ length: channels }, () => new Float32Array(length));
+
+export function joined(parts) {
+  if (parts.length === 1) return parts[0];
+  return parts[0].map((_, channel) => {
+    const all = new Float32Array(parts.reduce((sum, part) => sum + part[channel].length, 0));
+    let start = 0;
+    for (const part of parts) {
+      all.set(part[channel], start);
+      start += part[channel].length;
+    }
+    return all;
+  });
+}
+
+export const cut = (audio, start, end) => audio.map((channel) => channel.subarray(start, end));
+
+// The network, audio (channels, n hops) and its state, by onnxruntime-web.
+export class Network {
+  static async load(folder) {
+    const [about, model] = await Promise.all(["model.json", "model.onnx"].map((name) => fetch(new URL(name, folder))));
+    ort.env.wasm.wasmPaths = { wasm: new URL("ort-wasm-simd-threaded.wasm", folder).href };
+    const network = new Network();
+    network.about = await about.json();
+    network.session = await ort.InferenceSession.create(await model.arrayBuffer(), { executionProviders: ["wasm"] });
+    return network;
+  }
+
+  start(channels) {
+    const states = {};
+    for (const [name, shape] of Object.entries(this.about.states)) {
+      const dims = [channels, ...shape];
+      states[name] = new ort.Tensor("float32", new Float32Array(dims.reduce((a, b) => a * b)), dims);
+    }
+    return { states, waiting: silence(channels, 0) };
+  }
+
+  async feed(audio, state) {
+    const { hop } = this.about;
+    const waiting = joined([state.waiting, audio]);
+    const whole = Math.floor(waiting[0].length / hop) * hop;
+    const out = silence(audio.length, whole);
+    for (let start = 0, end; start < whole; start = end) {
+      end = Math.min(whole, start + MOST * hop);
+      const input = new Float32Array(audio.length * (end - start));
+      waiting.forEach((channel, c) => input.set(channel.subarray(start, end), c * (end - start)));
+      const tensor = new ort.Tensor("float32", input, [audio.length, end - start]);
+      const found = await this.session.run({ ...state.states, audio: tensor });
+      for (const name of Object.keys(state.states)) state.states[name] = found[`new_${name}`];
+      const enhanced = found.enhanced.data;
+      out.forEach((channel, c) => channel.set(enhanced.subarray(c * (end - start), (c + 1) * (end - start)), start));
+    }
+    state.waiting = waiting.map((channel) => channel.slice(whole));
+    return out;
+  }
+}
+
+// The package's StreamResampler: a Kaiser window over a sinc, 24 samples of the lower rate to each side.
+class Resampler {
+  constructor(source, target, channels, halfLength = 24) {
+    const common = greatestDivisor(source, target);
+    this.up = target / common;
+    this.down = source / common;
+    const factor = Math.max(this.up, this.down);
+    this.half = Math.ceil((halfLength * factor) / this.down) * this.down;
+    this.waits = this.half / (source * this.up); // seconds
+    this.phases = phasesOf(this.half, factor, this.up);
+    this.buffer = silence(channels, 0);
+    this.start = this.fed = this.done = 0; // first sample in the buffer, samples taken, samples returned
+  }
+
+  feed(audio) {
+    const { up, down, half, done } = this;
+    this.buffer = joined([this.buffer, audio]);
+    this.fed += audio[0].length;
+    const ready = Math.max(done, Math.floor((this.fed * up - half - 1) / down) + 1);
+    const out = silence(audio.length, ready - done);
+    for (let m = done; m < ready; m++) {
+      const at = m * down + half;
+      const taps = this.phases[at % up];
+      const last = Math.floor(at / up) - this.start;
+      const used = Math.min(taps.length, last + 1);
+      for (let c = 0; c < out.length; c++) {
+        const samples = this.buffer[c];
+        let sum = 0;
+        for (let i = 0; i < used; i++) sum += taps[i] * samples[last - i];
+        out[c][m - done] = sum;
+      }
+    }
+    this.done = ready;
+    const needed = Math.max(this.start, Math.floor((ready * down - half) / up));
+    this.buffer = this.buffer.map((channel) => channel.slice(needed - this.start));
+    this.start = needed;
+    return out;
+  }
+
+  flush() {
+    const { up, down, half, fed, done } = this;
+    const missing = Math.ceil((fed * up) / down) - done;
+    return cut(this.feed(silence(this.buffer.length, Math.floor(half / up) + down + 1)), 0, missing);
+  }
+}
+
+function greatestDivisor(a, b) {
+  return b ? greatestDivisor(b, a % b) : a;
+}
+
+function filterOf(half, factor) {
+  const filter = Float64Array.from({ length: 2 * half + 1 }, (_, i) => {
+    const x = Math.PI * 0.92 * ((i - half) / factor);
+    return (x ? Math.sin(x) / x : 1) * bessel(7 * Math.sqrt(1 - ((i - half) / half) ** 2));
+  });
+  const sum = filter.reduce((a, b) => a + b);
+  return filter.map((tap) => tap / sum);
+}
+
+// Return a function: frequency in Hz → share of it that a resampler keeps between a rate and a higher one.
+function response(lowerRate) {
+  const half = 72;
+  const taps = filterOf(half, 3);
+  const turn = (2 * Math.PI) / (3 * lowerRate);
+  const kept = (frequency) => taps.reduce((sum, tap, i) => sum + tap * Math.cos(turn * frequency * (i - half)), 0);
+  return (frequency) => (frequency < 0.52 * lowerRate ? kept(frequency) : 0);
+}
+
+function phasesOf(half, factor, up) {
+  const filter = filterOf(half, factor);
+  return Array.from({ length: up }, (_, phase) =>
+    Float64Array.from({ length: Math.ceil((2 * half + 1 - phase) / up) }, (_, i) => filter[phase + up * i] * up),
+  );
+}
+
+// The modified Bessel function of order 0.
+function bessel(x) {
+  let term = 1;
+  let sum = 1;
+  for (let k = 1; term > 1e-17 * sum; k++) sum += term *= (x / (2 * k)) ** 2;
+  return sum;
+}
+
+export class DenoiseStream {
+  constructor(network, rate, channels) {
+    const { sample_rate, delay, latency, attenuation_limit_db } = network.about;
+    this.network = network;
+    this.state = network.start(channels);
+    this.down = rate === sample_rate ? null : new Resampler(rate, sample_rate, channels);
+    this.up = rate === sample_rate ? null : new Resampler(sample_rate, rate, channels);
+    this.latency = latency / sample_rate + (this.up ? this.up.waits + this.down.waits : 0); // seconds
+    this.lag = delay;
+    this.noisy = this.low = this.above = silence(channels, 0);
+    if (HighBand.covers(rate)) this.high = this.noisy.map(() => new HighBand(rate, response(sample_rate)));
+    this.dryGain = 10 ** (-(attenuation_limit_db ?? Infinity) / 20);
+  }
+
+  // Return the finished samples as { before, after }.
+  async feed(audio) {
+    this.noisy = joined([this.noisy, audio]);
+    const resampled = this.down ? this.down.feed(audio) : audio;
+    const out = await this.enhanced(resampled);
+    const low = this.up ? this.up.feed(out) : out;
+    return this.emit(this.high ? this.sum(low, this.high.map((band, c) => band.feed(audio[c], resampled[c], out[c]))) : low);
+  }
+
+  async flush() {
+    const channels = this.noisy.length;
+    const rest = this.down ? this.down.flush() : silence(channels, 0);
+    const last = [await this.enhanced(rest), await this.enhanced(silence(channels, this.network.about.latency))];
+    const out = joined(last);
+    const low = this.up ? joined([this.up.feed(out), this.up.flush()]) : out;
+    if (!this.high) return this.emit(low);
+    const above = this.high.map((band, c) => band.feed(new Float32Array(0), rest[c], out[c]));
+    return this.emit(this.sum(low, joined([above, this.high.map((band) => band.flush())])));
+  }
+
+  async enhanced(audio) {
+    const out = await this.network.feed(audio, this.state);
+    const drop = Math.min(this.lag, out[0].length);
+    this.lag -= drop;
+    return cut(out, drop);
+  }
+
+  // Add the network's output and what is above it, as far as both are known.
+  sum(low, above) {
+    [this.low, this.above] = [joined([this.low, low]), joined([this.above, above])];
+    const ready = Math.min(this.low[0].length, this.above[0].length);
+    const both = this.low.map((channel, c) => channel.slice(0, ready).map((sample, i) => sample + this.above[c][i]));
+    [this.low, this.above] = [this.low, this.above].map((audio) => audio.map((channel) => channel.slice(ready)));
+    return both;
+  }
+
+  emit(out) {
+    const length = Math.min(out[0].length, this.noisy[0].length);
+    const before = this.noisy.map((channel) => channel.slice(0, length));
+    this.noisy = this.noisy.map((channel) => channel.slice(length));
+    const after = before.map((dry, c) => dry.map((value, i) => out[c][i] + this.dryGain * (value - out[c][i])));
+    return { before, after };
+  }
+}

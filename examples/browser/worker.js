@@ -1,0 +1,151 @@
+// Denoises one file or one microphone. The page starts a worker for each and ends it to cancel.
+
+import { ADTS, AudioSampleSink, BlobSource, FLAC, Input, MATROSKA, MP3, MP4, OGG, QTFF, WAVE, WEBM } from "mediabunny";
+import { Spectrograms } from "./spectrogram.js";
+import { cut, DenoiseStream, joined, Network } from "./stream.js";
+
+const FORMATS = [MP4, QTFF, MATROSKA, WEBM, MP3, WAVE, OGG, ADTS, FLAC];
+const MAX_HOURS = 3;
+const MAX_BYTES = 2 ** 32 - 44; // of a wav file
+
+const loading = Network.load(new URL(".", import.meta.url));
+
+// An error with a message of words.js.
+class Problem extends Error {
+  constructor(word, details = {}) {
+    super(word);
+    this.details = details;
+  }
+}
+
+self.onmessage = async ({ data }) => {
+  try {
+    await (data.port ? denoiseLive(data) : denoiseFile(data));
+  } catch (error) {
+    const word = error instanceof Problem ? error.message : "failed";
+    self.postMessage({ kind: "problem", word, detail: String(error), ...error.details });
+  }
+};
+
+async function denoiseFile({ file, decoded }) {
+  const source = decoded ? wholeSource(decoded) : await fileSource(file);
+  if (source.seconds > MAX_HOURS * 3600) throw new Problem("long");
+  const network = await loading;
+  const pictures = new Spectrograms();
+  const done = { kind: "done", frames: 0, busy: 0 };
+  let stream;
+  let discard = 0;
+  const send = ({ before, after }) => {
+    const skip = Math.min(discard, before[0].length);
+    discard -= skip;
+    [before, after] = [cut(before, skip), cut(after, skip)];
+    pictures.add(before, after);
+    done.frames += before[0].length;
+    const seconds = done.frames / done.rate;
+    if (seconds > MAX_HOURS * 3600 || 2 * done.frames * done.channels > MAX_BYTES) throw new Problem("long");
+    self.postMessage({ kind: "block", before: pcm(before), after: pcm(after), seconds, of: source.seconds });
+  };
+  for await (let { audio, rate } of blocks(source.parts, 1 + network.about.lead_in_s)) {
+    const start = performance.now();
+    if (!stream) {
+      Object.assign(done, { rate, channels: audio.length });
+      stream = new DenoiseStream(network, rate, audio.length);
+      const warmup = audio.map((channel) => channel.slice(1, Math.round(network.about.lead_in_s * rate) + 1).reverse());
+      discard = warmup[0].length;
+      audio = joined([warmup, audio]);
+    }
+    const out = await stream.feed(audio);
+    done.busy += performance.now() - start;
+    send(out);
+  }
+  if (!stream) throw new Problem("empty");
+  send(await stream.flush());
+  self.postMessage({ ...done, pictures: pictures.pictures() });
+}
+
+async function fileSource(file) {
+  const input = new Input({ source: new BlobSource(file), formats: FORMATS });
+  let track;
+  let seconds;
+  try {
+    track = await input.getPrimaryAudioTrack();
+    seconds = await track?.computeDuration();
+  } catch (error) {
+    throw new Problem("undecodable");
+  }
+  if (track === null) throw new Problem("soundless");
+  if (!(await track.canDecode())) throw new Problem("undecodable", { rate: track.sampleRate, seconds });
+  return { seconds, parts: samplesOf(track) };
+}
+
+async function* samplesOf(track) {
+  for await (const sample of new AudioSampleSink(track).samples()) {
+    const rate = sample.sampleRate;
+    const skip = Math.min(sample.numberOfFrames, Math.max(0, Math.round(-sample.timestamp * rate)));
+    const audio = Array.from({ length: sample.numberOfChannels }, (_, planeIndex) => {
+      const channel = new Float32Array(sample.numberOfFrames);
+      sample.copyTo(channel, { planeIndex, format: "f32-planar" });
+      return channel.subarray(skip);
+    });
+    sample.close();
+    yield { audio, rate };
+  }
+}
+
+// What the page decoded by itself.
+function wholeSource({ audio, rate }) {
+  return { seconds: audio[0].length / rate, parts: [{ audio, rate }] };
+}
+
+// Yield { audio, rate } of about that many seconds.
+async function* blocks(parts, seconds) {
+  let waiting = [];
+  let length = 0;
+  let rate;
+  for await (const part of parts) {
+    rate = part.rate;
+    const size = Math.ceil(seconds * rate);
+    for (let start = 0; start < part.audio[0].length; start += size) {
+      waiting.push(cut(part.audio, start, start + size));
+      length += waiting.at(-1)[0].length;
+      if (length < size) continue;
+      yield { audio: joined(waiting), rate };
+      waiting = [];
+      length = 0;
+    }
+  }
+  if (length) yield { audio: joined(waiting), rate };
+}
+
+// Interleaved 16-bit samples. The browser keeps large blobs on disk.
+function pcm(audio) {
+  const samples = new Int16Array(audio.length * audio[0].length);
+  audio.forEach((channel, c) => {
+    for (let i = 0; i < channel.length; i++) {
+      samples[i * audio.length + c] = Math.max(-32768, Math.min(32767, Math.round(channel[i] * 32768)));
+    }
+  });
+  return new Blob([samples]);
+}
+
+async function denoiseLive({ port, rate }) {
+  const network = await loading;
+  await new DenoiseStream(network, rate, 1).feed([new Float32Array(rate)]); // the first steps are slow
+  const stream = new DenoiseStream(network, rate, 1);
+  let busy = 0;
+  let frames = 0;
+  let turn = Promise.resolve();
+  const step = async (block) => {
+    const start = performance.now();
+    const { before, after } = await stream.feed([block]);
+    busy += performance.now() - start;
+    frames += block.length;
+    if (before[0].length) port.postMessage([before[0], after[0]], [before[0].buffer, after[0].buffer]);
+    if (frames >= rate / 2) {
+      self.postMessage({ kind: "load", load: busy / 1000 / (frames / rate) });
+      busy = frames = 0;
+    }
+  };
+  port.onmessage = ({ data }) => (turn = turn.then(() => step(data)));
+  self.postMessage({ kind: "ready", hop: network.about.hop / network.about.sample_rate });
+}

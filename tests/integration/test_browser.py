@@ -1,0 +1,193 @@
+"""The page of `examples/browser`: files and the microphone in Chromium, compared with Python."""
+
+import functools
+import http.server
+import runpy
+import shutil
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import EXAMPLES, RATE, wait_for
+
+from modelscope_ext import Denoiser
+from modelscope_ext.audio import resample
+
+pytestmark = pytest.mark.slow
+
+LANGUAGE = "document.documentElement.lang"
+STATUS = "document.getElementById('status').textContent"
+READY = "document.getElementById('working').hidden && document.getElementById('status').textContent"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    if not shutil.which("npm"):
+        pytest.skip("there is no npm")
+    out = tmp_path_factory.mktemp("site")
+    runpy.run_path(str(EXAMPLES / "browser" / "build.py"))["build"](out)
+    return out
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@contextmanager
+def served(site):
+    handler = functools.partial(Quiet, directory=site)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://localhost:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def page(browser, site):
+    with served(site) as address:
+        browser.get(address)
+        wait_for(browser, "document.title")
+        if browser.execute_script(f"return {LANGUAGE}") != "en":
+            browser.find_element("id", "language").click()
+        yield browser
+
+
+def give(page, path):
+    """Give the page a file; return what it says at the end."""
+    page.find_element("id", "file").send_keys(str(path))
+    return wait_for(page, READY, 300)
+
+
+def downloaded(page, folder):
+    """Return samples and rate of the result."""
+    page.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
+    page.find_element("id", "download").click()
+    name = page.find_element("id", "download").get_attribute("download")
+    pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(page, 60).until(
+        lambda _: (folder / name).exists(), name
+    )
+    return soundfile.read(folder / name)
+
+
+def difference_db(found, expected):
+    return 20 * np.log10(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("rate", [16000, 48000, 44100])
+def test_a_file_has_the_result_of_python(page, site, tmp_path, noisy, rate):
+    audio = resample(np.tile(noisy, 2)[: 10 * RATE], RATE, rate)
+    if rate == 48000:
+        audio = np.stack((audio, audio[::-1]), 1)
+    soundfile.write(tmp_path / "talk.wav", audio, rate)
+    assert give(page, tmp_path / "talk.wav").startswith("Done: 0:10 in ")
+    found, found_rate = downloaded(page, tmp_path)
+    Denoiser(site / "model.onnx").file(tmp_path / "talk.wav", tmp_path / "expected.wav")
+    expected = soundfile.read(tmp_path / "expected.wav")[0]
+    assert (found_rate, found.shape) == (rate, audio.shape)
+    assert difference_db(found, expected) < -60
+
+
+def test_compressed_audio_is_read(page, tmp_path, noisy):
+    soundfile.write(tmp_path / "talk.mp3", noisy[: 3 * RATE], RATE)
+    assert give(page, tmp_path / "talk.mp3").startswith("Done: 0:03")
+
+
+def test_before_and_after_are_played_from_the_same_instant(page, tmp_path, noisy):
+    soundfile.write(tmp_path / "talk.wav", noisy, RATE)
+    give(page, tmp_path / "talk.wav")
+    for name in ("before", "after"):
+        assert page.execute_script(f"return document.getElementById('{name}').width") > 200
+    page.find_element("id", "play").click()
+    wait_for(page, "/0:0[1-8] .* 0:08/.test(document.getElementById('time').textContent)")
+    switch = page.find_element("id", "denoised")
+    assert switch.get_attribute("aria-checked") == "true"
+    switch.click()
+    assert switch.get_attribute("aria-checked") == "false"
+    switch.click()
+    page.find_element("id", "play").click()
+    assert page.find_element("id", "play").text == "Play"
+
+
+def test_unusable_files_have_plain_messages(page, tmp_path):
+    (tmp_path / "broken.wav").write_text("text" * 1000)
+    assert "cannot read this file" in give(page, tmp_path / "broken.wav")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
+    assert "it is empty" in give(page, tmp_path / "empty.wav")
+    soundfile.write(tmp_path / "long.wav", np.zeros(8), 8000)
+    size = 8000 * 2 * 3601 * 3
+    header = bytearray((tmp_path / "long.wav").read_bytes())
+    header[4:8], header[40:44] = (36 + size).to_bytes(4, "little"), size.to_bytes(4, "little")
+    with (tmp_path / "long.wav").open("wb") as file:
+        file.write(header[:44])
+        file.truncate(44 + size)  # takes no room on the disk
+    assert "longer than 3 hours" in give(page, tmp_path / "long.wav")
+
+
+def test_a_file_can_be_cancelled(page, tmp_path):
+    soundfile.write(tmp_path / "talk.wav", np.zeros(3600 * RATE, np.int16), RATE)
+    page.find_element("id", "file").send_keys(str(tmp_path / "talk.wav"))
+    wait_for(page, f"{STATUS}.includes(' left')")
+    page.find_element("id", "cancel").click()
+    assert page.execute_script(f"return {STATUS}") == ""
+    assert not page.find_element("id", "working").is_displayed()
+
+
+def test_the_microphone_is_denoised(page):
+    page.find_element("id", "microphone").click()
+    wait_for(page, "document.getElementById('live').textContent.startsWith('Latency ')")
+    levels = [f"document.getElementById('level-{name}').value" for name in ("before", "after")]
+    wait_for(page, f"{levels[0]} > -60 && {levels[1]} > -60")
+    assert page.find_element("id", "microphone").text == "Stop"
+    page.find_element("id", "live-denoised").click()
+    assert page.find_element("id", "live-denoised").get_attribute("aria-checked") == "false"
+    page.find_element("id", "microphone").click()
+    assert page.find_element("id", "microphone").text == "Start"
+
+
+def test_all_that_can_be_used_has_a_name_in_both_languages(page, tmp_path, noisy):
+    soundfile.write(tmp_path / "talk.wav", noisy[:RATE], RATE)
+    give(page, tmp_path / "talk.wav")
+    names = []
+    for _ in range(2):
+        elements = page.find_elements("css selector", "button, input, meter, canvas, progress, a")
+        names.append([element.accessible_name for element in elements if element.is_displayed()])
+        page.find_element("id", "language").click()
+    assert all(names[0] + names[1])
+    assert "Denoised" in names[0]
+    assert "降噪" in names[1]
+
+
+def test_the_page_fits_a_phone(page):
+    size = {"width": 320, "height": 640, "deviceScaleFactor": 2, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        assert wait_for(page, "innerWidth") == 320
+        assert page.execute_script("return document.documentElement.scrollWidth") <= 320
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_page_works_without_a_network_after_the_first_load(browser, site):
+    with served(site) as address:
+        browser.get(address)
+        cached = "caches.open((await caches.keys())[0]).then(cache => cache.keys()).then(keys => keys.length)"
+        browser.set_script_timeout(60)
+        count = browser.execute_async_script(
+            "const done = arguments[0]; navigator.serviceWorker.ready.then(async () => done(await " + cached + "))"
+        )
+        assert count == len(list(site.iterdir()))  # "./" instead of offline.js
+        loaded = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+        assert all(name.startswith((address, "data:")) for name in loaded)
+    browser.get(address)
+    browser.find_element("id", "example").click()
+    wait_for(browser, f"/^(Done: 0:08|完成：0:08)/.test({STATUS})", 300)
+
+
+def test_what_the_page_loads_is_small(site):
+    sizes = {path.name: path.stat().st_size for path in site.iterdir()}
+    assert sizes.pop("ort-wasm-simd-threaded.wasm") > 10e6
+    assert sum(sizes.values()) < 2.5e6
