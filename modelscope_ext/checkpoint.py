@@ -76,7 +76,7 @@ def read_configuration(folder: str | Path) -> dict:
             content = file.read(LONGEST_CONFIGURATION + 1)
         if len(content) > LONGEST_CONFIGURATION:
             raise ValueError(f"longer than {LONGEST_CONFIGURATION:,} bytes, which no configuration is")
-        found = json.loads(content.decode("utf-8"))
+        found = json.loads(content.decode("utf-8-sig"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; a model folder holds {CONFIGURATION} and {WEIGHTS}") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -41,8 +41,12 @@ COLUMNS = {
     "ovrl": ("OVRL", "", 2),
     "p808": ("P.808", "", 2),
 }
+DNSMOS = ("sig", "bak", "ovrl", "p808")
 #: The loss of a mean that `regression_gate` permits: a fraction of the differences in published tables.
 MARGINS = dict.fromkeys(COLUMNS, 0.05) | {"stoi": 0.5, "si_sdr": 0.5}
+
+#: Why a job has no scores whose process ended.
+CRASHED = "its process died: a metric crashed or memory ran out; try fewer workers"
 
 Denoise = Callable[[np.ndarray, int], np.ndarray]
 System = tuple[Sequence[Pair], Denoise | None]
@@ -63,7 +67,7 @@ class Evaluation:
     Attributes:
         name: name of the system.
         rows: file → metric → value; NaN where a metric has no value.
-        failed: file → why it has no scores; all values of its row are NaN.
+        failed: file → why it lacks scores, all or some; they are NaN.
     """
 
     name: str
@@ -77,7 +81,8 @@ class Evaluation:
 
     def to_frame(self) -> pd.DataFrame:
         """Return the scores with a row per file and a column per metric."""
-        return pd.DataFrame.from_dict(self.rows, orient="index", columns=self.metrics, dtype=float)
+        files = pd.Index(list(self.rows), dtype=object)  # a string type refuses names outside UTF-8
+        return pd.DataFrame(list(self.rows.values()), files, self.metrics, float)
 
     def summary(self) -> dict[str, MetricSummary]:
         """Return the summary of each metric over the files that have a value."""
@@ -115,8 +120,6 @@ def evaluate(
         AudioError: the pairs cannot be used; see `find_pairs`.
         ModuleNotFoundError: a metric needs a missing package.
         ValueError: a metric is unknown, there are no pairs, or `denoise` cannot be pickled.
-        OSError: a worker process died.
-
     >>> from modelscope_ext import Denoiser
     >>> evaluate("pairs", Denoiser(), workers=4).summary()["wb_pesq"].mean  # doctest: +SKIP
     """
@@ -228,15 +231,28 @@ def _run_jobs(
         pickled = pickle.dumps(denoisers)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(f"denoise cannot be pickled for other processes, take workers=1: {error}") from error
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (pickled,))
-    try:
-        futures = {pool.submit(_work, name, pair, metrics): (name, pair) for name, pair in jobs}
-        for future in as_completed(futures):
-            yield *futures[future], *future.result()
-    except BrokenProcessPool as error:
-        raise OSError("a worker process died; if memory ran out, use fewer workers") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    left, alone = list(jobs), 0
+    while left:
+        # After a crash, jobs that may have caused it run alone.
+        batch, count = (left[:1], 1) if alone else (left, workers)
+        done = set()
+        pool = ProcessPoolExecutor(count, get_context("spawn"), _start_worker, (pickled,))
+        try:
+            futures = {pool.submit(_work, name, pair, metrics): (name, pair) for name, pair in batch}
+            for future in as_completed(futures):
+                row = future.result()
+                done.add(futures[future])
+                yield *futures[future], *row
+            crashed = False
+        except BrokenProcessPool:
+            crashed = True
+        finally:
+            pool.shutdown(cancel_futures=True)
+        if alone and crashed:
+            done.add(left[0])
+            yield *left[0], dict.fromkeys(metrics, math.nan), CRASHED
+        left = [job for job in left if job not in done]
+        alone = workers if crashed and not alone else max(0, alone - 1)
 
 
 #: In a worker process: the denoisers by system, pickled until the first job.
@@ -265,6 +281,13 @@ def _score(pair: Pair, denoise: Denoise | None, metrics: Sequence[str]) -> tuple
             raise ValueError(f"need {clean.shape} floating point, got {estimate.shape} {estimate.dtype}")
         if not np.isfinite(estimate).all():
             raise ValueError("the denoised signal has NaN or infinite samples")
-        return scores(estimate, clean, metrics), ""
     except (ValueError, OSError, RuntimeError) as error:
         return dict.fromkeys(metrics, math.nan), str(error) or type(error).__name__
+    row, reasons = dict.fromkeys(metrics, math.nan), []
+    together = [name for name in metrics if name in DNSMOS]  # of one computation
+    for names in [*([name] for name in metrics if name not in DNSMOS), *([together] if together else [])]:
+        try:
+            row |= scores(estimate, clean, names)
+        except Exception as error:  # packages of others raise anything
+            reasons.append(f"{', '.join(names)}: {str(error) or type(error).__name__}")
+    return row, "; ".join(reasons)

@@ -110,6 +110,8 @@ class Track:
         import av
 
         self._av, self._file = av, file
+        if source.codec_context is None:
+            raise ValueError("FFmpeg does not know the codec of the source; choose the suffix .wav")
         same = muxer.name in _names(source.container.format.name)
         codec = source.codec_context.codec.canonical_name
         wanted = codec if same or muxer.name == "matroska" else muxer.codec

@@ -6,6 +6,7 @@ Axes: (N, channels), float32; rates in Hz.
 import itertools
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -118,6 +119,8 @@ class Media:
             if not 0 <= track < len(tracks):
                 raise AudioError(f"no audio track {track}; there are {len(tracks)}" if tracks else "no audio track")
             self._stream, self.tracks = tracks[track], len(tracks)
+            if self._stream.codec_context is None:
+                raise AudioError(f"there is no decoder for audio track {track}")
             self._skip = self._keep_beginning()
             frames = self._frames()
             first = next(frames, None)
@@ -241,8 +244,19 @@ class Media:
                     beyond, length = [], None
         if self._damaged:
             self.problems.append(f"{self._damaged} damaged packets")
-        if exact and self.seconds and self._reached(done) < self.seconds - SLACK_S:
-            self.problems.append(f"it ends after {self._reached(done):.2f} of {self.seconds:.2f} s")
+        promised = self.seconds if exact else self._promised_seconds()
+        if promised and self._reached(done) < promised - SLACK_S:
+            self.problems.append(f"it ends after {self._reached(done):.2f} of {promised:.2f} s")
+
+    def _promised_seconds(self) -> float | None:
+        """Return the length of the track from the start of a Matroska file on, if it is known; None in others."""
+        if self._container_name != "matroska":
+            return None
+        parts = self._stream.metadata.get("DURATION", "").split(":")
+        with suppress(ValueError):
+            hours, minutes, seconds = map(float, parts)
+            return 3600 * hours + 60 * minutes + seconds - max(0.0, self._start)
+        return self.seconds - max(0.0, self._start) if self.seconds and len(self._container.streams) == 1 else None
 
     def _reached(self, done: int) -> float:
         """Return the seconds from the first to the last of so many samples, with gaps of the time stamps."""

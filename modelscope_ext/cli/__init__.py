@@ -7,6 +7,7 @@ Exit codes: 0 success, 1 a file or the whole command failed, 2 wrong usage, 130 
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -45,6 +46,9 @@ def execute(parse: Callable[[], argparse.Namespace]) -> int:
     Args:
         parse: returns the parsed arguments; errors of this call are printed too, since it imports the command.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console of an old code page lacks characters
+            stream.reconfigure(errors="backslashreplace")
     try:
         args = parse()
         configure_logging(getattr(args, "quiet", False))

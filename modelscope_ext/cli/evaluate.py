@@ -1,14 +1,13 @@
 """The command `evaluate`: scores of a model on pairs, as a table, JSON and CSV."""
 
 import argparse
+import csv
 import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-
-import pandas as pd
 
 from modelscope_ext.atomic import atomic_write
 from modelscope_ext.cli.common import add_device, add_quiet
@@ -85,13 +84,13 @@ def run(args: argparse.Namespace) -> None:
     for path in filter(None, (args.json, args.csv)):
         path.parent.mkdir(parents=True, exist_ok=True)
     results = evaluate_systems(systems, args.metrics, args.workers, not args.quiet)
-    print(f"{len(noisy)} files; {METHOD}\n{'; '.join(f'{name}: {source}' for name, source in sources.items())}\n")
-    print(to_markdown(results))
     gate = regression_gate(results[1], results[2], margins) if args.baseline is not None else None
     if args.json:
         _write_json(args.json, results, sources, gate)
     if args.csv:
         _write_csv(args.csv, results)
+    print(f"{len(noisy)} files; {METHOD}\n{'; '.join(f'{name}: {source}' for name, source in sources.items())}\n")
+    print(to_markdown(results))
     problems = [f"refused: {reason}" for reason in gate or []]
     problems += [f"{each.name}: {len(each.failed)} file(s) could not be scored" for each in results if each.failed]
     if problems:
@@ -138,7 +137,8 @@ def _write_json(
     ]
     content = {"method": METHOD, "packages": _versions(), "systems": systems, "gate": gate}
     with atomic_write(path) as temp:
-        temp.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        temp.write_text(text, encoding="utf-8", errors="backslashreplace")  # as JSON writes names outside UTF-8
 
 
 def _without_nan(values: Mapping[str, float]) -> dict[str, float | None]:
@@ -157,7 +157,11 @@ def _versions() -> dict[str, str]:
 
 
 def _write_csv(path: Path, results: Sequence[Evaluation]) -> None:
-    names = [each.name for each in results]
-    table = pd.concat([each.to_frame() for each in results], keys=names, names=["system", "file"]).swaplevel()
-    with atomic_write(path) as temp:
-        table.to_csv(temp, float_format="%.6g", lineterminator="\n", encoding="utf-8")
+    metrics = list(dict.fromkeys(name for each in results for name in each.metrics))
+    with atomic_write(path) as temp, temp.open("w", encoding="utf-8", errors="backslashreplace", newline="") as out:
+        table = csv.writer(out, lineterminator="\n")
+        table.writerow(["file", "system", *metrics])
+        for each in results:
+            for file, row in each.rows.items():
+                values = [row.get(name, math.nan) for name in metrics]
+                table.writerow([file, each.name, *("" if math.isnan(value) else f"{value:.6g}" for value in values)])

@@ -36,7 +36,7 @@ def _cached_or_download(download: Callable, *args, **kwargs) -> str:
 def _cached(model: Any) -> str | None:
     """Return the folder of a cached model of our types if the hub cannot be reached."""
     if folder := cached_if_offline(model):
-        configuration = json.loads((folder / "configuration.json").read_text(encoding="utf-8"))
+        configuration = json.loads((folder / "configuration.json").read_text(encoding="utf-8-sig"))
         if configuration.get("model", {}).get("type") in TYPES:
             return str(folder)
     return None

@@ -200,7 +200,7 @@ def load_config(path: str | Path) -> TrainConfig:
         ValueError: a key is unknown or missing. The message names it and the known ones.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:

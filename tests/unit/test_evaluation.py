@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -196,6 +198,35 @@ def test_a_failure_affects_only_its_file(folder, denoise, reason, caplog):
     assert "SI-SDR of 1 file(s) (ours)" in to_markdown([found])
 
 
+def crash_on_quiet(audio, rate):
+    """Die with the process on one of the files."""
+    if np.abs(audio).max() < 0.01:
+        os._exit(11)
+    return audio
+
+
+def test_a_crash_costs_its_file_alone(folder):
+    for side in ("noisy", "clean"):
+        soundfile.write(folder / side / "quiet.wav", np.sin(np.arange(RATE)) * 1e-3, RATE)
+    found = evaluate(folder, crash_on_quiet, ["si_sdr"], workers=2)
+    assert list(found.failed) == ["quiet.wav"]
+    assert "process died" in found.failed["quiet.wav"]
+    assert all(np.isfinite(row["si_sdr"]) for name, row in found.rows.items() if name != "quiet.wav")
+    assert len(found.rows) > 1
+
+
+def test_a_metric_that_fails_costs_its_value_alone(folder, monkeypatch):
+    def broken(estimate, reference, names):
+        if "si_sdr" in names:
+            raise KeyError("lost")
+        return metrics.scores(estimate, reference, names)
+
+    monkeypatch.setattr(evaluation, "scores", broken)
+    found = evaluate(folder, None, ["stoi", "si_sdr"])
+    assert all(math.isnan(row["si_sdr"]) and row["stoi"] > 0 for row in found.rows.values())
+    assert all("si_sdr: 'lost'" in reason for reason in found.failed.values())
+
+
 def test_wrong_arguments(folder):
     with pytest.raises(ValueError, match="unknown metric 'cd'; known are wb_pesq"):
         evaluate(folder, None, ["cd"])
@@ -289,6 +320,18 @@ def test_the_command_prints_and_writes(folder, tmp_path, capsys):
     assert [(row["file"], row["system"]) for row in rows[:2]] == [("a.wav", "noisy"), ("b.wav", "noisy")]
     assert len(rows) == 6
     assert float(rows[0]["wb_pesq"]) == pytest.approx(expected.rows["a.wav"]["wb_pesq"], rel=1e-5)
+
+
+def test_a_name_outside_utf_8_costs_nothing(folder, tmp_path):
+    for side in ("noisy", "clean"):
+        (folder / side / "a.wav").rename(folder / side / "a\udcff.wav")
+    arguments = ["--enhanced", folder / "clean", "--metrics", "si_sdr", "--json", tmp_path / "o.json"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = ["-m", "modelscope_ext", "evaluate", "-q", "--workers", "1", "--pairs", folder, *arguments]
+    done = subprocess.run([sys.executable, *command, "--csv", tmp_path / "o.csv"], env=environment, check=False)
+    assert done.returncode == 0
+    assert "a\udcff.wav" in json.loads((tmp_path / "o.json").read_text())["systems"][0]["files"]
+    assert "a\\udcff.wav" in (tmp_path / "o.csv").read_text()
 
 
 def test_no_value_is_null(folder, tmp_path, capsys):

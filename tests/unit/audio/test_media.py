@@ -415,3 +415,18 @@ def test_lossy_files_become_pcm_in_a_wav(denoiser, tmp_path, source, subtype):
     denoiser.file(path, tmp_path / "talk.wav")
     info = soundfile.info(tmp_path / "talk.wav")
     assert (info.format, info.subtype, info.frames) == ("WAV", subtype, 3 * 16000)
+
+
+def test_a_webm_that_ends_early_gives_its_promised_length():
+    content, _ = encoded("webm", "libopus", speech(48000, 6.0), 48000)
+    assert "of 6.0" in read(content[: len(content) // 2])[2][0]
+
+
+def test_a_track_without_a_decoder_is_an_error():
+    content = bytearray(encoded("ipod", "aac", speech(48000), 48000)[0])
+    at = content.index(b"mp4a", content.index(b"stsd"))
+    content[at : at + 4] = b"zzzz"
+    at = content.index(b"\x40\x15", content.index(b"esds"))
+    content[at] = 0xFE
+    with pytest.raises(AudioError, match="not readable as audio"):
+        read(bytes(content))
