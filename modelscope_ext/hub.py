@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 __all__ = ["cached", "cached_if_offline", "hub_answers", "is_id", "model_folder"]
 
 #: Seconds to wait for the hub.
-PATIENCE_S = 3.0
+PATIENCE_S = 2.0
 
 
 def model_folder(model: str | Path, revision: str | None = None) -> Path:

@@ -16,23 +16,34 @@ from modelscope_ext.batch import local
 from modelscope_ext.batch.plan import Job, plan
 from modelscope_ext.batch.ray import Batch
 from modelscope_ext.cli.common import add_device, add_model, add_quiet, add_strength, bar_is_hidden, print_error
+from modelscope_ext.cli.pipe import denoise_pipe
 from modelscope_ext.inference.denoiser import ASR_SAFE_WET, Denoiser, FileReport
 from modelscope_ext.plots import draw_spectrograms
 
 logger = logging.getLogger(__name__)
 
+#: Standard input as an argument.
+STDIN = Path("-")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `denoise`."""
     parser.description = "Denoises files and folders. The rate, channels, length and format of each file do not change."
-    parser.add_argument("inputs", nargs="+", type=_path_or_url, metavar="IN", help="audio files, or folders of them")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        type=_path_or_url,
+        metavar="IN",
+        help="audio files, or folders of them; - for standard input",
+    )
+    parser.set_defaults(refuse=parser.error)
     parser.add_argument(
         "-o",
         "--output",
-        required=True,
         type=_path_or_url,
         metavar="OUT",
-        help="folder for the results, which mirrors input folders; for one input file also a file name",
+        help="folder for the results, which mirrors input folders; for one input file also a file name; for - standard "
+        "output if left out",
     )
     add_model(parser)
     add_device(parser)
@@ -62,6 +73,12 @@ def run(args: argparse.Namespace) -> int:
     """Denoise all files; return 1 if one failed."""
     if args.asr_safe and (args.wet is not None or args.attenuation_limit is not None):
         raise ValueError("--asr-safe chooses the strength itself: leave out --wet and --attenuation-limit")
+    if args.output is None and args.inputs != [STDIN]:
+        args.refuse("the following arguments are required: -o/--output")
+    if args.inputs == [STDIN]:
+        target = None if args.output in (None, STDIN) else args.output
+        denoise_pipe(Denoiser(args.model, args.device, **_strength(args)), target)
+        return 0
     failed, total = (_run_on_ray if args.engine == "ray" else _run_locally)(args)
     if failed:
         print_error(f"{failed} of {total} files failed")

@@ -36,11 +36,15 @@ def check_ends(args: argparse.Namespace) -> None:
     """Raise an error if the chosen pipes or sound devices cannot be used."""
     if (args.input, args.output) != (None, None):
         _import_sounddevice()
-    if args.input is None and (not sys.stdin or sys.stdin.isatty()):
-        state = "a terminal" if sys.stdin else "closed"
-        raise ValueError(f"standard input is {state}; pipe raw PCM into it, as in: {EXAMPLE}; or use --input")
-    if args.output is None and (not sys.stdout or sys.stdout.isatty()):
-        state = "a terminal, which cannot show raw PCM" if sys.stdout else "closed"
+    check_pipes(args.input is None, args.output is None, f"; pipe raw PCM into it, as in: {EXAMPLE}; or use --input")
+
+
+def check_pipes(input: bool, output: bool, hint: str = "; give it a file by <") -> None:
+    """Raise ValueError if standard input or output is to be used and is closed or a terminal."""
+    if input and (not sys.stdin or sys.stdin.isatty()):
+        raise ValueError(f"standard input is {'a terminal' if sys.stdin else 'closed'}{hint}")
+    if output and (not sys.stdout or sys.stdout.isatty()):
+        state = "a terminal, which cannot show audio" if sys.stdout else "closed"
         raise ValueError(f"standard output is {state}; pipe it to a program or use --output")
 
 

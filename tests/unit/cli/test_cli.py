@@ -162,6 +162,22 @@ def test_python_m_and_exit_codes():
 # Terminals and pipes
 
 
+@pytest.mark.parametrize(("format", "subtype"), [("WAV", "PCM_24"), ("FLAC", "PCM_16")])
+def test_standard_input_to_standard_output(format, subtype, tmp_path, clean):
+    audio = np.stack((clean[:9000], -clean[:9000]), 1)
+    soundfile.write(tmp_path / "in", audio, 22050, subtype, format=format)
+    command = [sys.executable, "-m", "modelscope_ext", "denoise", "-"]
+    done = subprocess.run(command, input=(tmp_path / "in").read_bytes(), cwd=ROOT, capture_output=True, check=True)
+    (tmp_path / "out").write_bytes(done.stdout)
+    info = soundfile.info(tmp_path / "out")
+    assert (info.format, info.subtype, info.samplerate, info.channels) == (format, subtype, 22050, 2)
+    assert np.abs(soundfile.read(tmp_path / "out")[0] - Denoiser()(audio, 22050)).max() < 1e-3
+    refused = subprocess.run(command, input=b"no audio", cwd=ROOT, capture_output=True)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(b"modelscope-ext: standard input: ")
+    assert not refused.stdout
+
+
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_fits_80_columns(command, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")

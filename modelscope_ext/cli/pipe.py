@@ -1,0 +1,36 @@
+"""`denoise -`: an audio file from standard input to standard output."""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from modelscope_ext.audio import AudioError, open_audio
+from modelscope_ext.cli.stream_ends import check_pipes
+from modelscope_ext.inference.denoiser import Denoiser
+
+
+def denoise_pipe(denoiser: Denoiser, target: Path | None = None) -> None:
+    """Denoise standard input into a file or, without one, standard output, in its format or else as wav.
+
+    The input is stored first: most formats are read from more than one place.
+
+    Raises:
+        AudioError: the input is no audio.
+        ValueError: the input or the output is a terminal.
+    """
+    check_pipes(input=True, output=target is None)
+    with tempfile.TemporaryDirectory(prefix="modelscope-ext-") as folder:
+        source = Path(folder) / "standard input"
+        with source.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        try:
+            with open_audio(source, warn=False) as audio:
+                suffix = "" if audio.format else ".wav"
+            result = target or Path(folder) / f"standard output{suffix}"
+            denoiser.file(source, result)
+        except AudioError as error:
+            raise AudioError(str(error).replace(f"{folder}/", "")) from error
+        if target is None:
+            with result.open("rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
