@@ -26,7 +26,7 @@ from modelscope_ext.pretrained import DEFAULT
 
 #: Limits of the files that a worker takes at a time, and repeats if it is killed.
 FILES, BYTES = 16, 2**26
-RESULT_COLUMNS = ("reason", "duration", "seconds", "sha256", "result_size", "result_stamp")
+RESULT_COLUMNS = ("reason", "warnings", "duration", "seconds", "sha256", "result_size", "result_stamp")
 #: A file that has killed so many workers is not given to another one.
 MAX_CRASHES = 3
 
@@ -178,7 +178,8 @@ class Worker:
             if not is_local(target_fs):
                 clean = Path(folder, "out", clean.name)
             try:
-                self.denoiser.file(noisy, clean, durations.append)
+                with _warnings() as warnings:
+                    self.denoiser.file(noisy, clean, durations.append)
             except AudioError as error:
                 raise AudioError(str(error).replace(str(noisy), source).replace(str(clean), target)) from error
             with clean.open("rb") as file:
@@ -187,7 +188,22 @@ class Worker:
                 upload(target_fs, clean, target_path)
         info = target_fs.info(target_path)
         result = {"sha256": digest, "result_size": info["size"], "result_stamp": version_tag(info)}
-        return {"duration": round(sum(durations), 3), **result}
+        texts = [text.replace(str(noisy), source).replace(str(clean), target) for text in warnings]
+        return {"warnings": texts or None, "duration": round(sum(durations), 3), **result}
+
+
+@contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """Collect the package's warnings: what a worker logs is not seen where the batch was started."""
+    found: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger("modelscope_ext")
+    log.addHandler(handler)
+    try:
+        yield found
+    finally:
+        log.removeHandler(handler)
 
 
 class CrashCounter:

@@ -182,6 +182,8 @@ def _run_on_ray(args: argparse.Namespace) -> tuple[int, int]:
         for row in batch.run(args.ray_address, args.workers):
             error = row["reason"] if row["status"] == "failed" else None
             failed += error is not None
+            for warning in row["warnings"] or ():
+                logger.warning("%s", warning)
             _report(bar, row["source"], row["path"], error)
             bar.update()
     return failed, len(batch.jobs)

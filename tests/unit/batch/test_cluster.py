@@ -231,6 +231,18 @@ def test_a_killed_driver_leaves_what_is_done(ray, tmp_path):
     assert len({(tmp_path / "out" / path).read_bytes() for path in found}) == 1
 
 
+def test_warnings_of_a_worker_are_in_its_row(folder, tmp_path):
+    audio = np.random.default_rng(0).standard_normal(32000) * 0.1
+    soundfile.write(tmp_path / "whole.flac", audio, 16000)
+    content = (tmp_path / "whole.flac").read_bytes()
+    (folder / "cut.flac").write_bytes(content[: len(content) // 2])
+    batch = Batch([folder], tmp_path / "out")
+    here(batch)
+    rows = batch.manifest.rows
+    assert "cut.flac: " in rows["cut.flac"]["warnings"][0]
+    assert all(row["warnings"] is None for path, row in rows.items() if path != "cut.flac")
+
+
 def test_a_worker_with_another_model_does_not_begin(folder, tmp_path):
     batch = Batch([folder], tmp_path / "out")
     with pytest.raises(ValueError, match=r"the model in the package: on .* another one than where the batch"):
