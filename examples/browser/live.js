@@ -36,7 +36,8 @@ class Live extends AudioWorkletProcessor {
     this.playing ||= this.queued >= this.reserve;
     if (this.playing && this.queued < output.length) {
       this.dropped++;
-      this.playing = false; // until the reserve is there again
+      this.playing = false; // until the reserve is there again, and that is larger from now on
+      this.reserve = Math.min(1.5 * this.reserve, sampleRate / 4);
     }
     while (this.queued > 3 * this.reserve) this.next(); // after a pause of the worker
     if (this.playing) for (let i = 0; i < output.length; i++) output[i] = this.next();
