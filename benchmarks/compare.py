@@ -194,6 +194,7 @@ def tensor_bytes(path: Path) -> bytes:
     from safetensors.torch import load_file
 
     content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    content = content.get("state_dict", content)  # a training checkpoint has more
     return b"".join(name.encode() + content[name].contiguous().numpy().tobytes() for name in sorted(content))
 
 
