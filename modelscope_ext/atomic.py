@@ -6,12 +6,13 @@ import os
 import platform
 import re
 import secrets
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic_write", "remove_stale_temp_files", "temp_name"]
+__all__ = ["atomic_write", "file_identity", "remove_stale_temp_files", "require_apart", "temp_name"]
 
 #: Bytes of the final name in a temporary one. Names have up to 255 bytes and 143 on encrypted disks.
 KEPT_BYTES = 100
@@ -29,26 +30,57 @@ def atomic_write(path: str | Path, like: str | Path | None = None) -> Iterator[P
     """Yield a temporary path beside `path` and rename it to `path` when the block succeeds.
 
     Missing folders are made. A failed block removes the temporary file and leaves `path` as it was. Threads, processes
-    and hosts may write the same path at once: the last one to finish wins. `path` gets the permissions of `like`.
+    and hosts may write the same path at once: the last one to finish wins. A file keeps its permissions, and a new one
+    gets those of `like`. A link keeps its place: the file that it names is replaced.
 
     Raises:
-        OSError: the file cannot be written. The message names `path` and the reason.
+        OSError: the file cannot be written, or it is a device or a pipe. The message names `path` and the reason.
     """
-    path = Path(path)
-    temp = path.with_name(temp_name(path.name))
+    path, real = Path(path), Path(os.path.realpath(path))
+    temp = real.with_name(temp_name(real.name))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        real.parent.mkdir(parents=True, exist_ok=True)
+        mode = real.stat().st_mode if real.exists() else None
+        if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError("a device or a pipe, which no file replaces")
         yield temp
         with temp.open("rb+") as file:
             os.fsync(file.fileno())  # after a power cut the name might exist without the content
-        if like is not None:
-            temp.chmod(Path(like).stat().st_mode & 0o777)
-        temp.replace(path)
+        mode = Path(like).stat().st_mode if like is not None else mode
+        if mode is not None and stat.S_IMODE(temp.stat().st_mode) != stat.S_IMODE(mode):  # some disks have none
+            temp.chmod(stat.S_IMODE(mode) & 0o777)
+        temp.replace(real)
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
         with suppress(OSError):  # it was renamed, or the disk is read-only
             temp.unlink()
+
+
+def file_identity(path: str | Path) -> object:
+    """Return the same for all names of a file: by links, and in any letter case where the disk ignores it."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
+
+
+def require_apart(targets: Iterable[str | Path | None], read: Iterable[str | Path | None]) -> None:
+    """Raise OSError if one of the files to write is read too, or is written twice; None is no file.
+
+    Args:
+        targets: files to write.
+        read: files that are read, and folders whose own files are.
+    """
+    places = [Path(place) for place in read if place is not None and os.path.exists(place)]
+    files = [file for place in places for file in (place.iterdir() if place.is_dir() else [place])]
+    taken = dict.fromkeys(map(file_identity, files), "is read by this command and would be overwritten")
+    for target in targets:
+        if target is not None:
+            if reason := taken.get(identity := file_identity(target)):
+                raise OSError(f"{target}: {reason}")
+            taken[identity] = "would be written twice"
 
 
 def remove_stale_temp_files(folder: Path) -> None:

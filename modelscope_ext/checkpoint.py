@@ -5,12 +5,9 @@ of three layouts: the released one, in which every layer has two names; that of 
 prefix `model.` and perhaps inside `{"state_dict": …}`; the state dict of our network.
 """
 
-import io
 import json
 import os
-import pickletools
 import re
-import zipfile
 from pathlib import Path
 
 import torch
@@ -23,6 +20,7 @@ from modelscope_ext.atomic import atomic_write
 from modelscope_ext.models import FRCRN_TYPE, TYPES, build
 from modelscope_ext.models.frcrn.network import FrcrnBase
 from modelscope_ext.stft import analysis_matrix, synthesis_matrix
+from modelscope_ext.tensors import CodeError, load_tensors, save_tensors
 
 __all__ = [
     "CONFIGURATION",
@@ -36,7 +34,6 @@ __all__ = [
     "released_state_dict",
     "save_model",
     "save_released",
-    "save_tensors",
 ]
 
 CONFIGURATION = "configuration.json"
@@ -47,12 +44,6 @@ LONGEST_CONFIGURATION = 1_000_000  # bytes
 #: Limit of the size of a weights file, in sizes of the network: two names, 64 bits, a training state.
 MOST_COPIES = 10
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-#: Names that the pickle of a state dict may use.
-HARMLESS = re.compile(
-    r"collections (OrderedDict|Counter)|torch\._utils _rebuild_(tensor_v2|parameter)|torch Size"
-    r"|torch (\w+Storage|float16|bfloat16|float32|float64|int64|uint8)|torch\.storage \w+Storage"
-)
-
 #: Our name → the second name of the same tensor in the released FRCRN.
 ALIASES = {
     "encoders": "encoder",
@@ -177,39 +168,15 @@ def _read(path: Path, size: int) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        code = _code(path, start.startswith(b"PK\x03\x04"))
-        found = {} if code else torch.load(path, map_location="cpu", weights_only=True)
+        found = load_tensors(path)
+    except CodeError as error:
+        raise CheckpointError(f"{path}: would run {error!s:.100} when unpickled, and is refused") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a safetensors file, or damaged ({str(error)[:200]})") from error
     except Exception as error:  # what torch's reader raises on damaged files is not documented
         reason = str(error).partition("\n")[0][:200]
         raise CheckpointError(f"{path}: not a weights file, or damaged ({reason})") from error
-    if code:
-        raise CheckpointError(f"{path}: would run {code:.100} when unpickled, and is refused")
     return _unwrap(found, path)
-
-
-def _code(path: Path, zipped: bool) -> str | None:
-    """Return a name that the pickles of a file would call and that tensors do not need; None without one.
-
-    Nothing is unpickled. `torch.load` permits a few more names. One is `bytearray`, which allocates any size.
-
-    Raises:
-        ValueError: there is no pickle or the entries are larger than the file.
-    """
-    with path.open("rb") as file:
-        pickles = [file] * 5  # the format before zip files: a number, a version, the system, the tensors, their order
-        if zipped:
-            archive = zipfile.ZipFile(file)
-            entries = archive.infolist()
-            if sum(entry.file_size for entry in entries) > path.stat().st_size:
-                raise ValueError("its entries are larger than the file")
-            pickles = [io.BytesIO(archive.read(entry)) for entry in entries if entry.filename.endswith(".pkl")]
-        for each in pickles:
-            for opcode, name, _ in pickletools.genops(each):
-                if opcode.name in ("GLOBAL", "INST") and not HARMLESS.fullmatch(name):
-                    return name.replace(" ", ".")
-    return None
 
 
 def _unwrap(found: object, path: Path) -> dict[str, Tensor]:
@@ -294,11 +261,3 @@ def save_model(net: nn.Module, folder: str | Path, configuration: dict) -> None:
 def save_released(net: nn.Module, path: str | Path) -> None:
     """Write an FRCRN's weights in the released layout for ModelScope's own class; the file is complete or absent."""
     save_tensors(released_state_dict(net), path)
-
-
-def save_tensors(content: dict, path: str | Path) -> None:
-    """Write `content` by `torch.save`; the file is complete or absent. An `OSError` names the file and the reason."""
-    buffer = io.BytesIO()  # torch's own writer does not report a full disk
-    torch.save(content, buffer)
-    with atomic_write(path) as temp:
-        temp.write_bytes(buffer.getbuffer())

@@ -186,6 +186,7 @@ def build_page(models: Sequence[str] = (), device: str | None = None, limited: b
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("the page needs gradio: pip install 'modelscope-ext[demo]'") from error
     work = tempfile.TemporaryDirectory(prefix="modelscope-ext-demo-")
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(work.name, "uploads")))  # removed with the rest
 
     def run(
         source: str | None, strength: float, limit_db: float, model: str, words: dict[str, str], progress: Any
@@ -254,7 +255,7 @@ def _layout(gradio: Any, models: list[str], limited: bool, run: Callable) -> Any
 
 def _remove_old(folder: Path) -> None:
     for old in folder.iterdir():
-        if time.time() - old.stat().st_mtime > KEPT_S:
+        if old.name != "uploads" and time.time() - old.stat().st_mtime > KEPT_S:
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -275,6 +276,7 @@ def launch(
     """
     import gradio
     from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     fonts = ["system-ui", "sans-serif"]  # gradio's default fonts come from the web
     theme = gradio.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
@@ -292,7 +294,7 @@ def launch(
             share=False,
             ssr_mode=False,
             pwa=False,
-            app_kwargs={"middleware": [Middleware(_OwnServerOnly)]},
+            app_kwargs={"middleware": [Middleware(_OwnServerOnly), Middleware(TrustedHostMiddleware, _names(host))]},
         )
     except OSError as error:
         raise OSError(
@@ -301,6 +303,15 @@ def launch(
     if wait:
         page.block_thread()
     return address
+
+
+def _names(host: str | None) -> list[str]:
+    """Return the names by which browsers may call the server.
+
+    A page of strangers may give its own name the address of this computer, and would then read what is served here.
+    """
+    host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    return ["127.0.0.1", "localhost"] if host in ("127.0.0.1", "localhost") else ["*"]
 
 
 class _OwnServerOnly:

@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING, Any
 from modelscope_ext.hub import model_folder
 from modelscope_ext.inference.onnx_backend import OnnxBackend
 from modelscope_ext.pretrained import DEFAULT, graph_of
+from modelscope_ext.text import printable
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["ModelInfo", "describe"]
+
+#: Bytes of a card that are read, and letters of a licence that are shown.
+LONGEST_CARD, LONGEST_LICENCE = 1_000_000, 200
 
 PAPERS = {
     "CRUSE": "Braun et al., Towards efficient models for real-time deep noise suppression, ICASSP 2021",
@@ -87,7 +91,10 @@ def describe(model: str | Path | None = None) -> ModelInfo:
         return _describe_onnx(Path(model))
     folder = model_folder(model or DEFAULT)
     card = folder / "README.md"
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    text = ""
+    if card.is_file():
+        with card.open("rb") as file:
+            text = file.read(LONGEST_CARD).decode("utf-8", "replace")
     if (graph := graph_of(folder)) and not importlib.util.find_spec("torch"):
         return replace(_describe_onnx(graph), name=folder.name, licence=card_licence(text), tables=card_tables(text))
     from modelscope_ext.checkpoint import RELEASED_WEIGHTS, WEIGHTS, load_model  # imports torch
@@ -130,9 +137,17 @@ def macs_per_second(net: "nn.Module") -> int:
 
 
 def card_licence(card: str) -> str | None:
-    """Return the licence in a model card's front matter or in a line such as `Licence: …`; None without one."""
-    match = re.search(r"(?im)\blicen[cs]e(?: of the weights)?:[ \t]*(?:\n\s*-\s*)?(\S.*?)\.?\s*$", card)
-    return match[1].strip("\"'") if match else None
+    """Return the licence from a model card's front matter, or from a line such as `Licence: …`; None without one."""
+    lines = card.splitlines()
+    for line, after in zip(lines, [*lines[1:], ""], strict=True):
+        head, colon, found = line.partition(":")
+        title = " ".join(head[-100:].lower().split())
+        if colon and title.removesuffix(" of the weights").endswith(("licence", "license")):
+            item = after.strip()
+            found = found.strip() or (item[1:].strip() if item.startswith("-") else "")
+            if found := found.strip("\"'").removesuffix("."):
+                return printable(found[:LONGEST_LICENCE])
+    return None
 
 
 def card_tables(card: str) -> list[Table]:

@@ -15,7 +15,7 @@ import jinja2
 import numpy as np
 
 from modelscope_ext.atomic import atomic_write
-from modelscope_ext.audio import AudioError, audio_files, open_audio, read_mono
+from modelscope_ext.audio import AudioError, ProblemsError, audio_files, open_audio, read_mono
 from modelscope_ext.data.pairs import match_pairs
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.metrics import SAMPLE_RATE, require, scores
@@ -65,8 +65,7 @@ def collect(given: Path, reference: Path | None = None) -> list[Source]:
         return [Source(path.relative_to(given).as_posix(), path) for path in files]
     pairs, problems = match_pairs(given, reference)
     if problems:
-        lines = [f"{path}: {reason}" for path, reason in problems.items()]
-        raise AudioError("\n  ".join([f"{given}: {len(lines)} problem(s); nothing was written", *lines]))
+        raise ProblemsError(f"{given}: {len(problems)} problem(s); nothing was written", problems)
     return [Source(pair.names[0], pair.noisy, pair.clean) for pair in pairs]
 
 

@@ -4,6 +4,7 @@ from modelscope_ext.audio.files import SUFFIXES, audio_files
 from modelscope_ext.audio.pcm import (
     SAMPLE_RATE,
     AudioError,
+    ProblemsError,
     as_float,
     block_length,
     find_problem,
@@ -20,6 +21,7 @@ __all__ = [
     "SUFFIXES",
     "AudioError",
     "AudioFile",
+    "ProblemsError",
     "StreamResampler",
     "as_float",
     "audio_files",

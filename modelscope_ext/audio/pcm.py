@@ -3,7 +3,11 @@
 Axes: (N,) or (N, channels), float32 in -1 … 1; rates in Hz.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
+
+from modelscope_ext.text import lines_of, printable
 
 #: Rate in Hz of all networks and data sets.
 SAMPLE_RATE = 16000
@@ -21,6 +25,15 @@ SILENT_SPAN = 2.0**-14
 
 class AudioError(ValueError):
     """A file or an array that is not usable as audio; the message names it and the reason."""
+
+
+class ProblemsError(AudioError):
+    """Several unusable files: `lines` has a title and one line for each, without line feeds; the message has all."""
+
+    def __init__(self, title: str, problems: Mapping[str, str]) -> None:
+        self.lines = [printable(title), *lines_of(problems)]
+        self.problems = dict(problems)
+        super().__init__("\n".join(self.lines))
 
 
 def as_float(audio: np.ndarray) -> np.ndarray:

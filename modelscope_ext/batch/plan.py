@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from modelscope_ext.atomic import file_identity
 from modelscope_ext.audio import SUFFIXES, AudioError, require_writable
 from modelscope_ext.batch.storage import is_local, list_audio, resolve, url_of, version_tag
 
@@ -96,11 +97,8 @@ class _Place(NamedTuple):
         return Path(os.path.realpath(file)).as_posix() if is_local(self.fs) else url_of(self.fs, file)
 
     def identity(self, file: str) -> object:
-        """Return the same for all names of a file: by links and in any letter case where the disk ignores it."""
-        if is_local(self.fs) and os.path.exists(file):
-            status = os.stat(file)
-            return status.st_dev, status.st_ino
-        return self.real(file)
+        """Return the same for all names of a file."""
+        return file_identity(file) if is_local(self.fs) else self.real(file)
 
 
 def _files(place: _Place, out: _Place, cluster: bool, unreadable: list[str]) -> dict[str, dict]:

@@ -46,6 +46,7 @@ def execute(parse: Callable[[], argparse.Namespace]) -> int:
     Args:
         parse: returns the parsed arguments; errors of this call are printed too, since it imports the command.
     """
+    _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console of an old code page lacks characters
             stream.reconfigure(errors="backslashreplace")
@@ -68,6 +69,17 @@ def execute(parse: Callable[[], argparse.Namespace]) -> int:
     except (ValueError, OSError) as error:
         print_error(error)
         return 1
+
+
+def _open_streams() -> None:
+    """Open what is closed of standard output and error: the next file would take its number, and its messages."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it has the lowest free number
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the end)
 
 
 def add_command(commands: Any, name: str) -> argparse.ArgumentParser:

@@ -2,7 +2,10 @@
 
 import argparse
 import logging
+import os
 import sys
+
+from modelscope_ext.text import printable
 
 
 def add_quiet(parser: argparse.ArgumentParser) -> None:
@@ -48,24 +51,27 @@ def configure_logging(quiet: bool) -> None:
 
 
 def print_error(reason: object) -> None:
-    """Print one line on standard error."""
-    _print_line(f"modelscope-ext: {_escape(str(reason))}")
+    """Print an error on standard error: one line, or those of a list of problems."""
+    title, *others = getattr(reason, "lines", [str(reason)])
+    _print_line("\n".join([f"modelscope-ext: {printable(title)}", *map(printable, others)]))
 
 
 class _Lines(logging.Handler):
     """Log messages on standard error, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        _print_line("\n".join(map(_escape, self.format(record).split("\n"))))
+        if isinstance(record.args, tuple):  # names in them may have line feeds
+            record.args = tuple(each if isinstance(each, (int, float)) else printable(each) for each in record.args)
+        _print_line("\n".join(map(printable, self.format(record).split("\n"))))
 
 
 def _print_line(line: str) -> None:
-    if tqdm := sys.modules.get("tqdm"):
-        tqdm.tqdm.write(line, file=sys.stderr)
-    else:
-        print(line, file=sys.stderr)
-
-
-def _escape(text: str) -> str:
-    """Escape line feeds and terminal sequences, which file names may contain."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """Print on standard error, if there is one that takes it: the work goes on without messages."""
+    try:
+        if tqdm := sys.modules.get("tqdm"):
+            tqdm.tqdm.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr)
+        sys.stderr.flush()
+    except (OSError, ValueError):  # a full disk, or closed
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the end)

@@ -1,6 +1,7 @@
 """The command `demo`: a page that denoises in the browser."""
 
 import argparse
+import signal
 
 from modelscope_ext.cli.common import add_device, add_quiet
 from modelscope_ext.demo import build_page, launch
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serve the page until Ctrl-C."""
+    """Serve the page until Ctrl-C or SIGTERM; then remove uploads and results."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     limited = args.host not in ("127.0.0.1", "::1", "localhost")
     launch(build_page(args.model or (), args.device, limited), args.host, args.port, quiet=args.quiet)

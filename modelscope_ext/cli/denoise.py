@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from modelscope_ext.atomic import atomic_write
+from modelscope_ext.atomic import atomic_write, require_apart
 from modelscope_ext.audio import AudioError
 from modelscope_ext.batch import local
 from modelscope_ext.batch.plan import Job, plan
@@ -106,6 +106,8 @@ def _run_locally(args: argparse.Namespace) -> tuple[int, int]:
     jobs = plan(args.inputs, args.output, hidden)
     if args.spectrogram and len(jobs) != 1:
         raise ValueError(f"--spectrogram takes one input file, got {len(jobs)}")
+    require_apart([args.spectrogram, *(job.target for job in jobs)], [args.model])
+    require_apart([args.spectrogram], [job.source for job in jobs])
     wanted = [job for job in jobs if not (args.skip_existing and job.target.exists())]
     denoiser = Denoiser(args.model, args.device, **_strength(args))
     seconds, unreadable = local.probe(wanted)

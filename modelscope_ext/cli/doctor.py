@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 
 from modelscope_ext.doctor import CheckResult, run_checks
+from modelscope_ext.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +39,7 @@ def _printed(results: Iterable[CheckResult]) -> Iterable[CheckResult]:
             print(f"{group and chr(10)}{result.group}")
             group = result.group
         level = result.level.upper() if result.level == "problem" else result.level
-        print(f"  {level:9}{result.what}", flush=True)
+        print(f"  {level:9}{printable(result.what)}", flush=True)
         if result.fix:
-            print(f"{'':11}→ {result.fix}", flush=True)
+            print(f"{'':11}→ {printable(result.fix)}", flush=True)
         yield result

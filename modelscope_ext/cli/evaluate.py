@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from modelscope_ext.atomic import atomic_write
+from modelscope_ext.atomic import atomic_write, require_apart
 from modelscope_ext.cli.common import add_device, add_quiet
 from modelscope_ext.data.pairs import find_pairs
 from modelscope_ext.evaluation import COLUMNS, MARGINS, Evaluation, evaluate_systems, regression_gate, to_markdown
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.metrics import require
+from modelscope_ext.text import printable, table_cell
 
 METHOD = "mean over files ± half of the 95 % confidence interval (Student's t over files)"
 
@@ -81,6 +82,8 @@ def run(args: argparse.Namespace) -> None:
         sources[name] = model or "the model in this package"
     if args.enhanced is not None:
         systems["enhanced"], sources["enhanced"] = (find_pairs(args.pairs, args.enhanced), None), str(args.enhanced)
+    scored = [path for pairs, _ in systems.values() for pair in pairs for path in (pair.noisy, pair.clean)]
+    require_apart([args.json, args.csv], [args.model, args.baseline or None, *scored])
     for path in filter(None, (args.json, args.csv)):
         path.parent.mkdir(parents=True, exist_ok=True)
     results = evaluate_systems(systems, args.metrics, args.workers, not args.quiet)
@@ -89,7 +92,8 @@ def run(args: argparse.Namespace) -> None:
         _write_json(args.json, results, sources, gate)
     if args.csv:
         _write_csv(args.csv, results)
-    print(f"{len(noisy)} files; {METHOD}\n{'; '.join(f'{name}: {source}' for name, source in sources.items())}\n")
+    scored_systems = printable("; ".join(f"{name}: {source}" for name, source in sources.items()))
+    print(f"{len(noisy)} files; {METHOD}\n{scored_systems}\n")
     print(to_markdown(results))
     problems = [f"refused: {reason}" for reason in gate or []]
     problems += [f"{each.name}: {len(each.failed)} file(s) could not be scored" for each in results if each.failed]
@@ -164,4 +168,5 @@ def _write_csv(path: Path, results: Sequence[Evaluation]) -> None:
         for each in results:
             for file, row in each.rows.items():
                 values = [row.get(name, math.nan) for name in metrics]
-                table.writerow([file, each.name, *("" if math.isnan(value) else f"{value:.6g}" for value in values)])
+                cells = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
+                table.writerow([table_cell(file), each.name, *cells])

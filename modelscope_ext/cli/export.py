@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from modelscope_ext.atomic import require_apart
 from modelscope_ext.cli.common import add_model, add_quiet
 from modelscope_ext.export import export_onnx
 
@@ -41,4 +42,5 @@ def run(args: argparse.Namespace) -> None:
     """Export the model."""
     if args.output.suffix.lower() != ".onnx":
         raise ValueError(f"{args.output}: the name of an ONNX file ends in .onnx")
+    require_apart([args.output], [args.model])
     export_onnx(args.model, args.output, args.utterance, args.int8, args.blocks)

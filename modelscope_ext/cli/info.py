@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from modelscope_ext.info import ModelInfo, describe
+from modelscope_ext.text import printable
 
 UNKNOWN = "unknown for an ONNX file"
 
@@ -26,9 +27,9 @@ def run(args: argparse.Namespace) -> None:
     """Print facts about a model."""
     info = describe(args.model)
     if args.json:
-        print(json.dumps(asdict(info), indent=2, ensure_ascii=False))
+        print(json.dumps(asdict(info), indent=2))
     else:
-        print(*_lines(info), sep="\n")
+        print(*map(printable, _lines(info)), sep="\n")
 
 
 def _lines(info: ModelInfo) -> Iterator[str]:

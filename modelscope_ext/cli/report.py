@@ -7,6 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from modelscope_ext import __version__
+from modelscope_ext.atomic import require_apart
 from modelscope_ext.audio import AudioError
 from modelscope_ext.cli.common import add_device, add_model, add_quiet, bar_is_hidden
 from modelscope_ext.inference.denoiser import Denoiser
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the page. Raise AudioError if a file failed."""
     sources = collect(args.input, args.reference)
+    require_apart([args.output], [args.model, *(path for each in sources for path in (each.noisy, each.clean))])
     denoiser = Denoiser(args.model, args.device)
     model = f"{args.model or 'the model in modelscope-ext'}, modelscope-ext {__version__}"
     with tqdm(sources, desc="report", unit="file", disable=bar_is_hidden(args)) as bar:

@@ -21,7 +21,8 @@ import pyarrow
 from pyarrow.parquet import ParquetWriter
 
 from modelscope_ext.atomic import atomic_write, remove_stale_temp_files
-from modelscope_ext.audio import SAMPLE_RATE
+from modelscope_ext.audio import SAMPLE_RATE, ProblemsError
+from modelscope_ext.text import lines_of
 
 SPLITS = ("train", "test")
 ROWS_PER_SHARD = 500
@@ -81,18 +82,16 @@ class Summary:
             lines.append(f"resampled to {SAMPLE_RATE} Hz: {', '.join(others)}")
         if self.skipped:
             lines.append(f"left out {len(self.skipped)}:")
-            lines += [f"  {name}: {reason}" for name, reason in self.skipped.items()]
+            lines += lines_of(self.skipped)
         return "\n".join(lines)
 
 
-class DataError(ValueError):
-    """Unusable files: `problems` has the reason for each by path and the message lists them all."""
+class DataError(ProblemsError):
+    """Unusable files: `problems` has the reason for each by path, and the message lists them all."""
 
     def __init__(self, problems: dict[str, str]) -> None:
-        lines = [f"  {name}: {reason}" for name, reason in problems.items()]
         advice = "fix them, or leave these out with --skip-bad (skip_bad=True)"
-        super().__init__("\n".join((f"{len(problems)} problems in the data; {advice}:", *lines)))
-        self.problems = problems
+        super().__init__(f"{len(problems)} problems in the data; {advice}:", problems)
 
 
 def on_grid(audio: np.ndarray) -> np.ndarray:
@@ -265,7 +264,14 @@ def _readme(out: Path) -> str:
         lines += [f"- config_name: {split}"]
         # The default when no configuration is named, as in `MsDataset.load(folder, split="test")`.
         lines += ["  default: true"] * (split == splits[-1])
-        lines += ["  data_files:", f"  - split: {split}", f"    path: {split}/*.parquet"]
+        # `datasets` would take another folder of this name, or earlier content, from its cache.
+        content = hashlib.sha256((out / split / "plan.json").read_bytes()).hexdigest()
+        lines += [
+            f"  description: content {content[:32]}",
+            "  data_files:",
+            f"  - split: {split}",
+            f"    path: {split}/*.parquet",
+        ]
     lines += ["---", "", "# Noisy and clean speech", "", SIGNATURE, "", "| split | rows | hours |", "|---|---|---|"]
     for split in splits:
         samples = [samples for _, samples in json.loads((out / split / "plan.json").read_text())["rows"]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from modelscope_ext.audio import AudioError, audio_files, find_problem, read_native, resample
+from modelscope_ext.audio import AudioError, ProblemsError, audio_files, find_problem, read_native, resample
 
 THREADS = 2
 CHECKED_AT_ONCE = 32  # pairs; Ctrl-C waits for them
@@ -80,8 +80,7 @@ def find_pairs(folder: str | Path, enhanced: str | Path | None = None) -> list[P
             problems |= checked.problems
         problems |= missing
     if problems:
-        lines = [f"{path}: {reason}" for path, reason in problems.items()]
-        raise AudioError("\n  ".join([f"{folder}: {len(problems)} problem(s); nothing was computed", *lines]))
+        raise ProblemsError(f"{folder}: {len(problems)} problem(s); nothing was computed", problems)
     return pairs
 
 

@@ -16,6 +16,38 @@ from modelscope_ext.inference.recording import RecordingStats
 GRID_S = 0.08
 
 
+class EachAlone:
+    """A back end that chunks each of several streams by itself: none depends on the others.
+
+    Args:
+        backend: the network.
+        stats: of each stream, as for `ChunkedInference`.
+    """
+
+    causal = True
+
+    def __init__(self, backend: Backend, stats: list[RecordingStats]) -> None:
+        self.streams = [ChunkedInference(backend, each) for each in stats]
+        self.name, self.sample_rate, self.limits = backend.name, backend.sample_rate, self.streams[0].limits
+
+    def feed(self, audio: np.ndarray, state: list | None = None) -> tuple[np.ndarray, list]:
+        """Return the samples (B, m) that are finished in all streams, and the new state after (B, n) more."""
+        state = state or [(audio[:1, :0], None)] * len(audio)
+        fed = [
+            (waiting, *stream.feed(audio[row : row + 1], inner))
+            for row, (stream, (waiting, inner)) in enumerate(zip(self.streams, state, strict=True))
+        ]
+        done = [np.concatenate((waiting, out), 1) for waiting, out, _ in fed]
+        ready = min(each.shape[1] for each in done)
+        out = np.concatenate([each[:, :ready] for each in done])
+        return out, [(each[:, ready:], inner) for each, (_, _, inner) in zip(done, fed, strict=True)]
+
+    def flush(self, state: list) -> np.ndarray:
+        """Return the last samples (B, m)."""
+        ends = [stream.flush(inner) for stream, (_, inner) in zip(self.streams, state, strict=True)]
+        return np.concatenate([np.concatenate((each[0], end), 1) for each, end in zip(state, ends, strict=True)])
+
+
 class ChunkedState(NamedTuple):
     """State between two calls."""
 

@@ -1,5 +1,6 @@
 """`Denoiser`: noisy audio in, clean audio of the same rate, shape, type, length and level out."""
 
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -23,10 +24,10 @@ from modelscope_ext.audio import (
     write_like,
 )
 from modelscope_ext.inference.backend import Backend
-from modelscope_ext.inference.chunking import ChunkedInference
+from modelscope_ext.inference.chunking import EachAlone
 from modelscope_ext.inference.meter import NoiseMeter, level_gain
 from modelscope_ext.inference.onnx_backend import OnnxBackend
-from modelscope_ext.inference.recording import scan
+from modelscope_ext.inference.recording import RecordingStats, scan_each
 from modelscope_ext.inference.stream import DenoiseStream
 from modelscope_ext.pretrained import DEFAULT, graph_of
 
@@ -41,6 +42,8 @@ BLOCK_S = 10.0
 BANDS = ("full", "speech")
 #: Blocks of silence that are denoised before a stream of blocks begins.
 REHEARSED_BLOCKS = 8
+#: Samples of all channels that the warm-up may have; it is shorter than the model's where there are hundreds.
+MOST_WARMUP = 2**25
 #: For a recogniser: `Denoiser(wet=ASR_SAFE_WET, attenuation_limit_db=math.inf)`; benchmarks/README.md gives the reason.
 ASR_SAFE_WET = 0.8
 
@@ -232,10 +235,10 @@ class Denoiser:
         validate_format(sample_rate, channels)
         backend = self.backend
         if not backend.causal:
-            stats = None
+            stats = [RecordingStats()] * channels
             if backend.limits.reference_level or backend.limits.needs_statistics:
-                stats = scan(backend, _resampled(blocks(), sample_rate, channels, backend.sample_rate))
-            backend = ChunkedInference(backend, stats)
+                stats = scan_each(backend, _resampled(blocks(), sample_rate, channels, backend.sample_rate))
+            backend = EachAlone(backend, stats)
         return DenoiseStream(backend, int(sample_rate), channels, self.dry_gain, self.band)
 
     def _denoise(
@@ -249,16 +252,18 @@ class Denoiser:
 
         `again` gives the same blocks, for a recording far from the levels of speech: it is scaled, and back.
         """
-        warmup, discard = round(self.backend.limits.warmup_s * rate), 0
-        gain, dtype, first = None, np.dtype(np.float32), True
-        for block in blocks:
-            if first and self.backend.causal:
-                gain, dtype = level_gain(block, again), block.dtype
-            first = False
-            if warmup:
-                before, warmup = block[warmup:0:-1], 0
-                discard = len(before)
-                block = np.concatenate((before, block), dtype=block.dtype)
+        blocks, warmup = iter(blocks), round(self.backend.limits.warmup_s * rate)
+        first = list(itertools.islice(blocks, 1))
+        warmup = min(warmup, MOST_WARMUP // max(1, first[0][:1].size)) if first else 0
+        while sum(map(len, first)) <= warmup and (block := next(blocks, None)) is not None:
+            first.append(block)
+        gain, dtype = None, np.dtype(np.float32)
+        if first and self.backend.causal:
+            gain, dtype = level_gain(first[0], again), first[0].dtype
+        before = np.concatenate(first, dtype=first[0].dtype)[warmup:0:-1] if warmup else ()
+        discard, size = len(before), max(1, *map(len, first)) if first else 1
+        pieces = (before[start : start + size] for start in range(0, discard, size))
+        for block in itertools.chain(pieces, first, blocks):
             out = stream.feed(block if gain is None else as_float(block) * gain)
             yield (out if gain is None else from_float(out / gain, dtype))[discard:]
             discard -= min(discard, len(out))

@@ -1,5 +1,6 @@
 """ONNX files of `modelscope-ext export` by onnxruntime or OpenVINO; PyTorch is not needed."""
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -68,13 +69,15 @@ class OnnxBackend:
             raise ValueError(f"{path}: its metadata are absurd: {str(found)[:300]}")
         self._most_hops = MOST_HOPS if found["kind"] == BLOCKS else 1
         threads = 1 if self.causal else int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)
+        self._make = functools.partial(_OpenVino if device == "openvino" else _session, path, threads)
+        self._process = os.getpid()
         if device == "openvino":
             if self.causal:
                 raise ValueError(f"{path}: a step, which onnxruntime does faster; openvino is for whole utterances")
-            self._session = _OpenVino(path, threads)
+            self._session = self._make()
             self._session.check(session, self.sample_rate)
         else:
-            self._session = session if threads == 1 else _session(path, threads)
+            self._session = session if threads == 1 else self._make()
 
     def __reduce__(self) -> tuple:
         """Pickle the path: sessions of onnxruntime cannot be pickled."""
@@ -104,12 +107,18 @@ class OnnxBackend:
     ) -> tuple[np.ndarray, None]:
         """See `Backend`."""
         given = {} if stats is None else {"means": stats}
-        return self._session.run(["enhanced"], {"audio": np.ascontiguousarray(audio), **given})[0], None
+        return self._run("enhanced", {"audio": np.ascontiguousarray(audio), **given}), None
 
     def statistics(self, audio: np.ndarray, parts: int = 1, quick: bool = False) -> np.ndarray:
         """See `Backend`."""
-        own = self._session.run(["own_means"], {"audio": np.ascontiguousarray(audio)})[0]
+        own = self._run("own_means", {"audio": np.ascontiguousarray(audio)})
         return np.broadcast_to(own, (parts, *own.shape))
+
+    def _run(self, output: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """Process whole utterances."""
+        if self._process != os.getpid():  # a forked child has none of its parent's threads
+            self._session, self._process = self._make(), os.getpid()
+        return self._session.run([output], inputs)[0]
 
 
 class _Steps:

@@ -3,6 +3,7 @@
 Axes: audio (B, N), one stream a row, float32 at the network's rate.
 """
 
+import copy
 import itertools
 import math
 from collections.abc import Iterable
@@ -93,9 +94,23 @@ def scan(backend: Backend, pieces: Iterable[np.ndarray]) -> RecordingStats:
         backend: the network.
         pieces: the recording as (B, n) pieces.
     """
+    return _statistics(backend, _sampled(backend, pieces))
+
+
+def scan_each(backend: Backend, pieces: Iterable[np.ndarray]) -> list[RecordingStats]:
+    """Return what `scan` does for each stream as if it were alone."""
+    sample = _sampled(backend, pieces)
+    return [_statistics(backend, sample.row(stream)) for stream in range(len(sample.kept))]
+
+
+def _sampled(backend: Backend, pieces: Iterable[np.ndarray]) -> "_Sample":
     sample = _Sample(backend.sample_rate)
     for piece in pieces:
         sample.add(piece)
+    return sample
+
+
+def _statistics(backend: Backend, sample: "_Sample") -> RecordingStats:
     audio, length, limits = sample.audio, sample.length, backend.limits
     gain = reference_gain(audio, sample.mean_power) if limits.reference_level else np.ones((len(audio), 1))
     seconds = length / backend.sample_rate
@@ -105,7 +120,6 @@ def scan(backend: Backend, pieces: Iterable[np.ndarray]) -> RecordingStats:
     excerpts = math.ceil(count * PIECE_S / limits.chunk_s / limits.batch) * limits.batch  # each is as long as a chunk
     each = math.ceil(count / excerpts)
     audio = _excerpts(audio, np.float32(gain), backend.sample_rate, (excerpts, each), sample.stride > 1)
-    del sample  # up to an hour of audio
     batches = audio.reshape(excerpts // limits.batch, -1, audio.shape[2])
     stats = np.concatenate([backend.statistics(batch, each, quick=True) for batch in batches], 1)
     return RecordingStats(gain, stats.reshape(-1, len(gain), *stats.shape[2:]), length)
@@ -134,6 +148,12 @@ class _Sample:
             if index % self.stride == 0:
                 self.kept[:, index // self.stride, offset : offset + part.shape[1]] = part
             self.length += part.shape[1]
+
+    def row(self, stream: int) -> "_Sample":
+        """Return that of one stream."""
+        alone = copy.copy(self)
+        alone.kept, alone.power = self.kept[stream : stream + 1], self.power[stream : stream + 1]
+        return alone
 
     @property
     def audio(self) -> np.ndarray:

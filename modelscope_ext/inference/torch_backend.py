@@ -1,5 +1,6 @@
 """Networks by PyTorch."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,10 @@ from modelscope_ext.checkpoint import load_model
 from modelscope_ext.hub import model_folder
 from modelscope_ext.inference.backend import Limits
 from modelscope_ext.models import to_device
+
+if hasattr(os, "register_at_fork"):
+    # A child has none of its parent's threads, but OpenMP would wait for them.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 class TorchBackend:
@@ -41,7 +46,7 @@ class TorchBackend:
             attenuation_limit_db=net.attenuation_limit_db,
             warmup_s=net.warmup_s,
             reference_level=net.reference_level,
-            batch=4 if on_gpu else min(2, torch.get_num_threads()),
+            batch=4 if on_gpu else 2,  # not the number of threads, on which the output would depend
             needs_statistics=has_means,
             **excerpts,
         )

@@ -1,6 +1,7 @@
 """Noise suppression as a ModelScope pipeline."""
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from modelscope.outputs import OutputKeys
 from modelscope.pipelines.base import Pipeline
 from modelscope.pipelines.builder import PIPELINES
 
+from modelscope_ext.atomic import require_apart
 from modelscope_ext.audio import SAMPLE_RATE, SUFFIXES, from_float, write_audio
 from modelscope_ext.checkpoint import has_weights, load_model
 from modelscope_ext.inference.denoiser import Denoiser
@@ -54,9 +56,11 @@ class NoiseSuppressionPipeline(Pipeline):
         if output_path is None:
             return super().__call__(input, *args, **kwargs)
         if not isinstance(input, list):
+            _require_apart([output_path], [input])
             return super().__call__(input, *args, output_path=output_path, **kwargs)
         kwargs.pop("batch_size", None)
         paths = _paths(input, output_path)
+        _require_apart([path for _, path in paths], input)
         return [super(NoiseSuppressionPipeline, self).__call__(i, output_path=p, **kwargs) for i, p in paths]
 
     def _sanitize_parameters(self, **parameters) -> tuple[dict, dict, dict]:
@@ -92,6 +96,11 @@ class NoiseSuppressionPipeline(Pipeline):
             with write_audio(output_path, SAMPLE_RATE, 1, "WAV", "PCM_16") as file:
                 file.write(np.frombuffer(inputs[OutputKeys.OUTPUT_PCM], np.int16))
         return inputs
+
+
+def _require_apart(outputs: list, inputs: list) -> None:
+    """Raise OSError if an output is the file of an input."""
+    require_apart(outputs, [each for each in inputs if isinstance(each, (str, os.PathLike))])
 
 
 def _paths(inputs: list, output: Any) -> list[tuple[Any, Any]]:

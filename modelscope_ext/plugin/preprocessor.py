@@ -2,6 +2,10 @@
 
 import io
 import os
+import time
+import urllib.request
+from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any
 
 import numpy as np
@@ -10,7 +14,11 @@ from modelscope.preprocessors import Preprocessor
 from modelscope.preprocessors.builder import PREPROCESSORS
 
 from modelscope_ext.audio import SAMPLE_RATE, AudioError, as_float, mix, open_audio, resample, validate_format
+from modelscope_ext.data.cells import read_cell
 from modelscope_ext.models import CRUSE_TYPE, DUAL_PATH_TYPE, FRCRN_TYPE
+
+#: Seconds that a server may be silent, and that a download may take.
+SILENT_S, DOWNLOAD_S = 30, 600
 
 
 @PREPROCESSORS.register_module("audio", module_name=CRUSE_TYPE)
@@ -19,8 +27,8 @@ from modelscope_ext.models import CRUSE_TYPE, DUAL_PATH_TYPE, FRCRN_TYPE
 class AudioPreprocessor(Preprocessor):
     """A reader of a path, a URL, the bytes of an audio file, an (N,) or (N, channels) array, or a row of a data set.
 
-    A row is an audio cell (`array` and `sampling_rate`, or `bytes` or `path`), or has such a cell, a path or bytes in
-    its column `noisy`, `audio` or `wav`.
+    A row is an audio cell (see `modelscope_ext.data.cells`), or has such a cell or bytes in its column `noisy`, `audio`
+    or `wav`.
     """
 
     def __init__(self, *args, **kwargs) -> None:
@@ -42,8 +50,10 @@ class AudioPreprocessor(Preprocessor):
             return audio if audio.ndim == 1 else audio[:, 0] if reference else mix(audio)
 
         to_16k = _as_stock if reference else resample
-        if isinstance(data, dict):
+        if isinstance(data, Mapping):
             data, sample_rate = _cell(data, sample_rate)
+        if hasattr(data, "get_all_samples"):
+            data, sample_rate = read_cell(data)
         if isinstance(data, np.ndarray):
             if data.ndim not in (1, 2):
                 raise AudioError(f"need (N,) or (N, channels) audio, got shape {data.shape}")
@@ -74,24 +84,34 @@ def _place(name: str) -> tuple[str, str | io.BytesIO]:
     if "://" not in name:
         return "", name
     try:
-        return f"{name}: ", io.BytesIO(File.read(name))
-    except (OSError, ValueError, AssertionError, ImportError, NotImplementedError) as error:
+        return f"{name}: ", io.BytesIO(_download(name) if name.startswith(("http://", "https://")) else File.read(name))
+    except (OSError, ValueError, AssertionError, ImportError, NotImplementedError, HTTPException) as error:
         raise AudioError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _cell(row: dict, sample_rate: int) -> tuple[Any, int]:
-    """Return the audio of a row and its rate."""
-    if "array" in row:
-        rate = row.get("sampling_rate", sample_rate)
-        try:
-            return np.asarray(row["array"]), int(rate)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise AudioError(f"not an array of samples, or not a rate in Hz ({rate!r}): {error}") from error
+def _download(url: str) -> bytes:
+    """Return the content of a URL, or raise OSError if the server is silent or takes too long."""
+    deadline, content = time.monotonic() + DOWNLOAD_S, io.BytesIO()
+    with urllib.request.urlopen(url, timeout=SILENT_S) as response:
+        while part := response.read1(2**16):
+            content.write(part)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"took longer than {DOWNLOAD_S} s")
+    return content.getvalue()
+
+
+def _cell(row: Mapping, sample_rate: int) -> tuple[Any, int]:
+    """Return the audio of a row, and its rate."""
+    if row.get("array") is not None:
+        return read_cell({"sampling_rate": sample_rate, **row})
     for key in ("bytes", "path"):
         if row.get(key) is not None:
             return row[key], sample_rate
     for column in ("noisy", "audio", "wav"):
         if column in row:
             cell = row[column]
-            return _cell(cell, sample_rate) if isinstance(cell, dict) else (cell, sample_rate)
+            if isinstance(cell, Mapping):
+                return _cell(cell, sample_rate)
+            samples = hasattr(cell, "__array__") or isinstance(cell, list)
+            return read_cell({"array": cell, "sampling_rate": sample_rate}) if samples else (cell, sample_rate)
     raise AudioError(f"no audio in a row with {', '.join(map(str, row)) or 'nothing'}; looked for noisy, audio and wav")

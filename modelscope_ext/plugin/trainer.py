@@ -15,6 +15,7 @@ from modelscope_ext.checkpoint import CONFIGURATION, load_weights
 from modelscope_ext.hub import model_folder
 from modelscope_ext.models import CRUSE_TYPE, DUAL_PATH_TYPE, FRCRN_TYPE
 from modelscope_ext.plugin.model import CruseModel, FrcrnModel
+from modelscope_ext.training.batches import Segments
 from modelscope_ext.training.config import SegmentConfig
 from modelscope_ext.training.distributed import rank
 from modelscope_ext.training.fine_tuning import write_output
@@ -84,7 +85,7 @@ class NoiseSuppressionTrainer(BaseTrainer):
         ):
             self.cfg.merge_from_dict({f"{section}.{name}": given[name] for name in names if name in given})
         train_dataset, eval_dataset = map(_hugging_face, (train_dataset, eval_dataset))
-        utterances = eval_dataset is not None and len(eval_dataset) and isinstance(eval_dataset[0].get("noisy"), dict)
+        utterances = eval_dataset is not None and len(eval_dataset) and Segments(eval_dataset).has_clips()
         if utterances:
             self.cfg.merge_from_dict({"evaluation.dataloader.batch_size_per_gpu": 1})
         configuration = self.cfg.to_dict()
@@ -172,7 +173,7 @@ class NoiseSuppressionTrainer(BaseTrainer):
             load_weights(self.model.model, checkpoint_path)
         self.metric_values = self.loop.run()
         if self.loop.finished and not rank():
-            write_output(self.model_dir, self.loop)
+            write_output(self.model_dir, self.loop, self.loop.recipe.work_dir / "output")
 
     def evaluate(self, checkpoint_path: str | None = None, *args, **kwargs) -> dict[str, float]:
         """Return the metrics over the evaluation data, with the weights of a checkpoint if one is given."""

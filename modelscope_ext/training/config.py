@@ -108,7 +108,7 @@ class SegmentConfig:
     """A run of `SegmentRecipe`. Batches are those of one process: n processes use n times as many rows a step."""
 
     free = ("epochs", "workers", "eval_every", "eval_iterations", "eval_batch", "eval_workers", "keep",
-            "checkpoint_seconds")  # may change within a run  # fmt: skip
+            "checkpoint_seconds", "silent_rows")  # may change within a run  # fmt: skip
     epochs: int = 200
     iterations: int = 2000  # an epoch; rows are repeated if there are fewer
     batch: int = 12
@@ -126,8 +126,11 @@ class SegmentConfig:
     eval_workers: int = 0
     keep: int | None = None  # checkpoints; None: all
     checkpoint_seconds: float = 600.0
+    silent_rows: str = "skip"  # or "refuse"
 
     def __post_init__(self) -> None:
+        if self.silent_rows not in ("skip", "refuse"):
+            raise ValueError(f"silent_rows must be skip or refuse, got {self.silent_rows!r}")
         for name in ("epochs", "iterations", "batch", "eval_batch", "eval_every"):
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}")
@@ -170,6 +173,7 @@ class SegmentConfig:
                 "eval_iterations": evaluation.get("val_iters_per_epoch"),
                 "eval_batch": evaluation.get("dataloader", {}).get("batch_size_per_gpu"),
                 "eval_workers": evaluation.get("dataloader", {}).get("workers_per_gpu"),
+                "silent_rows": train.get("silent_rows"),
                 "keep": kept,
             }
             return cls(**{name: value for name, value in values.items() if value is not None})
@@ -222,7 +226,10 @@ def check_unchanged(before: str, config: TrainConfig | SegmentConfig, name: str)
     Settings that are newer than the checkpoint had their defaults.
     """
     free = {key: value for key, value in json.loads(json.dumps(asdict(config))).items() if key in config.free}
-    old, new = (json.loads(to_json(each)) for each in (_fill(type(config), free | json.loads(before), ""), config))
+    try:
+        old, new = (json.loads(to_json(each)) for each in (_fill(type(config), free | json.loads(before), ""), config))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: has damaged settings, or those of another version ({error})") from error
     if changed := [key for key, value in new.items() if value != old[key]]:
         raise ValueError(
             f"{name} belongs to a run with another configuration ({', '.join(changed)} differ); "

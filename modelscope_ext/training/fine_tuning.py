@@ -1,5 +1,6 @@
 """Training of a model folder on a prepared data set, with a gate for its result."""
 
+import hashlib
 import math
 import os
 import shutil
@@ -59,12 +60,12 @@ def fine_tune(
     scores = loop.run()
     if not loop.finished or rank():
         return scores
-    output, refused = write_output(folder, loop), work_dir / "refused"
+    output, refused = work_dir / "output", work_dir / "refused"
+    write_output(folder, loop, refused if gate else output)
     if gate:
-        shutil.rmtree(refused, ignore_errors=True)
-        os.replace(output, refused)
         if complaints := gate(refused):
             raise ValueError(f"the result is worse than {folder} and stays in {refused}: {'; '.join(complaints)}")
+        shutil.rmtree(output, ignore_errors=True)
         os.replace(refused, output)
     return scores
 
@@ -79,8 +80,9 @@ def _load_segments(data: Path) -> tuple[Any, Any]:
     if "train" not in names:
         raise ValueError(f"{data}: has no configuration train; write one with: modelscope-ext prepare-data")
     options = {"remove_columns": ["duration"], "batched": True, "batch_size": 36}
+    content = _content_tag(data)
     parts = {
-        name: load_dataset(str(data), name, split=name).map(to_segment, **options)
+        name: load_dataset(str(data), name, split=name, description=content).map(to_segment, **options)
         for name in ("train", "test")
         if name in names
     }
@@ -89,13 +91,19 @@ def _load_segments(data: Path) -> tuple[Any, Any]:
     return parts["train"], parts["test"]
 
 
-def write_output(folder: Path, loop: TrainingLoop) -> Path:
-    """Write the model folder `output/` with the best weights of a run; the last ones if it had no evaluation."""
+def _content_tag(folder: Path) -> str:
+    """Return a text that differs for other files; the cache of `datasets` goes by the name of a folder alone."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    found = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:32]
+
+
+def write_output(folder: Path, loop: TrainingLoop, output: Path) -> None:
+    """Write a model folder with the best weights of a run, or with the last ones if it had no evaluation."""
     recipe, epoch = loop.recipe, loop.done.step // loop.recipe.epoch
-    best, output = recipe.work_dir / "best.pth", recipe.work_dir / "output"
+    best = recipe.work_dir / "best.pth"
     evaluated = best.exists() and math.isfinite(recipe.lowest)  # the file may be of an earlier run
     weights = best if evaluated else recipe.work_dir / f"epoch_{epoch}.pth"
     for source, name in ((folder / CONFIGURATION, CONFIGURATION), (weights, RELEASED_WEIGHTS)):
         with atomic_write(output / name) as temp:
             shutil.copyfile(source, temp)
-    return output

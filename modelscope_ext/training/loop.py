@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from modelscope_ext.tensors import load_tensors
 from modelscope_ext.training.config import SegmentConfig, TrainConfig, check_unchanged, to_json
 from modelscope_ext.training.distributed import all_reduce_mean, broadcast_latest_state, rank, world_size
 from modelscope_ext.training.log import Log
+from modelscope_ext.training.states import check_position
 
 logger = logging.getLogger(__name__)
 #: Steps in a row that are skipped before the run ends with an error.
@@ -119,17 +121,13 @@ class TrainingLoop:
             ValueError: the file is missing, damaged or of another configuration or holds no training state.
         """
         try:
-            self._restore(torch.load(path, map_location="cpu", weights_only=True), str(path), same_settings)
+            state = load_tensors(Path(path))
         except FileNotFoundError:
             raise ValueError(f"{path}: no such file") from None
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path}: holds no training state to continue from ({error}); to use its weights alone, "
-                             "copy it to pytorch_model.bin of the model folder") from error  # fmt: skip
-        except ValueError:  # another configuration
-            raise
         except Exception as error:  # torch does not document what its reader raises on damaged files
             reason = str(error).partition("\n")[0]
-            raise ValueError(f"{path}: no checkpoint, or damaged, or of another network ({reason})") from error
+            raise ValueError(f"{path}: no checkpoint, or damaged ({reason})") from error
+        self._restore(state, str(path), same_settings)
         logger.info("continuing after %s", self._position(self.done.step))
 
     def run(self, stop_after: int | None = None) -> dict[str, float]:
@@ -248,12 +246,33 @@ class TrainingLoop:
         bar.update()
 
     def _state(self) -> dict[str, Any]:
-        return self.recipe.state(self.done) | {"config": to_json(self.config)}
+        columns = {name: [values[name] for values in self.window] for name in (self.window[0] if self.window else ())}
+        loop = {"window": columns, "skipped": self.skipped, "scores": plain_scores(self.recipe.scores)}
+        return self.recipe.state(self.done) | {"config": to_json(self.config), "loop": loop}
 
-    def _restore(self, state: dict[str, Any], name: str, same_settings: bool) -> None:
-        if same_settings and "config" in state:  # the first versions of epochs left it out
+    def _restore(self, state: Any, name: str, same_settings: bool) -> None:
+        """Take over a checkpoint, or raise ValueError with its name."""
+        if same_settings and isinstance(state, dict) and "config" in state:  # the first versions of epochs left it out
             check_unchanged(state["config"], self.config, name)
-        self.done = self.recipe.load_state(state)
+        try:
+            self.done = self.recipe.load_state(state)
+            loop = {"window": {}, "skipped": 0, "scores": self.recipe.scores, **state.get("loop", {})}
+            names, columns = loop["window"].keys(), loop["window"].values()
+            self.window = [dict(zip(names, map(float, values), strict=True)) for values in zip(*columns, strict=True)]
+            self.skipped = int(loop["skipped"])
+            self.recipe.scores = dict(loop["scores"])
+            check_position(self.done.step, self.done.seconds, self.done.random)
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"{name}: holds no training state to continue from ({error}); to use its weights alone, "
+                             "copy it to pytorch_model.bin of the model folder") from error  # fmt: skip
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"{name}: damaged, or of another network ({reason})") from error
+
+
+def plain_scores(scores: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers of an evaluation as a checkpoint takes them."""
+    return {name: float(value) for name, value in scores.items() if isinstance(value, (int, float))}
 
 
 def autocast(device: torch.device, cpu: bool = False) -> torch.autocast:

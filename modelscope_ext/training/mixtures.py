@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from modelscope_ext import metrics
-from modelscope_ext.checkpoint import load_model, save_model, save_tensors
+from modelscope_ext.checkpoint import load_model, save_model
 from modelscope_ext.data.corpus import Corpus, load_corpus
 from modelscope_ext.data.mixing import Mixer, validation_pairs
 from modelscope_ext.data.rooms import load_rooms, save_rooms, simulate_rooms
@@ -22,11 +22,13 @@ from modelscope_ext.losses import CompressedSpectralLoss
 from modelscope_ext.models import CRUSE_TYPE, DUAL_PATH_TYPE, build, has_bfloat16, to_device
 from modelscope_ext.models.dual_path.network import DualPath
 from modelscope_ext.pretrained import DEFAULT
+from modelscope_ext.tensors import save_tensors
 from modelscope_ext.training.batches import data_loader, positions
 from modelscope_ext.training.config import TrainConfig, corpus_options
 from modelscope_ext.training.distributed import barrier, init_process_group, rank, rank_zero_first, world_size
 from modelscope_ext.training.loop import Progress, autocast, hide_bar
 from modelscope_ext.training.muon import Muon
+from modelscope_ext.training.states import load_optimizer
 
 logger = logging.getLogger(__name__)
 FREE = ("bias", "position")  # parameters without weight decay
@@ -181,8 +183,8 @@ class MixtureRecipe:
         self.net.load_state_dict(state["net"])
         self.average.load_state_dict(state["average"])
         for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
-        self.best_q = position["best_q"]
+            load_optimizer(optimizer, kept)
+        self.best_q = float(position["best_q"])
         return Progress(position["step"], position["seconds"], state["random"])
 
     def _validate(self, step: int) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Training in epochs on a data set of segments, as ModelScope's configurations describe it."""
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from modelscope_ext.checkpoint import save_tensors
-from modelscope_ext.training.batches import Segments, check_rows, collate, data_loader, positions
+from modelscope_ext.tensors import save_tensors
+from modelscope_ext.training.batches import BadDataError, Segments, check_rows, collate, data_loader, positions
 from modelscope_ext.training.config import SegmentConfig
 from modelscope_ext.training.distributed import init_process_group, rank, world_size
-from modelscope_ext.training.loop import Progress, autocast, hide_bar
+from modelscope_ext.training.loop import Progress, autocast, hide_bar, plain_scores
+from modelscope_ext.training.states import load_optimizer, load_scheduler
 
+logger = logging.getLogger(__name__)
 LOSSES = ["loss", "amp_loss", "phase_loss", "sisnr"]
 
 
@@ -61,9 +64,10 @@ class SegmentRecipe:
         self.improved = False
         init_process_group(device)
         self.train_rows, self.eval_rows = (None if rows is None else Segments(rows) for rows in (train_rows, eval_rows))
-        for rows, name in ((self.train_rows, "training data"), (self.eval_rows, "evaluation data")):
-            if rows is not None:
-                check_rows(rows, name)
+        silent = [
+            self._silent(*each) for each in ((self.train_rows, "training data"), (self.eval_rows, "evaluation data"))
+        ]
+        self.left_out = set(silent[1])
         self.net = net.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.device = next(net.parameters()).device
         options = {"lr": 1e-3, **(config.optimizer_options or {})}
@@ -73,12 +77,25 @@ class SegmentRecipe:
             options = config.scheduler_options or {}
             self.scheduler = _make(torch.optim.lr_scheduler, config.scheduler, self.optimizer, options)
 
+    def _silent(self, rows: Segments | None, name: str) -> list[int]:
+        """Check rows; return the indices of those that are left out because they are silent."""
+        silent = check_rows(rows, name) if rows is not None else []
+        if silent and self.config.silent_rows == "refuse":
+            raise BadDataError(f"{name}: {len(silent)} rows are silent, the first is {silent[0]}")
+        if silent:
+            logger.warning("%s: %d silent rows of %d are left out", name, len(silent), len(rows))
+        return silent
+
     def newest_checkpoint(self) -> Path | None:
         """Return `last.pth` or the checkpoint of the last epoch."""
         if (last := self.work_dir / "last.pth").exists():
             return last
-        epochs = {int(path.stem[6:]): path for path in self.work_dir.glob("epoch_*.pth") if path.stem[6:].isdigit()}
+        epochs = self._epochs()
         return epochs[max(epochs)] if epochs else None
+
+    def _epochs(self) -> dict[int, Path]:
+        paths = self.work_dir.glob("epoch_*.pth")
+        return {int(path.stem[6:]): path for path in paths if path.stem[6:].isdecimal()}
 
     def batches(self, start: int, stop: int) -> DataLoader:
         """Return batches of rows. Each pass over the rows has its own order."""
@@ -119,18 +136,22 @@ class SegmentRecipe:
         return row | {"seconds": progress.seconds}
 
     def save(self, progress: Progress, state: dict[str, Any]) -> None:
-        """Write `epoch_N.pth` and `best.pth` at the end of an epoch and `last.pth` within it."""
+        """Write `best.pth` and `epoch_N.pth` at the end of an epoch, `last.pth` within it.
+
+        `epoch_N.pth` is the last: whatever a killed run did not write, it does after the checkpoint before.
+        """
         epoch, iteration = divmod(progress.step, self.epoch)
         last, keep = self.work_dir / "last.pth", self.config.keep
         if iteration:
             save_tensors(state, last)
             return
-        save_tensors(state, self.work_dir / f"epoch_{epoch}.pth")
         if self.improved:
             save_tensors(state, self.work_dir / "best.pth")
+        save_tensors(state, self.work_dir / f"epoch_{epoch}.pth")
         last.unlink(missing_ok=True)
-        if keep and epoch > keep:
-            (self.work_dir / f"epoch_{epoch - keep}.pth").unlink(missing_ok=True)
+        for number, path in self._epochs().items() if keep else ():
+            if number <= epoch - keep:
+                path.unlink(missing_ok=True)
 
     def state(self, progress: Progress) -> dict[str, Any]:
         """Return weights and metrics and what continues training."""
@@ -142,7 +163,7 @@ class SegmentRecipe:
             "progress": position,
             "random": progress.random,
         }
-        meta = {"epoch": epoch, "iter": iteration, "metrics": {} if iteration else self.scores}
+        meta = {"epoch": epoch, "iter": iteration, "metrics": {} if iteration else plain_scores(self.scores)}
         return {"state_dict": self.net.state_dict(), "meta": meta, "trainer": trainer}
 
     def load_state(self, state: dict[str, Any]) -> Progress:
@@ -150,10 +171,11 @@ class SegmentRecipe:
         trainer = state["trainer"]
         position = trainer["progress"]
         self.net.load_state_dict(state["state_dict"])
-        self.optimizer.load_state_dict(trainer["optimizer"])
+        load_optimizer(self.optimizer, trainer["optimizer"])
         if self.scheduler:
-            self.scheduler.load_state_dict(trainer["scheduler"])
-        self.lowest = position["best"]
+            load_scheduler(self.scheduler, trainer["scheduler"])
+        self.lowest = float(position["best"])
+        self.scores = state["meta"]["metrics"]  # empty within an epoch
         step = position["epoch"] * self.epoch + position["iteration"]
         return Progress(step, position["seconds"], trainer["random"])
 
@@ -162,7 +184,7 @@ class SegmentRecipe:
         if self.eval_rows is None:
             raise ValueError("there is no eval_dataset to evaluate on")
         config, rows = self.config, self.eval_rows
-        own = range(rank(), len(rows), world_size())
+        own = [index for index in range(rank(), len(rows), world_size()) if index not in self.left_out]
         loader = data_loader(rows, config.eval_batch, own, config.eval_workers, self.device, collate)
         batches = min(len(loader), config.eval_iterations or len(loader))
         metrics, was_training = self.metrics(), self.net.training

@@ -11,16 +11,18 @@ from conftest import ROOT
 PACKAGE = ROOT / "modelscope_ext"
 #: Rooms from the lowest floor to the highest → the rooms that each may import, all on lower floors.
 ROOMS = {
+    "text": "",
     "atomic": "",
     "stft": "",
     "hub": "",
     "pretrained": "",
-    "audio": "atomic",
+    "audio": "atomic text",
     "models": "audio stft",
-    "checkpoint": "atomic models stft",
+    "tensors": "atomic",
+    "checkpoint": "atomic models stft tensors",
     "losses": "stft",
     "metrics": "stft",
-    "data": "atomic audio stft",
+    "data": "atomic text audio stft",
     "inference": "audio models checkpoint hub pretrained",
     "batch": "atomic audio checkpoint hub pretrained inference",
     "plots": "audio",
@@ -28,12 +30,12 @@ ROOMS = {
     "demo": "audio inference players plots",
     "evaluation": "audio metrics data",
     "report": "atomic audio metrics data inference players plots",
-    "info": "checkpoint hub pretrained inference",
+    "info": "text checkpoint hub pretrained inference",
     "export": "atomic stft models checkpoint hub pretrained inference",
-    "training": "atomic stft audio models checkpoint pretrained losses metrics data",
+    "training": "atomic stft audio models tensors checkpoint pretrained losses metrics data",
     "doctor": "checkpoint hub pretrained inference training",
-    "cli": "atomic audio checkpoint hub metrics data inference batch plots demo evaluation report info export training "
-    "doctor",
+    "cli": "atomic text audio checkpoint hub metrics data inference batch plots demo evaluation report info export "
+    "training doctor",
     "plugin": "atomic audio models checkpoint hub losses metrics data inference evaluation export training cli",
     "__init__": "models data inference plugin",
     "__main__": "cli",

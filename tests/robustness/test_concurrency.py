@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from conftest import EXAMPLES, randomize
+from processes import python
 
 from modelscope_ext import Denoiser
 from modelscope_ext.export import export_onnx
 from modelscope_ext.models import build
+from modelscope_ext.pretrained import DEFAULT
 
 THREADS = 8
 
@@ -70,6 +72,36 @@ def test_threads_and_forks_give_the_same_bytes_as_alone(shared, noisy):
     assert digest(shared, noisy, 2) == alone[2]
 
 
+CHILD = """
+import multiprocessing, sys
+import numpy as np, torch
+from modelscope_ext import Denoiser
+
+torch.set_num_threads(2)
+noisy = np.random.default_rng(0).standard_normal(20000).astype(np.float32) / 20
+denoiser = Denoiser(sys.argv[1] or None)
+
+def in_a_child(method):
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        return pool.apply_async(denoiser, (noisy, 16000)).get(100)
+
+found = [in_a_child(method) for method in ("fork", "forkserver", "spawn")]
+expected = denoiser(noisy, 16000)
+for each in (*found, in_a_child("fork")):
+    assert np.abs(each - expected).max() < 1e-6
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["CRUSE", "CRUSE, torch", "ONNX utterance"])
+def test_a_child_process_denoises_with_threads_in_its_parent(tmp_path, kind):
+    """A web server loads the model and then forks its workers."""
+    model = {"CRUSE": "", "CRUSE, torch": DEFAULT, "ONNX utterance": tmp_path / "net.onnx"}[kind]
+    if model == tmp_path / "net.onnx":
+        export_onnx(build("CRUSE2-8-1xGRU2").eval(), model, utterance=True)
+    python("-c", CHILD, model, environment={"OMP_NUM_THREADS": "2"}, timeout=150)
+
+
 def after_fork(work):
     """Return the result of `work` in a child process, which is killed if it hangs."""
     reading, writing = os.pipe()
@@ -94,8 +126,6 @@ def after_fork(work):
 def test_a_pipeline_in_threads_gives_the_same_bytes_as_alone(noisy):
     from modelscope.pipelines import pipeline
     from modelscope.utils.constant import Tasks
-
-    from modelscope_ext.pretrained import DEFAULT
 
     denoise = pipeline(Tasks.acoustic_noise_suppression, model=str(DEFAULT))
 

@@ -11,6 +11,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -226,6 +227,59 @@ def test_where_nothing_can_be_written_it_is_told(arranged, closed_folder, name, 
     assert str(closed_folder) in errors
     assert re.search("Not a directory|Read-only file system", errors)
     assert "Traceback" not in errors
+
+
+# Read and written
+
+#: Arguments of commands that would write onto what they read; {} is a folder with pairs and a recording.
+ONTO = {
+    "denoise": "denoise {0}/a.wav -o {0}/a.wav",
+    "denoise, by a link": "denoise {0}/a.wav -o {0}/link.wav",
+    "denoise, in place": "denoise {0}/noisy -o {0}/noisy",
+    "report": "report {0}/a.wav -o {0}/a.wav",
+    "report, by a link": "report {0}/noisy -o {0}/hard.wav",
+    "report, the reference": "report {0}/noisy/x.wav --reference {0}/clean/x.wav -o {0}/clean/x.wav",
+    "spectrogram": "denoise {0}/a.wav -o {0}/out.wav --spectrogram {0}/a.wav",
+    "spectrogram, the result": "denoise {0}/a.wav -o {0}/out.wav --spectrogram {0}/../data/out.wav",
+    "evaluate, json": "evaluate --metrics si_sdr --workers 1 --pairs {0} --json {0}/noisy/x.wav",
+    "evaluate, csv": "evaluate --metrics si_sdr --workers 1 --pairs {0} --csv {0}/hard.wav",
+    "evaluate, both": "evaluate --metrics si_sdr --workers 1 --pairs {0} --csv {0}/new --json {0}/new",
+}
+
+
+@pytest.mark.parametrize("arguments", ONTO.values(), ids=ONTO)
+def test_nothing_that_is_read_is_overwritten(tmp_path, arguments, capsys):
+    data = tmp_path / "data"
+    for kind in ("noisy", "clean"):
+        (data / kind).mkdir(parents=True)
+        shutil.copy(NOISY, data / kind / "x.wav")
+    shutil.copy(NOISY, data / "a.wav")
+    (data / "link.wav").symlink_to(data / "a.wav")
+    os.link(data / "noisy" / "x.wav", data / "hard.wav")
+    before = everything(tmp_path)
+    assert main(arguments.format(data).split()) == 1
+    assert re.search("overwrit|written twice", capsys.readouterr().err)
+    assert everything(tmp_path) == before
+    assert (data / "link.wav").is_symlink()
+
+
+# No place for messages
+
+
+@pytest.mark.parametrize("streams", ["2>&-", "2>/dev/full", ">&- 2>&-", "<&- >&- 2>&-", "2>&1 | true"])
+def test_results_do_not_depend_on_a_place_for_messages(tmp_path, streams):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    (source / "b.wav").write_text("no audio")
+    for name in ("a.wav", "c.wav"):
+        shutil.copy(NOISY, source / name)
+    command = f"{sys.executable} -m modelscope_ext denoise {source} -o {out} {streams}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], env=environment, stderr=subprocess.DEVNULL)
+    assert done.returncode == 1  # b.wav
+    assert sorted(path.name for path in out.iterdir()) == ["a.wav", "c.wav"]
+    for name in ("a.wav", "c.wav"):
+        assert soundfile.info(out / name).frames == soundfile.info(NOISY).frames
 
 
 # Changed while it is read

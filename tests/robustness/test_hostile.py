@@ -266,6 +266,68 @@ def test_a_pickle_that_asks_for_memory_gets_none(folder, little_memory, zipped):
     refused(folder, r"pytorch_model\.bin: would run builtins\.bytearray when unpickled, and is refused")
 
 
+BOMB = b"\x80\2cbuiltins\nbytearray\n" + short(4 * HUGE) + b"\x85R."
+ELSEWHERE = {
+    "other letters": ["a/DATA.PKL"],
+    "two, of which torch takes the first": ["a/DATA.PKL", "a/data.pkl"],
+    "two, of which torch takes the last": ["a/data.pkl", "a/DATA.PKL"],
+    "another folder": ["b/data.pkl", "a/data.pkl"],
+    "a program": ["a/data.pkl", "a/code/x.py"],
+}
+
+
+@pytest.mark.parametrize("names", ELSEWHERE.values(), ids=ELSEWHERE)
+def test_torch_reads_only_what_was_checked(folder, little_memory, names):
+    """Its reader of archives ignores the case of letters."""
+    path = folder / "pytorch_model.bin"
+    with zipfile.ZipFile(path, "w") as file:
+        for name in names:
+            file.writestr(name, pickled_tensor(16, 16, 1) if name == "a/data.pkl" else BOMB)
+        file.writestr("a/version", "3\n")
+        file.writestr("a/data/s", bytes(64))
+    refused(folder, r"pytorch_model\.bin: ")
+
+
+PICKLES = {
+    "an untyped storage": b"\x80\2ctorch.storage\nUntypedStorage\n" + short(4 * HUGE) + b"\x85R.",
+    "bytes of a length": b"\x80\5\x96" + struct.pack("<Q", 4 * HUGE) + b".",
+    "a name on the stack": b"\x80\4\x8c\x08builtins\x8c\tbytearray\x93" + short(4 * HUGE) + b"\x85R.",
+    "a far place of the memo": b"\x80\2Nr\xff\xff\xff\x7f.",
+    "no end": b"\x80\2" + b"(" * 100_000,
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("pickled", PICKLES.values(), ids=PICKLES)
+def test_no_pickle_takes_memory(folder, little_memory, pickled, zipped):
+    path = folder / "pytorch_model.bin"
+    archive(path, pickled) if zipped else path.write_bytes(pickled)
+    refused(folder, r"pytorch_model\.bin: ")
+
+
+def test_the_oldest_layout_takes_no_memory_for_a_claim(folder, little_memory):
+    """Its storages follow the pickle, and torch allocates what this claims."""
+    numbers = torch.zeros(16)
+    path = folder / "pytorch_model.bin"
+    torch.save({BIAS: numbers}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    claim = b"K\x10Nt"  # 16 numbers, no view
+    assert content.count(claim) == 1
+    path.write_bytes(content.replace(claim, short(HUGE) + b"Nt"))
+    refused(folder, r"pytorch_model\.bin: .*larger than the file")
+
+
+def test_cut_off_weights_are_refused(folder, tensors, little_memory):
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    for name, save in (("model.safetensors", save_file), ("pytorch_model.bin", torch.save)):
+        save(tensors, folder / name)
+        content = (folder / name).read_bytes()
+        for length in (0, 1, 7, 8, 100, len(content) // 2, len(content) - 1):
+            (folder / name).write_bytes(content[:length])
+            refused(folder, rf"{name}: ")
+        (folder / name).unlink()
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

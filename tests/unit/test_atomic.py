@@ -3,12 +3,13 @@
 import os
 import re
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 from processes import python
 
-from modelscope_ext.atomic import atomic_write, remove_stale_temp_files, temp_name
+from modelscope_ext.atomic import atomic_write, remove_stale_temp_files, require_apart, temp_name
 from modelscope_ext.audio import write_audio
 from modelscope_ext.data.corpus import load_corpus
 
@@ -129,6 +130,54 @@ def test_only_files_of_dead_processes_of_this_host_are_stale(tmp_path):
         temp.touch()
         remove_stale_temp_files(tmp_path)
         assert names(tmp_path) == sorted([*others, temp.name, "dead.wav"])
+
+
+def test_a_file_keeps_its_permissions_and_a_link_its_place(tmp_path):
+    path, link = tmp_path / "elsewhere" / "file", tmp_path / "link"
+    path.parent.mkdir()
+    path.write_text("earlier")
+    path.chmod(0o600)
+    link.symlink_to(path)
+    with atomic_write(link) as temp:
+        temp.write_text("later")
+    assert link.is_symlink()
+    assert path.read_text() == "later"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert names(tmp_path) == ["elsewhere", "link"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "socket"])
+def test_a_device_or_a_pipe_is_not_replaced_by_a_file(tmp_path, kind):
+    path = tmp_path / "place"
+    if kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    else:
+        os.mkfifo(tmp_path / "pipe" if "link" in kind else path)
+    if "link" in kind:
+        path.symlink_to(tmp_path / "pipe")
+    before = path.stat()
+    with pytest.raises(OSError, match=r"place: cannot be written \(a device or a pipe"), atomic_write(path) as temp:
+        temp.write_text("a file")
+    assert (path.stat().st_mode, path.stat().st_ino) == (before.st_mode, before.st_ino)
+    assert not [name for name in names(tmp_path) if name.endswith(".half")]
+
+
+def test_what_is_read_is_not_written(tmp_path):
+    source, other, model = tmp_path / "a.wav", tmp_path / "b.wav", tmp_path / "model"
+    model.mkdir()
+    for path in (source, other, model / "configuration.json"):
+        path.write_text("read")
+    (tmp_path / "soft").symlink_to(source)
+    os.link(source, tmp_path / "hard")
+    (tmp_path / "folder").symlink_to(tmp_path)
+    read = [source, other, model, None, "an/id"]
+    for target in (source, "soft", "hard", "folder/a.wav", "model/configuration.json", "model/../b.wav"):
+        with pytest.raises(OSError, match="is read by this command and would be overwritten"):
+            require_apart([None, tmp_path / target], read)
+    with pytest.raises(OSError, match=r"new: would be written twice"):
+        require_apart([tmp_path / "new", tmp_path / "folder" / "new"], read)
+    require_apart([tmp_path / "new", model / "new"], read)
 
 
 def test_a_missing_folder_has_no_stale_files(tmp_path):

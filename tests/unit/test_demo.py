@@ -1,11 +1,13 @@
 """The page of `modelscope-ext demo`: its results, alone and in a browser."""
 
+import http.client
 import io
 import runpy
 import shutil
 import socket
 import sys
 import urllib.request
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -99,6 +101,14 @@ def address():
         yield demo.launch(page, "127.0.0.1", quiet=True, wait=False)
         page.close()
     assert connections == []
+
+
+@pytest.mark.parametrize(("host", "code"), [("127.0.0.1", 200), ("localhost", 200), ("evil.example", 400)])
+def test_other_names_of_this_computer_are_refused(address, host, code):
+    """A page of strangers may give its name this computer's address."""
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+    connection.request("GET", "/config", headers={"Host": f"{host}:{urlsplit(address).port}"})
+    assert connection.getresponse().status == code
 
 
 def upload(browser, address, path):

@@ -56,10 +56,10 @@ def test_stock_and_our_segments_of_a_folder_are_equal(tmp_path, dns, load_split,
     assert len(kept) == 1 + 3 + 3 + 2
 
 
-def run(code, tmp_path, **options):
+def run(code, tmp_path, arguments=(), **options):
     caches = {name: str(tmp_path / "caches") for name in ("HF_HOME", "HF_DATASETS_CACHE", "MODELSCOPE_CACHE")}
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code]
+    command = [sys.executable, "-c", code, *map(str, arguments)]
     environment = {**os.environ, **caches, **offline}
     return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, **options)
 
@@ -106,6 +106,62 @@ def test_the_snippets_of_the_model_card(tmp_path, dns):
     prepare_pairs(train / "noisy", train / "clean", folder, rows_per_shard=4)
     prepare_pairs(test / "noisy", test / "clean", folder, "test")
     done = run(CARD.format(folder=str(folder), name=folder.name, rows=10, segments=11), tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+ANOTHER = """
+import shutil, sys
+from pathlib import Path
+import numpy as np
+import soundfile
+from datasets import load_dataset
+from modelscope.msdatasets import MsDataset
+from pyarrow.parquet import read_table
+from modelscope_ext.checkpoint import save_model
+from modelscope_ext.data.prepare import prepare_pairs
+from modelscope_ext.models import build
+from modelscope_ext.training import fine_tuning
+
+folder = Path(sys.argv[1])
+noisy, clean, model = (folder / name for name in ("noisy", "clean", "model"))
+seen = []
+
+class Stop(Exception):
+    pass
+
+def keep_rows(net, config, work_dir, train_rows, *others):
+    seen.append(train_rows.with_format("numpy")[0]["noisy"][:100].tolist())
+    raise Stop
+
+fine_tuning.SegmentRecipe = keep_rows
+options = {"type": "speech_cruse_ans_16k", "name": "CRUSE2-8-1xGRU2"}
+save_model(build(options["name"]), model, {"model": options})
+for number, out in enumerate((folder / "MIXED", folder / "MIXED", folder / "other" / "MIXED")):
+    shutil.rmtree(out, ignore_errors=True)
+    for each in (noisy, clean):
+        each.mkdir(exist_ok=True)
+        for name in ("a", "b", "c"):
+            soundfile.write(each / f"{name}.wav", np.random.default_rng(number).uniform(-0.1, 0.1, 16000), 16000)
+    prepare_pairs(noisy, clean, out)
+    expected = read_table(next(out.glob("train/*.parquet")))["noisy"][0].as_py()["array"][:100]
+    for data in (load_dataset(str(out), "train", split="train"),
+                 MsDataset.load(str(out), subset_name="train", split="train")):
+        assert data[0]["noisy"]["array"][:100] == expected
+    for card in (None, "an older card"):
+        if card:  # has no digest of the content
+            lines = (out / "README.md").read_text().splitlines()
+            (out / "README.md").write_text("\\n".join(line for line in lines if "description" not in line))
+        try:
+            fine_tuning.fine_tune(model, out, folder / "work")
+        except Stop:
+            pass
+        assert seen.pop() == expected
+"""
+
+
+@pytest.mark.slow
+def test_another_folder_of_the_same_name_is_not_taken_from_the_cache(tmp_path):
+    done = run(ANOTHER, tmp_path, arguments=[tmp_path])
     assert done.returncode == 0, done.stderr
 
 

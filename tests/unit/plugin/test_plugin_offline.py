@@ -67,5 +67,49 @@ def test_a_cached_model_of_ours_needs_no_hub(offline, code, printed):
     assert offline(code, OURS).stdout.split()[-1] == printed
 
 
+RELATIVE = """
+import os, socket
+from pathlib import Path
+from modelscope.pipelines import pipeline
+from modelscope_ext.checkpoint import save_model
+from modelscope_ext.models import build
+
+def refuse(*args, **kwargs):
+    raise AssertionError("contacts the hub")
+
+socket.create_connection = socket.socket.connect = refuse
+kind = "speech_cruse_ans_16k"
+os.makedirs({!r}, exist_ok=True)
+save_model(build("CRUSE2-8-1xGRU2"), "models/m", {{"framework": "pytorch", "task": "acoustic-noise-suppression",
+           "model": {{"type": kind, "name": "CRUSE2-8-1xGRU2"}}, "pipeline": {{"type": kind}}}})
+from modelscope.utils import automodel_utils
+asked = []
+automodel_utils._is_model_from_trusted_source = lambda model, *others: asked.append(model)
+for model in ("models/m", Path("models/m"), Path("models/m").absolute()):
+    assert len(pipeline("acoustic-noise-suppression", model=model)(np.zeros(8000, np.float32))["output_pcm"]) == 16000
+assert all(os.path.isabs(model) for model in asked), asked
+"""
+
+
+def test_a_relative_folder_is_no_id_and_a_path_is_as_good_as_text(offline):
+    offline(RELATIVE, "models")
+
+
+SILENT = """
+import socket, threading
+from modelscope_ext.plugin import preprocessor
+preprocessor.SILENT_S = 0.5
+server = socket.create_server(("127.0.0.1", 0))
+try:
+    preprocessor.AudioPreprocessor()(f"http://127.0.0.1:{{server.getsockname()[1]}}/{}.wav")
+except ValueError as error:
+    print("refused", error)
+"""
+
+
+def test_a_url_whose_server_is_silent_is_an_error(offline):
+    assert "timed out" in offline(SILENT, "a").stdout
+
+
 def test_other_models_are_left_to_modelscope(offline):
     assert "Error" in offline(MODEL, OTHERS, fails=True).stderr

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from helpers import MeanLoss, Rows, Tiny, assert_equal_states, log_rows, segment_loop
+from helpers import SEGMENTS, MeanLoss, Rows, Tiny, assert_equal_states, log_rows, segment_loop
 
-from modelscope_ext.training.batches import BadDataError, check_rows
+from modelscope_ext.training.batches import BadDataError, Segments, check_rows
 from modelscope_ext.training.config import SegmentConfig
+from modelscope_ext.training.loop import TrainingLoop
 from modelscope_ext.training.segments import SegmentRecipe
 
 
@@ -85,7 +86,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path):
     ("spoil", "message"),
     [
         (lambda rows: rows.noisy.__setitem__((3, 5), np.nan), "evaluation data: row 3: noisy has NaN or infinite"),
-        (lambda rows: rows.noisy.__setitem__(2, 0), "evaluation data: row 2: noisy is silent"),
+        (lambda rows: rows.noisy.fill(0), "evaluation data: all rows are silent"),
         (lambda rows: setattr(rows, "clean", rows.clean[:, 1:]), r"row 0: noisy is \(400,\) and clean \(399,\)"),
         (lambda rows: setattr(rows, "clean", rows.clean[:0]), "evaluation data: has no rows"),
     ],
@@ -101,10 +102,35 @@ def test_many_rows_are_checked_at_intervals():
     rows = Rows(50)
     rows.noisy[49] = np.inf
     with pytest.raises(BadDataError, match="row 49"):
-        check_rows(rows, "data", limit=10)
+        check_rows(Segments(rows), "data", limit=10)
     rows = [{"noisy": np.ones(3)}] * 30
     with pytest.raises(BadDataError, match="row 9: has no clean; and perhaps more"):
-        check_rows(rows, "data")
+        check_rows(Segments(rows), "data")
+
+
+def test_silent_rows_are_left_out_and_counted_or_refused(tmp_path, caplog):
+    """A second of zeros in a recording is no reason to stop."""
+    train, evaluate = Rows(5), Rows(5, 1)
+    train.noisy[3] = evaluate.noisy[1] = 0
+
+    def trained(name, config, *rows):
+        recipe = SegmentRecipe(Tiny(), config, tmp_path / name, *rows, lambda: [MeanLoss()], "cpu", progress=False)
+        TrainingLoop(recipe).run()
+        return recipe
+
+    config = SegmentConfig(**SEGMENTS)
+    found = trained("silent", config, train, evaluate)
+    assert "training data: 1 silent rows of 5 are left out" in caplog.text
+    assert "evaluation data: 1 silent rows of 5 are left out" in caplog.text
+    train.noisy[3], train.clean[3] = train.noisy[4], train.clean[4]  # the next row stands in
+    kept = [0, 2, 3, 4]
+    evaluate.noisy, evaluate.clean = evaluate.noisy[kept], evaluate.clean[kept]
+    expected = trained("kept", config, train, evaluate)
+    assert_equal_states(found.net.state_dict(), expected.net.state_dict())
+    assert found.scores == pytest.approx(expected.scores)
+    train.noisy[2] = 0
+    with pytest.raises(BadDataError, match="training data: 1 rows are silent, the first is 2"):
+        trained("refused", SegmentConfig(**SEGMENTS, silent_rows="refuse"), train, evaluate)
 
 
 def test_only_the_last_checkpoints_are_kept_if_asked(tmp_path):

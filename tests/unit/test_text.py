@@ -1,0 +1,81 @@
+"""Text from strangers."""
+
+import io
+import logging
+from pathlib import Path
+
+import pytest
+
+from modelscope_ext.audio import ProblemsError
+from modelscope_ext.cli import common, execute, main
+from modelscope_ext.info import card_licence
+from modelscope_ext.text import printable, table_cell
+
+EVIL = "a\x1b[31m\x1b]0;title\x07\u202e\x9b2J\r\nmodelscope-ext: done\x00\x7f"
+
+
+def test_nothing_that_moves_a_cursor_is_printed():
+    assert printable(EVIL).isprintable()
+    assert printable("长 ö …") == "长 ö …"
+    assert printable(Path("a\nb")) == "a\\nb"
+
+
+def test_errors_of_several_lines_have_lines_and_names_have_none(capsys):
+    def fail(args=None):
+        raise ProblemsError(f"{EVIL}: 2 problems", {EVIL: "bad", "b.wav": EVIL})
+
+    assert execute(fail) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line[:16] for line in lines] == ["modelscope-ext: ", "  a\\x1b[31m\\x1b]", "  b.wav: a\\x1b[3"]
+    assert all(line.isprintable() for line in lines)
+    assert main(["denoise", EVIL.replace("\0", ""), "-o", "out"]) == 1
+    assert all(line.isprintable() for line in capsys.readouterr().err.splitlines())
+
+
+def test_names_in_the_log_stay_in_their_line(capsys, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])
+    common.configure_logging(quiet=False)
+    logging.getLogger("modelscope_ext").warning("%s: %d clips\nand more", EVIL, 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@a"])
+def test_no_cell_is_a_formula(text):
+    assert table_cell(text) == f"'{text}"
+    assert table_cell("a=1.wav") == "a=1.wav"
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlicense: mit\n---", "mit"),
+        ("---\nlicense:\n- apache-2.0\n---", "apache-2.0"),
+        ("# Model\n\nLicence of the weights: CC BY 4.0.", "CC BY 4.0"),
+        ('license: "other"', "other"),
+        ("The software is free", None),
+        ("licence:", None),
+        (f"licence: {EVIL}", "a\\x1b[31m\\x1b]0;title\\x07\\u202e\\x9b2J"),
+    ],
+)
+def test_the_licence_of_a_card(card, licence):
+    assert card_licence(card) == licence
+
+
+@pytest.mark.parametrize("card", ["licence:" + " " * 10**6 + "x\ny", "licence:\n" * 10**5, "licence " * 10**5 + ":"])
+def test_a_card_of_a_megabyte_takes_no_minutes(card):
+    assert card_licence(card) in ("x", None)
+
+
+class Full(io.StringIO):
+    """A stream on a full disk."""
+
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+
+def test_messages_that_cannot_be_written_stop_nothing(monkeypatch):
+    monkeypatch.setattr("sys.stderr", Full())
+    common.print_error("lost")
+    common.print_error("lost too")
