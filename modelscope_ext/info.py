@@ -139,7 +139,7 @@ def macs_per_second(net: "nn.Module") -> int:
 def card_licence(card: str) -> str | None:
     """Return the licence from a model card's front matter, or from a line such as `Licence: …`; None without one."""
     lines = card.splitlines()
-    for line, after in zip(lines, [*lines[1:], ""], strict=True):
+    for line, after in zip(lines, [*lines[1:], ""], strict=False):
         head, colon, found = line.partition(":")
         title = " ".join(head[-100:].lower().split())
         if colon and title.removesuffix(" of the weights").endswith(("licence", "license")):

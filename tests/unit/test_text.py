@@ -56,6 +56,7 @@ def test_no_cell_is_a_formula(text):
         ('license: "other"', "other"),
         ("The software is free", None),
         ("licence:", None),
+        ("", None),
         (f"licence: {EVIL}", "a\\x1b[31m\\x1b]0;title\\x07\\u202e\\x9b2J"),
     ],
 )
