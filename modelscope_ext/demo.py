@@ -1,5 +1,6 @@
 """A page that denoises recordings and videos in the browser; it works without a network and sends no data elsewhere."""
 
+import logging
 import math
 import os
 import shutil
@@ -15,6 +16,8 @@ from modelscope_ext.players import SCRIPT, templates, write_opus
 from modelscope_ext.plots import draw_spectrograms
 
 __all__ = ["build_page", "launch"]
+
+logger = logging.getLogger(__name__)
 
 #: Limits of an upload to a page for others in seconds and megabytes; a page for this computer has none.
 MAX_S, MAX_MB = 300, 100
@@ -259,16 +262,13 @@ def _remove_old(folder: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def launch(
-    page: Any, host: str | None = None, port: int | None = None, *, quiet: bool = False, wait: bool = True
-) -> str:
-    """Serve a page until Ctrl-C and return its address.
+def launch(page: Any, host: str | None = None, port: int | None = None, *, wait: bool = True) -> str:
+    """Serve a page until Ctrl-C and return its address, which is logged.
 
     Args:
         page: result of `build_page`.
         host: address to listen on; None is this computer or the host that a ModelScope Studio sets.
         port: None is the first free one from 7860 on or the port that a ModelScope Studio sets.
-        quiet: do not let gradio print the address.
         wait: False serves in the background until `page.close()`.
 
     Raises:
@@ -285,7 +285,7 @@ def launch(
             server_name=host,
             server_port=port,
             theme=theme,
-            quiet=quiet,
+            quiet=True,  # it would print an invitation to share the page
             prevent_thread_lock=True,
             max_file_size=f"{MAX_MB}mb" if page.limited else None,
             allowed_paths=[page.work.name, str(EXAMPLE)],
@@ -300,6 +300,7 @@ def launch(
         raise OSError(
             f"port {port or '7860 to 7959'} is taken by another program; choose another with --port"
         ) from error
+    logger.info("the page is at %s; Ctrl-C ends it", address)
     if wait:
         page.block_thread()
     return address

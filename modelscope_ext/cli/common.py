@@ -46,8 +46,9 @@ def bar_is_hidden(args: argparse.Namespace) -> bool | None:
 
 
 def configure_logging(quiet: bool) -> None:
-    """Print the package's log on standard error; with `quiet` only warnings and errors."""
-    logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(message)s", handlers=[_Lines()])
+    """Print the package's log on standard error, of other packages and with `quiet` only warnings and errors."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Lines()])
+    logging.getLogger("modelscope_ext").setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 def print_error(reason: object) -> None:

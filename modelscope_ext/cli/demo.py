@@ -27,4 +27,4 @@ def run(args: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C or SIGTERM; then remove uploads and results."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     limited = args.host not in ("127.0.0.1", "::1", "localhost")
-    launch(build_page(args.model or (), args.device, limited), args.host, args.port, quiet=args.quiet)
+    launch(build_page(args.model or (), args.device, limited), args.host, args.port)

@@ -98,7 +98,7 @@ def address():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", watched)
         page = demo.build_page(["nowhere"])
-        yield demo.launch(page, "127.0.0.1", quiet=True, wait=False)
+        yield demo.launch(page, "127.0.0.1", wait=False)
         page.close()
     assert connections == []
 

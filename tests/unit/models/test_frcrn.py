@@ -179,7 +179,7 @@ def test_quick_means_are_about_the_same(ours, monkeypatch, amx):
     monkeypatch.setattr("modelscope_ext.models.frcrn.network.has_amx", lambda: amx)
     assert ours.quick_means == amx
     with torch.inference_mode():
-        audio = torch.randn(2, 20_000) * torch.linspace(0, 0.3, 20_000)
+        audio = torch.randn(2, 4000) * torch.linspace(0, 0.3, 4000)  # bfloat16 is slow without hardware for it
         (means,), (quick,) = ours.squeeze_means(audio), ours.squeeze_means(audio, quick=True)
     assert means.dtype == quick.dtype
     apart = [relative(*layers) for layers in zip(quick.unbind(1), means.unbind(1), strict=True)]
