@@ -180,8 +180,9 @@ def _read(path: Path, size: int) -> dict[str, Tensor]:
 
 
 def _unwrap(found: object, path: Path) -> dict[str, Tensor]:
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
+    for wrapping in ("state_dict", "generator"):  # the second one is of ModelScope's ZipEnhancer
+        if isinstance(found, dict) and isinstance(found.get(wrapping), dict):
+            found = found[wrapping]
     items = found.items() if isinstance(found, dict) else ()
     if not items or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in items):
         raise CheckpointError(f"{path}: holds no state dict, that is, tensors by name")

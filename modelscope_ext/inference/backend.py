@@ -12,10 +12,11 @@ class Limits:
 
     algorithmic_delay: int = 0  # samples of output before the first sample of the input
     latency: int = 0  # samples of input that an output sample depends on, from itself on
-    hop: int = 1  # a causal network's output comes in multiples of so many samples
+    hop: int = 1  # samples between frames; the output of a causal network comes in multiples of it
     attenuation_limit_db: float = float("inf")  # recommended by the model
     warmup_s: float = 0.0  # of an array or a file, fed time-reversed before it
     reference_level: bool = False  # the input must be at the level `recording.REFERENCE_RMS`
+    unit_level: bool = False  # the recording must have a root mean square of 1
     chunk_s: float = 15.0  # longest chunk of a recording; the last one may be half as long again
     batch: int = 1  # number of utterances that is fastest at once
     needs_statistics: bool = False  # the output depends on averages over the whole recording

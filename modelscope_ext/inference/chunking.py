@@ -86,7 +86,7 @@ class ChunkedInference:
         rate, limits = backend.sample_rate, backend.limits
         self.batch = limits.batch if batch is None else batch
         chunk_s = limits.chunk_s if chunk_s is None else chunk_s
-        self.grid = round(GRID_S * rate)
+        self.grid = math.lcm(round(GRID_S * rate), limits.hop)
         self.margin = math.ceil(max(margin_s, limits.warmup_s) * rate / self.grid) * self.grid
         self.chunk, self.fade = round(chunk_s * rate), round(fade_s * rate)
         #: From the beginning of a chunk to that of the next one, at most and at least.

@@ -236,7 +236,8 @@ class Denoiser:
         backend = self.backend
         if not backend.causal:
             stats = [RecordingStats()] * channels
-            if backend.limits.reference_level or backend.limits.needs_statistics:
+            limits = backend.limits
+            if limits.reference_level or limits.unit_level or limits.needs_statistics:
                 stats = scan_each(backend, _resampled(blocks(), sample_rate, channels, backend.sample_rate))
             backend = EachAlone(backend, stats)
         return DenoiseStream(backend, int(sample_rate), channels, self.dry_gain, self.band)

@@ -112,7 +112,12 @@ def _sampled(backend: Backend, pieces: Iterable[np.ndarray]) -> "_Sample":
 
 def _statistics(backend: Backend, sample: "_Sample") -> RecordingStats:
     audio, length, limits = sample.audio, sample.length, backend.limits
-    gain = reference_gain(audio, sample.mean_power) if limits.reference_level else np.ones((len(audio), 1))
+    gain = np.ones((len(audio), 1))
+    if limits.reference_level:
+        gain = reference_gain(audio, sample.mean_power)
+    elif limits.unit_level and length:
+        level = np.sqrt(sample.mean_power)
+        gain = np.divide(1.0, level, out=gain, where=level > 0).clip(max=1e30)  # fits a float32
     seconds = length / backend.sample_rate
     if not limits.needs_statistics or seconds <= 1.5 * limits.chunk_s:
         return RecordingStats(gain)

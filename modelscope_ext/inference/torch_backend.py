@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from modelscope_ext.checkpoint import load_model
 from modelscope_ext.hub import model_folder
 from modelscope_ext.inference.backend import Limits
+from modelscope_ext.inference.stock import is_stock, load_stock
 from modelscope_ext.models import to_device
 
 if hasattr(os, "register_at_fork"):
@@ -38,16 +39,18 @@ class TorchBackend:
             bfloat16 = on_gpu and not net.causal and torch.cuda.get_device_capability(device) >= (8, 0)
         self._bfloat16 = bfloat16
         has_means = hasattr(net, "squeeze_means")
+        own = {name: getattr(net, name) for name in ("unit_level", "chunk_s") if hasattr(net, name)}
         excerpts = {"excerpt_s": 90.0, "excerpt_share": 0.8} if has_means and net.quick_means else {}
         self.limits = Limits(
             algorithmic_delay=net.algorithmic_delay if net.causal else 0,
             latency=net.latency if net.causal else 0,
-            hop=net.hop if net.causal else 1,
+            hop=getattr(net, "hop", 1),
             attenuation_limit_db=net.attenuation_limit_db,
             warmup_s=net.warmup_s,
             reference_level=net.reference_level,
             batch=4 if on_gpu else 2,  # not the number of threads, on which the output would depend
             needs_statistics=has_means,
+            **own,
             **excerpts,
         )
 
@@ -97,7 +100,8 @@ def load_backend(model: nn.Module | str | Path, device: str | None = None) -> To
         device: "cpu", "cuda" …; None leaves the network where it is.
     """
     if isinstance(model, (str, Path)):
-        model = load_model(model_folder(model))
+        folder = model_folder(model)
+        model = load_stock(folder) if is_stock(folder) else load_model(folder)
     return TorchBackend(to_device(model, device) if device else model)
 
 
