@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modelscope_ext.audio.media import open_container
+from modelscope_ext.audio.media import MANY, open_container
 from modelscope_ext.audio.pcm import from_float
 from modelscope_ext.audio.reading import AudioFile
 from modelscope_ext.audio.resample import StreamResampler
@@ -134,7 +134,8 @@ class Track:
             stream.metadata.update(source.metadata)
             stream.disposition = source.disposition
         self._rate, self._dtype = rate, np.dtype(TYPES[stream.format.name.removesuffix("p")])
-        self._planar = stream.format.is_planar
+        self._planar = stream.format.is_planar and file.channels < MANY  # PyAV converts others
+        self._format = stream.format.name if self._planar else stream.format.name.removesuffix("p")
         self._skip = DELAYS.get(codec, 0) if same and muxer.name in WITHOUT_DELAY else 0
         self._late = bool(self._skip)
         self._resampler = StreamResampler(file.sample_rate, rate, file.channels) if rate != file.sample_rate else None
@@ -174,7 +175,7 @@ class Track:
     def _frame(self, samples: np.ndarray) -> Any:
         data = from_float(samples, self._dtype)
         data = data.T if self._planar else data.reshape(1, -1)
-        frame = self._av.AudioFrame.from_ndarray(np.ascontiguousarray(data), self._stream.format, self._stream.layout)
+        frame = self._av.AudioFrame.from_ndarray(np.ascontiguousarray(data), self._format, self._stream.layout)
         frame.sample_rate, frame.time_base = self._rate, Fraction(1, self._rate)
         self.time = float(self._file.time_of(self._done * self._file.sample_rate / self._rate))
         self._last = max(round(self.time * self._rate), self._last + 1)

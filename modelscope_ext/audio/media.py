@@ -41,6 +41,8 @@ SLACK_S = 0.1
 PADDING = 8192
 #: Longest gap in seconds for which silence stands in.
 GAP_S = 1.0
+#: Channels from which on PyAV does not handle planar samples.
+MANY = 8
 #: FFmpeg's flag for a decoder that drops no samples at the beginning.
 SKIP_MANUAL = 1 << 29
 #: Seconds by which time stamps may differ from the count of samples: Matroska rounds them to milliseconds.
@@ -206,7 +208,7 @@ class Media:
     def _samples(self) -> Iterator[np.ndarray]:
         """Yield (n, channels) chunks; silence stands in for packets that cannot be decoded."""
         done = 0
-        for frame in self._frames_left:
+        for frame in filter(None, map(packed, self._frames_left)):
             data = as_float(frame.to_ndarray())
             channels = frame.layout.nb_channels
             data = data.T if frame.format.is_planar else data.reshape(-1, channels)
@@ -276,6 +278,15 @@ def open_container(file: BinaryIO) -> Any:
         return av.open(file, options={"format_whitelist": CONTAINERS}, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         raise AudioError(reason_of(error)) from error
+
+
+def packed(frame: Any) -> Any:
+    """Return a frame whose samples PyAV can read (of eight planes it reads memory behind them) or None without any."""
+    if not frame.format.is_planar or frame.layout.nb_channels < MANY:
+        return frame
+    import av
+
+    return next(iter(av.AudioResampler(frame.format.name.removesuffix("p")).resample(frame)), None)
 
 
 def reason_of(error: Exception) -> str:

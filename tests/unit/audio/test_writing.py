@@ -203,6 +203,18 @@ def test_another_suffix_takes_its_own_codec(dry, tmp_path):
             assert delay(audio[:, 0], speech(48000)[:, 0]) == 0
 
 
+def test_eight_channels_are_read_and_written(dry, tmp_path):
+    soundfile.write(tmp_path / "a.wav", speech(48000, channels=8), 48000)
+    dry.file(tmp_path / "a.wav", tmp_path / "a.mp4")
+    dry.file(tmp_path / "a.mp4", tmp_path / "b" / "a.mp4")
+    before = read(tmp_path / "a.wav")[0]
+    for name in ("a.mp4", "b/a.mp4"):
+        audio = read(tmp_path / name)[0]
+        assert audio.shape == before.shape
+        assert all(delay(audio[:, channel], before[:, channel]) == 0 for channel in (0, 1))
+        assert np.corrcoef(audio[:, 0], before[:, 0])[0, 1] > 0.9
+
+
 def test_a_file_that_no_encoder_writes_is_an_error_before_any_work(dry, tmp_path, capsys):
     mux(tmp_path / "talk.mp4", "mp4", "aac", speech(48000), 48000, video=True)
     soundfile.write(tmp_path / "stereo.wav", speech(8000, channels=2), 8000)
