@@ -3,13 +3,14 @@
 import logging
 import os
 import posixpath
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from modelscope_ext.atomic import file_identity
-from modelscope_ext.audio import SUFFIXES, AudioError, require_writable
+from modelscope_ext.audio import AudioError, require_writable
 from modelscope_ext.batch.storage import is_local, list_audio, resolve, url_of, version_tag
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+#: Of a file name; a folder such as `talks.2026-11` has no such suffix.
+SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}")
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ def plan(
 
     Args:
         inputs: audio files and folders; paths or URLs for a cluster.
-        output: folder that mirrors the input folders. It may be a file name for one input file.
+        output: folder that mirrors the input folders. For one input file it may be a file name; a name with a suffix
+            is one unless there is such a folder.
         unreadable: gets a line for each folder that cannot be read; without it they are logged as warnings.
         cluster: plan for other machines. The output is always a folder. A missing input raises and so does one that
             would be overwritten; otherwise only that job fails later.
@@ -54,7 +58,7 @@ def plan(
         ValueError: the storage of a URL is unknown or not installed.
     """
     places, out = [_Place(given, *resolve(given)) for given in inputs], _Place(output, *resolve(output))
-    named = not cluster and len(places) == 1 and posixpath.splitext(out.path)[1].lower() in SUFFIXES
+    named = not cluster and len(places) == 1 and SUFFIX.fullmatch(posixpath.splitext(out.path)[1])
     if named and not any(place.fs.isdir(place.path) for place in (*places, out)):
         require_writable(output)
         return [Job(posixpath.basename(out.path), Path(places[0].given), Path(output))]

@@ -393,7 +393,13 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, c
         assert main(["denoise", "-q", str(source), "-o", str(tmp_path / name)]) == 1
         errors = capsys.readouterr().err
         assert f"{name}: cannot be written; one of .3g2, " in errors
+    assert main(["denoise", "-q", str(source), "-o", str(tmp_path / "x.xyz")]) == 1
+    assert "x.xyz: no audio format has this suffix; one of .3g2, " in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+    for folder in ("talks.2026-11", "x.xyz"):  # a folder by its name, a folder that exists
+        (tmp_path / "x.xyz").mkdir(exist_ok=True)
+        assert main(["denoise", "-q", str(source), "-o", str(tmp_path / folder)]) == 0
+        assert (tmp_path / folder / "noisy.wav").exists()
 
 
 def test_files_in_a_folder_that_cannot_be_written_back_are_reported(tmp_path, capsys):
