@@ -30,17 +30,7 @@ EXAMPLE = Path(__file__).parent / "templates" / "example.mp3"
 #: The browser must load nothing from other servers.
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
 #: Connects the players whenever the page shows new ones.
-CONNECT = (
-    SCRIPT
-    + """
-const connect = () => element.querySelectorAll(".players:not([data-connected])").forEach((players) => {
-  players.dataset.connected = "";
-  connectPlayers(players);
-});
-new MutationObserver(connect).observe(element, { childList: true, subtree: true });
-connect();
-"""
-)
+CONNECT = SCRIPT + (Path(__file__).parent / "templates" / "connect.js").read_text(encoding="utf-8")
 WORDS = {
     "en": {
         "title": "# Remove noise from speech",

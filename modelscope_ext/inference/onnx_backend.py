@@ -115,7 +115,7 @@ class OnnxBackend:
         return np.broadcast_to(own, (parts, *own.shape))
 
     def _run(self, output: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """Process whole utterances."""
+        """Run whole utterances."""
         if self._process != os.getpid():  # a forked child has none of its parent's threads
             self._session, self._process = self._make(), os.getpid()
         return self._session.run([output], inputs)[0]
