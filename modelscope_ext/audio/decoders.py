@@ -68,7 +68,8 @@ def _choose(file: BinaryIO, name: str = "", track: int = 0) -> Decoder:
             return _Watched(file, track)
         except AudioError as other:
             unknown = str(other).startswith("Invalid data found")
-            raise AudioError(str(error if unknown else other)) from other
+            reason = str(error if unknown else other)  # libsndfile misses a file that begins like an mp3 and is none
+            raise AudioError("Format not recognised" if reason.startswith("File does not exist") else reason) from other
 
 
 def _xing_is_right(file: BinaryIO) -> bool:

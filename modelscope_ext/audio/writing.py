@@ -109,8 +109,7 @@ def require_writable(path: str | Path) -> None:
     format = NAMES.get(name, name.upper())
     if muxer_of(path) is None and (format not in soundfile.available_formats() or format in UNWRITTEN):
         known = "cannot be written" if f".{name}" in SUFFIXES else "no audio format has this suffix"
-        known = f"{known}; one of {', '.join(sorted(WRITTEN))} is expected"
-        raise AudioError(f"{path}: {known}. Create it first if it is meant to be a folder")
+        raise AudioError(f"{path}: {known}; one of {', '.join(sorted(WRITTEN))} is expected")
 
 
 @contextmanager

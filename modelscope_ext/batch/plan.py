@@ -60,7 +60,7 @@ def plan(
     places, out = [_Place(given, *resolve(given)) for given in inputs], _Place(output, *resolve(output))
     named = not cluster and len(places) == 1 and SUFFIX.fullmatch(posixpath.splitext(out.path)[1])
     if named and not any(place.fs.isdir(place.path) for place in (*places, out)):
-        require_writable(output)
+        _require_file_name(output)
         return [Job(posixpath.basename(out.path), Path(places[0].given), Path(output))]
     if out.fs.exists(out.path) and not out.fs.isdir(out.path):
         raise AudioError(f"{output}: is a file, but the output must be a folder")
@@ -83,6 +83,13 @@ def plan(
     for problem in problems if unreadable is None else ():
         logger.warning("%s", problem)
     return list(jobs.values())
+
+
+def _require_file_name(output: Path | str) -> None:
+    try:
+        require_writable(output)
+    except AudioError as error:
+        raise AudioError(f"{error}. Create it first if it is meant to be a folder") from None
 
 
 class _Place(NamedTuple):

@@ -387,6 +387,15 @@ def test_a_cut_off_file_is_denoised_with_a_warning(tmp_path):
     assert soundfile.info(tmp_path / "out" / "talk.flac").frames == len(read(content[: len(content) // 2])[0])
 
 
+def test_an_mp3_in_name_only_is_not_recognised(tmp_path):
+    (tmp_path / "bad.mp3").write_bytes(b"junk\n")
+    with (
+        pytest.raises(AudioError, match=r"bad.mp3: not readable as audio \(Format not recognised\)"),
+        open_audio(tmp_path / "bad.mp3"),
+    ):
+        pass
+
+
 def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, capsys):
     source = EXAMPLES / "noisy.wav"
     for name in ("x.ape", "x.DTS", "x.mpc"):
@@ -394,7 +403,9 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, c
         errors = capsys.readouterr().err
         assert f"{name}: cannot be written; one of .3g2, " in errors
     assert main(["denoise", "-q", str(source), "-o", str(tmp_path / "x.xyz")]) == 1
-    assert "x.xyz: no audio format has this suffix; one of .3g2, " in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert "x.xyz: no audio format has this suffix; one of .3g2, " in errors
+    assert "Create it first if it is meant to be a folder" in errors
     assert list(tmp_path.iterdir()) == []
     for folder in ("talks.2026-11", "x.xyz"):  # a folder by its name, a folder that exists
         (tmp_path / "x.xyz").mkdir(exist_ok=True)
