@@ -63,6 +63,8 @@ def file_identity(path: str | Path) -> object:
         status = os.stat(path)
     except OSError:
         return os.path.realpath(path)
+    except ValueError:  # no file can have this name
+        return os.fspath(path)
     return status.st_dev, status.st_ino
 
 

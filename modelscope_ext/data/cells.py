@@ -30,7 +30,7 @@ def read_cell(cell: Any) -> tuple[np.ndarray, int]:
     path = cell.get("path") if is_dict else cell if isinstance(cell, (str, Path)) else None
     try:
         if is_dict and cell.get("array") is not None:
-            return _samples(cell["array"]), _rate(cell.get("sampling_rate"))
+            return _samples(cell["array"]), _rate(cell.get("sampling_rate", SAMPLE_RATE))
         if hasattr(cell, "get_all_samples"):
             decoded = cell.get_all_samples()
             return _samples(np.asarray(decoded.data).T, turned=True), _rate(decoded.sample_rate)
@@ -88,7 +88,7 @@ def _samples(array: Any, turned: bool = False) -> np.ndarray:
 
 def _rate(given: Any) -> int:
     try:
-        rate = SAMPLE_RATE if given is None else int(given)
+        rate = int(given)
     except (TypeError, ValueError, OverflowError) as error:
         raise AudioError(f"not a rate in Hz: {given!r}") from error
     validate_format(rate)

@@ -88,8 +88,7 @@ class TorchBackend:
             yield
 
     def _tensor(self, audio: np.ndarray) -> Tensor:
-        audio = np.require(audio, requirements=["C", "W"])
-        return torch.from_numpy(audio).to(next(self._net.parameters()).device)
+        return torch.from_numpy(np.array(audio, order="C")).to(next(self._net.parameters()).device)
 
 
 def load_backend(model: nn.Module | str | Path, device: str | None = None) -> TorchBackend:

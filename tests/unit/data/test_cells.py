@@ -40,7 +40,7 @@ CELLS = {
     "unsigned": {"array": np.rint(MONO * 128 + 128).astype(np.uint8)},
     **{kind.__name__: {"array": np.rint(MONO * span).astype(kind)} for kind, span in INTEGERS.items()},
     "samples alone": MONO,
-    "no rate": {"array": MONO, "sampling_rate": None, "path": None},
+    "no rate": {"array": MONO, "path": None},
 }
 
 
@@ -61,6 +61,7 @@ BAD = {
     "text": ({"array": ["a"] * RATE}, "not <U1"),
     "ragged": ({"array": [[0.0], [0.0, 1.0]]}, "not an array"),
     "rate": ({"array": MONO, "sampling_rate": "high"}, "not a rate in Hz"),
+    "unknown rate": ({"array": MONO, "sampling_rate": None}, "not a rate in Hz"),
     "rate of nothing": ({"array": MONO, "sampling_rate": 0}, "must be a whole number of Hz"),
 }
 

@@ -440,7 +440,7 @@ from modelscope.models import Model
 model, out = sys.argv[1:]
 files = Exporter.from_model(Model.from_pretrained(model)).export_onnx(output_dir=out)
 small = Exporter.from_model(model).export_onnx(out + "/small", int8=True)
-assert 2 * os.path.getsize(small["model"]) < os.path.getsize(files["model"])
+assert 3 * os.path.getsize(small["model"]) < 2 * os.path.getsize(files["model"])
 again = Exporter.from_model(model).export_onnx(out, utterance=True)
 assert files == again == {"model": out + "/model.onnx"}, files
 assert not modelscope_ext.Denoiser(files["model"]).backend.causal
