@@ -1,5 +1,6 @@
 """Audio files and arrays: reading, writing, rates, channels, sample formats."""
 
+from modelscope_ext.audio.decoders import system_name
 from modelscope_ext.audio.files import SUFFIXES, audio_files
 from modelscope_ext.audio.pcm import (
     SAMPLE_RATE,
@@ -36,6 +37,7 @@ __all__ = [
     "require_writable",
     "resample",
     "response",
+    "system_name",
     "validate_format",
     "write_audio",
     "write_like",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modelscope_ext.atomic import temp_name
-from modelscope_ext.audio import SUFFIXES, audio_files
+from modelscope_ext.audio import SUFFIXES, audio_files, system_name
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -24,6 +24,7 @@ def resolve(where: Path | str) -> "tuple[AbstractFileSystem, str]":
     """Return the file system of a path or URL and the absolute path on it.
 
     Raises:
+        AudioError: no file can have this name.
         ValueError: the protocol is unknown or its package is not installed.
     """
     from fsspec.core import url_to_fs
@@ -31,7 +32,9 @@ def resolve(where: Path | str) -> "tuple[AbstractFileSystem, str]":
 
     where = str(where)
     if "://" not in where or where.startswith("file://"):  # fsspec would split a name at "::"
-        return LocalFileSystem(), Path(where.removeprefix("file://")).absolute().as_posix()
+        path = Path(where.removeprefix("file://")).absolute()
+        system_name(path)
+        return LocalFileSystem(), path.as_posix()
     try:
         fs, path = url_to_fs(where)
     except (ImportError, ValueError) as error:
