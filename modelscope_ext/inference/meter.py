@@ -50,18 +50,18 @@ def level_gain(first: np.ndarray, blocks: Callable[[], Iterable[np.ndarray]]) ->
     """Return the gain (channels,) that brings a recording to a usual level; None if it has one.
 
     Args:
-        first: its first block; the others are read only if this one is unusual.
+        first: its first block; the others are read only if a channel is unusual in this one. No channel depends on
+            the others.
         blocks: gives all of them.
     """
-    if not _is_unusual(_power(first), len(first)):
+    unusual = _is_unusual(_power(first), len(first))
+    if not unusual.any():
         return None
     power, length = 0.0, 0
     for block in blocks():
         power, length = power + _power(block), length + len(block)
-    if not length or not _is_unusual(power, length):
-        return None
-    level = np.sqrt(power / length)
-    unusual = ((level < QUIET) | (level > LOUD)) & (level > LEAST)
+    level = np.sqrt(power / max(length, 1))
+    unusual &= _is_unusual(power, length) & (level > LEAST)
     gain = np.where(unusual, USUAL / np.maximum(level, LEAST), 1.0).astype(np.float32)
     return gain if unusual.any() else None
 
@@ -72,6 +72,7 @@ def _power(block: np.ndarray) -> np.ndarray:
     return np.einsum("nc,nc->c", samples, samples, dtype=np.float64)
 
 
-def _is_unusual(power: np.ndarray, length: int) -> bool:
+def _is_unusual(power: np.ndarray, length: int) -> np.ndarray:
+    """Return True for each channel whose level is unusual; a silent one has any level."""
     level = np.sqrt(power / max(length, 1))
-    return bool(not level.any() or ((level > 0) & ((level < QUIET) | (level > LOUD))).any())
+    return (level < QUIET) | (level > LOUD)

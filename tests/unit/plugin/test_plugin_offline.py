@@ -79,6 +79,8 @@ def refuse(*args, **kwargs):
 
 socket.create_connection = socket.socket.connect = refuse
 kind = "speech_cruse_ans_16k"
+os.makedirs(sys.argv[1], exist_ok=True)
+os.chdir(sys.argv[1])
 os.makedirs({!r}, exist_ok=True)
 save_model(build("CRUSE2-8-1xGRU2"), "models/m", {{"framework": "pytorch", "task": "acoustic-noise-suppression",
            "model": {{"type": kind, "name": "CRUSE2-8-1xGRU2"}}, "pipeline": {{"type": kind}}}})
