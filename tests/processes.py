@@ -7,6 +7,7 @@ when they are imported (modelscope, datasets, huggingface_hub, this package) are
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,26 @@ def python(*arguments, cwd=ROOT, environment=None, fails=False, timeout=300, sta
 def run_code(code, folder):
     """Run Python code with ModelScope's cache in a folder."""
     return python("-c", code, environment={"MODELSCOPE_CACHE": str(folder / "cache")})
+
+
+def free_port():
+    """Return a port that nothing listens at."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def rank_environments():
+    """Return the variables that torchrun sets for two processes of one training."""
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    return [where | {"RANK": str(rank)} for rank in range(2)]
+
+
+def run_ranks(arguments, folder, timeout=300):
+    """Run a program in two processes of one training, without torchrun; `folder` takes their messages."""
+    ranks = [Background(arguments, folder / f"rank{i}", each) for i, each in enumerate(rank_environments())]
+    for rank in ranks:
+        assert rank.wait(timeout) == 0, rank.messages.read_text()[-3000:]
 
 
 class Background:

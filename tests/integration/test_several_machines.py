@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import ROOT
 from helpers import CRUSE_CONFIG, assert_equal_states, log_rows
-from processes import Background
+from processes import Background, free_port, rank_environments
 
 pytestmark = pytest.mark.slow
 
@@ -87,18 +87,11 @@ def children(pid):
     return found
 
 
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
 def ranks(started, training, folders, steps, timeout=60, names=("0", "1")):
     """Start two processes without torchrun, in its environment."""
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
     return [
-        started(["-c", TRAIN, *training[1:], str(folder), str(timeout), str(steps), TESTS], name, RANK=str(i), **where)
-        for i, (folder, name) in enumerate(zip(folders, names, strict=True))
+        started(["-c", TRAIN, *training[1:], str(folder), str(timeout), str(steps), TESTS], name, **environment)
+        for folder, name, environment in zip(folders, names, rank_environments(), strict=True)
     ]
 
 

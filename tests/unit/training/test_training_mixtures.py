@@ -1,14 +1,12 @@
 """Training on mixtures, with a small network."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from conftest import ROOT, SHARED
 from helpers import CRUSE_CONFIG, assert_equal_states, log_rows, mixture_loop
+from processes import python, run_ranks
 
 from modelscope_ext import Denoiser
 from modelscope_ext.checkpoint import load_model, read_configuration
@@ -171,14 +169,9 @@ mixture_loop(*sys.argv[1:3], sys.argv[3]).run(4)
 def test_two_processes_train_as_one(config, corpora, tmp_path):
     """The same batches, cut in two; only the first process writes."""
     config.write_text(json.dumps({**CRUSE_CONFIG, "model": {**CRUSE_CONFIG["model"], "batch_norm": False}}))
-    script = tmp_path / "steps.py"
-    script.write_text(SHARED_STEPS)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for name, command in (("one", [sys.executable]), ("two", launch)):
-        arguments = [script, config, corpora, tmp_path / name, ROOT / "tests"]
-        done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    arguments = ["-c", SHARED_STEPS, config, corpora]
+    python(*arguments, tmp_path / "one", ROOT / "tests")
+    run_ranks([*arguments, tmp_path / "two", ROOT / "tests"], tmp_path)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     assert one.keys() == two.keys()
     for name in one:

@@ -1,14 +1,13 @@
 """Training in epochs, with a small network."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 from helpers import SEGMENTS, MeanLoss, Rows, Tiny, assert_equal_states, log_rows, segment_loop
+from processes import python, run_ranks
 
 from modelscope_ext.training.batches import BadDataError, Segments, check_rows
 from modelscope_ext.training.config import SegmentConfig
@@ -68,12 +67,9 @@ open(f"{sys.argv[1]}-{rank()}.txt", "w").write(repr(values["avg_loss"]))
 @pytest.mark.slow
 def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path):
     """Batch norm over both, metrics over both, and one writer."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    (tmp_path / "two.py").write_text(TWO)
-    for name, command, batch in (("one", [sys.executable], "4"), ("two", launch, "2")):
-        arguments = [tmp_path / "two.py", tmp_path / name, ROOT, ROOT / "tests", batch]
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    folders = [ROOT, ROOT / "tests"]
+    python("-c", TWO, tmp_path / "one", *folders, 4)
+    run_ranks(["-c", TWO, tmp_path / "two", *folders, 2], tmp_path)
     one, two = (torch.load(tmp_path / n / "epoch_3.pth", weights_only=True)["state_dict"] for n in ("one", "two"))
     for name in one:
         assert torch.allclose(one[name].double(), two[name].double(), rtol=1e-3, atol=1e-5), name
