@@ -49,13 +49,18 @@ def test_clean_recordings_are_preserved(denoiser):
 
 @pytest.mark.parametrize("colour", ["white", "pink"])
 def test_noise_between_words_does_not_pump(denoiser, clean, hiss, colour):
-    """In the pauses the output is as steady as the input, and far softer."""
+    """In the pauses the output is nearly as steady as the input, and far softer also where a word dies away.
+
+    With 40 dB of attenuation instead of 32 the level deviates by 5 dB. From 20 dB down the difference between
+    2.5 dB and the input's 0.2 dB is far below the speech.
+    """
     noisy = clean * 0.5 + np.resize(hiss[colour], len(clean))
     pauses = level(clean) < -60
     before, after = level(noisy)[pauses], level(denoiser(noisy, RATE))[pauses]
     assert pauses.sum() > 20
-    assert after.mean() < before.mean() - 15
-    assert after.std() < before.std() + 1.5
+    assert after.mean() < before.mean() - 25
+    assert np.quantile(after, 0.95) < before.mean() - 20
+    assert after.std() < before.std() + 2.5
 
 
 @pytest.mark.parametrize("colour", ["white", "pink"])

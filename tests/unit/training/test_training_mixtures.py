@@ -150,8 +150,9 @@ def test_learning_rate_warms_up_and_falls(config):
 
 
 @pytest.mark.shared
-def test_the_configuration_in_the_repository_fits_the_corpora():
-    config = load_config(ROOT / "examples" / "train_cruse.json")
+@pytest.mark.parametrize("name", ["train_cruse", "fine_tune_cruse"])
+def test_a_configuration_in_the_repository_fits_the_corpora(name):
+    config = load_config(ROOT / "examples" / f"{name}.json")
     for folder in (*config.data.speech, *config.data.noise, config.validation.speech, config.data.room_folder):
         assert (SHARED / "data" / folder).is_dir()
 
