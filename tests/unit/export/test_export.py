@@ -428,6 +428,11 @@ def test_the_command(tmp_path, capsys):
     assert Denoiser(tmp_path / "deep" / "net.onnx").backend.limits.attenuation_limit_db == 15
     assert main([*command, str(tmp_path / "whole.onnx"), "--utterance"]) == 0
     assert not Denoiser(tmp_path / "whole.onnx").backend.causal
+    for _ in range(2):  # an old graph in the model's folder is replaced, its weights are not
+        assert main([*command, str(tmp_path / "model" / "model.onnx")]) == 0
+    (tmp_path / "weights.onnx").symlink_to(tmp_path / "model" / "model.safetensors")
+    assert main([*command, str(tmp_path / "weights.onnx")]) == 1
+    assert "is read by this command and would be overwritten" in capsys.readouterr().err
     assert main([*command, str(tmp_path / "net.bin")]) == 1
     assert capsys.readouterr().err.endswith("net.bin: the name of an ONNX file ends in .onnx\n")
 
