@@ -20,11 +20,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
-from tqdm import tqdm
 
 from modelscope_ext.audio import read_mono
 from modelscope_ext.data.pairs import Pair, find_pairs
 from modelscope_ext.metrics import SAMPLE_RATE, require, scores
+from modelscope_ext.progress import Bar
 
 __all__ = ["COLUMNS", "MARGINS", "Evaluation", "evaluate", "evaluate_systems", "regression_gate", "to_markdown"]
 
@@ -114,7 +114,7 @@ def evaluate(
         workers: number of processes. With more than one, each gets a pickled copy of `denoise` and runs torch on one
             thread. Scripts then need `if __name__ == "__main__":`.
         name: name of the system in the result.
-        progress: show a bar if stderr is a terminal.
+        progress: show a bar, or lines where standard error is no terminal.
 
     Raises:
         AudioError: the pairs cannot be used; see `find_pairs`.
@@ -147,7 +147,7 @@ def evaluate_systems(
     denoisers = {name: denoise for name, (_, denoise) in systems.items()}
     rows: dict[tuple[str, str], dict[str, float]] = {}
     failed: dict[str, dict[str, str]] = {name: {} for name in systems}
-    with tqdm(total=len(jobs), desc="evaluating", unit="file", disable=None if progress else True) as bar:
+    with Bar(total=len(jobs), desc="evaluating", unit="file", quiet=not progress) as bar:
         for name, pair, row, reason in _run_jobs(jobs, denoisers, metrics, min(workers, len(jobs))):
             rows[name, pair.name] = row
             if reason:

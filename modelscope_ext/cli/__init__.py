@@ -29,7 +29,7 @@ COMMANDS = {
     "info": "print what a model is, costs and scores",
     "doctor": "check the installation and a model, and print how to fix problems",
     "prepare-data": "write a data set folder that load_dataset and MsDataset.load read",
-    "train": "train a CRUSE on folders of audio, or a model folder on prepared data",
+    "train": "adapt a model to pairs of your own, or train a network on mixtures",
     "evaluate": "score a model on pairs of noisy and clean recordings",
     "export": "write a model as an ONNX file",
 }

@@ -40,11 +40,6 @@ def add_strength(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def bar_is_hidden(args: argparse.Namespace) -> bool | None:
-    """Return tqdm's `disable`: True with `-q`, None to hide the bar where standard error is not a terminal."""
-    return True if args.quiet else None
-
-
 def configure_logging(quiet: bool) -> None:
     """Print the package's log on standard error, of other packages and with `quiet` only warnings and errors."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Lines()])

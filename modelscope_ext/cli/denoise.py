@@ -8,17 +8,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from modelscope_ext.atomic import atomic_write, require_apart
 from modelscope_ext.audio import AudioError
 from modelscope_ext.batch import local
 from modelscope_ext.batch.plan import Job, plan
 from modelscope_ext.batch.ray import Batch
-from modelscope_ext.cli.common import add_device, add_model, add_quiet, add_strength, bar_is_hidden, print_error
+from modelscope_ext.cli.common import add_device, add_model, add_quiet, add_strength, print_error
 from modelscope_ext.cli.pipe import denoise_pipe
 from modelscope_ext.inference.denoiser import ASR_SAFE_WET, Denoiser, FileReport
 from modelscope_ext.plots import draw_spectrograms
+from modelscope_ext.progress import Bar
 
 logger = logging.getLogger(__name__)
 
@@ -110,11 +109,12 @@ def _run_locally(args: argparse.Namespace) -> tuple[int, int]:
     require_apart([args.spectrogram], [job.source for job in jobs])
     wanted = [job for job in jobs if not (args.skip_existing and job.target.exists())]
     denoiser = Denoiser(args.model, args.device, **_strength(args))
-    seconds, unreadable = local.probe(wanted)
+    headers = Bar(wanted, desc="reading headers", unit="file", quiet=args.quiet, leave=False, delay=2)
+    seconds, unreadable = local.probe(headers)
     for error in (*hidden, *unreadable.values()):
         print_error(error)
     failed, reports, start = len(unreadable), [], time.monotonic()
-    with _Bar(total=sum(seconds.values()), disable=bar_is_hidden(args)) as bar:
+    with _Bar(total=sum(seconds.values()), quiet=args.quiet) as bar:
         for job, result in local.run(seconds, denoiser, bar.update, args.track):
             error = result if isinstance(result, AudioError) else None
             if error:
@@ -147,7 +147,7 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02} min"
 
 
-class _Bar(tqdm):
+class _Bar(Bar):
     """A bar of seconds of audio, with percent, speed and time left."""
 
     def __init__(self, **options: Any) -> None:
@@ -180,7 +180,7 @@ def _run_on_ray(args: argparse.Namespace) -> tuple[int, int]:
     if batch.left_out:
         logger.info("%d files are done already", batch.left_out)
     failed = 0
-    with tqdm(total=len(batch.jobs), unit="file", disable=bar_is_hidden(args)) as bar:
+    with Bar(total=len(batch.jobs), unit="file", quiet=args.quiet) as bar:
         for row in batch.run(args.ray_address, args.workers):
             error = row["reason"] if row["status"] == "failed" else None
             failed += error is not None
@@ -191,11 +191,11 @@ def _run_on_ray(args: argparse.Namespace) -> tuple[int, int]:
     return failed, len(batch.jobs)
 
 
-def _report(bar: tqdm, source: object, target: object, error: object) -> None:
-    """Print an error; log a finished file where no bar is shown."""
+def _report(bar: Bar, source: object, target: object, error: object) -> None:
+    """Print an error; log a finished file where no bar is drawn."""
     if error is not None:
         print_error(error)
-    elif bar.disable:
+    elif not bar.on_terminal:
         logger.info("%s → %s", source, target)
 
 

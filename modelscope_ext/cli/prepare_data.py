@@ -4,11 +4,10 @@ import argparse
 import functools
 from pathlib import Path
 
-from tqdm import tqdm
-
-from modelscope_ext.cli.common import add_quiet, bar_is_hidden
+from modelscope_ext.cli.common import add_quiet
 from modelscope_ext.data.mixing import MixConfig
 from modelscope_ext.data.prepare import prepare_from_dataset, prepare_mixtures, prepare_pairs
+from modelscope_ext.progress import Bar
 
 #: Options that choose what to write. Exactly one group is given.
 SOURCES = (("noisy", "clean"), ("speech", "noise"), ("from_dataset",))
@@ -47,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     """Write the data set and print what was written."""
     source = _check(args)
     split = args.split or "train"
-    options = {"skip_bad": args.skip_bad, "progress": functools.partial(tqdm, disable=bar_is_hidden(args))}
+    options = {"skip_bad": args.skip_bad, "progress": functools.partial(Bar, quiet=args.quiet)}
     if source == "noisy":
         done = [prepare_pairs(args.noisy, args.clean, args.output, split, **options)]
     elif source == "speech":

@@ -4,13 +4,12 @@ import argparse
 import logging
 from pathlib import Path
 
-from tqdm import tqdm
-
 from modelscope_ext import __version__
 from modelscope_ext.atomic import require_apart
 from modelscope_ext.audio import AudioError
-from modelscope_ext.cli.common import add_device, add_model, add_quiet, bar_is_hidden
+from modelscope_ext.cli.common import add_device, add_model, add_quiet
 from modelscope_ext.inference.denoiser import Denoiser
+from modelscope_ext.progress import Bar
 from modelscope_ext.report import collect, write_page
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
     require_apart([args.output], [args.model, *(path for each in sources for path in (each.noisy, each.clean))])
     denoiser = Denoiser(args.model, args.device)
     model = f"{args.model or 'the model in modelscope-ext'}, modelscope-ext {__version__}"
-    with tqdm(sources, desc="report", unit="file", disable=bar_is_hidden(args)) as bar:
+    with Bar(sources, desc="report", unit="file", quiet=args.quiet) as bar:
         failed = write_page(args.output, bar, denoiser, model)
     for name, reason in failed.items():
         logger.warning("%s: %s", name, reason)

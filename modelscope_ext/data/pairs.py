@@ -56,6 +56,15 @@ def match_pairs(noisy_dir: str | Path, clean_dir: str | Path) -> tuple[list[Pair
     return sorted(pairs, key=lambda pair: Path(pair.names[1])), dict(sorted(problems.items()))
 
 
+def find_partners(folder: str | Path) -> tuple[list[Pair], dict[str, str]]:
+    """Return the pairs of a folder as in `find_pairs`, not checked, and the problems of other files by path.
+
+    Raises:
+        AudioError: the folder is missing or holds no pairs.
+    """
+    return _match(*_layout(Path(folder)))
+
+
 def find_pairs(folder: str | Path, enhanced: str | Path | None = None) -> list[Pair]:
     """Return the checked pairs of a folder for scoring.
 
@@ -68,7 +77,7 @@ def find_pairs(folder: str | Path, enhanced: str | Path | None = None) -> list[P
         AudioError: a file is unusable (`check_pairs`) or has no partner. The message lists all problems.
     """
     folder = Path(folder)
-    pairs, problems = _match(*_layout(folder))
+    pairs, problems = find_partners(folder)
     for checked in check_pairs(pairs):
         problems |= checked.problems
     if enhanced is not None:
@@ -131,12 +140,14 @@ def _check(pair: Pair, sample_rate: int | None) -> CheckedPair:
 
 def _layout(folder: Path) -> tuple[Names, Names, Path, Path]:
     """Return the noisy and the clean files of a folder and where they are."""
+    if not folder.is_dir():
+        raise AudioError(f"{folder}: no such folder")
     noisy_dir, clean_dir = folder / "noisy", folder / "clean"
     if noisy_dir.is_dir() and clean_dir.is_dir():
         noisy, clean = _names(noisy_dir), _names(clean_dir)
     else:
         noisy_dir = clean_dir = folder
-        names = _names(folder) if folder.is_dir() else {}
+        names = _names(folder)
         with_id = {name: path for name, path in names.items() if _FILE_ID.search(name.stem)}
         clean = {name: path for name, path in with_id.items() if name.stem.startswith("clean_")}
         parts = re.compile(r"(clean|noise)_fileid_\d+")

@@ -8,6 +8,11 @@ import numpy as np
 from modelscope_ext.data.corpus import Corpus
 
 
+def speaker_of(name: str | Path) -> str:
+    """Return the speaker that a file name begins with: up to the first `-`, `_` or `.`."""
+    return re.split("[-_.]", Path(name).name)[0]
+
+
 def speaker_names(corpus: Corpus, rule: str | int, position: int = 0) -> list[str]:
     """Return the speaker of each clip by its file name.
 
@@ -16,7 +21,7 @@ def speaker_names(corpus: Corpus, rule: str | int, position: int = 0) -> list[st
     the corpora. Another rule is a ValueError.
     """
     if rule == "name":
-        return [re.split("[-_.]", Path(name).name)[0] for name in corpus.names]
+        return [speaker_of(name) for name in corpus.names]
     if rule == "file":
         return [f"{position}/{name}" for name in corpus.names]
     if rule == "one" or (isinstance(rule, int) and rule > 0):

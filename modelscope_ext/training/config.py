@@ -108,7 +108,7 @@ class SegmentConfig:
     """A run of `SegmentRecipe`. Batches are those of one process: n processes use n times as many rows a step."""
 
     free = ("epochs", "workers", "eval_every", "eval_iterations", "eval_batch", "eval_workers", "keep",
-            "checkpoint_seconds", "silent_rows")  # may change within a run  # fmt: skip
+            "checkpoint_seconds", "silent_rows", "minutes", "patience")  # may change within a run  # fmt: skip
     epochs: int = 200
     iterations: int = 2000  # an epoch; rows are repeated if there are fewer
     batch: int = 12
@@ -127,6 +127,8 @@ class SegmentConfig:
     keep: int | None = None  # checkpoints; None: all
     checkpoint_seconds: float = 600.0
     silent_rows: str = "skip"  # or "refuse"
+    minutes: float | None = None  # of training, over all runs; None: all epochs
+    patience: int | None = None  # evaluations without a better one that end the run
 
     def __post_init__(self) -> None:
         if self.silent_rows not in ("skip", "refuse"):
@@ -174,6 +176,8 @@ class SegmentConfig:
                 "eval_batch": evaluation.get("dataloader", {}).get("batch_size_per_gpu"),
                 "eval_workers": evaluation.get("dataloader", {}).get("workers_per_gpu"),
                 "silent_rows": train.get("silent_rows"),
+                "minutes": train.get("max_minutes"),
+                "patience": train.get("patience"),
                 "keep": kept,
             }
             return cls(**{name: value for name, value in values.items() if value is not None})

@@ -20,18 +20,19 @@ from modelscope_ext.training.segments import SegmentRecipe
 
 def fine_tune(
     folder: str | Path,
-    data: str | Path,
+    data: str | Path | tuple[Any, Any],
     work_dir: str | Path,
     options: dict[str, Any] | None = None,
     device: str | None = None,
     gate: Callable[[Path], list[str]] | None = None,
     progress: bool = True,
 ) -> dict[str, float]:
-    """Train a model folder on the data that `prepare-data` wrote; continue the run in `work_dir` if there is one.
+    """Train a model folder; continue the run in `work_dir` if there is one.
 
     Args:
         folder: a model folder. Without weights in it training begins from random ones.
-        data: the prepared folder. Its `test` configuration evaluates or else a twentieth of `train`.
+        data: a folder that `prepare-data` wrote, whose `test` configuration evaluates or else a twentieth of `train`;
+            or rows to train on and rows that evaluate, each as `Segments` takes them.
         work_dir: folder of the run; see `SegmentRecipe`. `output/` is the result, a model folder.
         options: dotted keys of the configuration → values instead of its own, as "train.max_epochs".
         device: "cpu", "cuda" …
@@ -55,16 +56,18 @@ def fine_tune(
     names = configuration.get("evaluation", {}).get("metrics", ["audio-noise-metric"])
     names = [names] if isinstance(names, (str, dict)) else names
     net, config = build_objective(folder), SegmentConfig.from_configuration(configuration)
-    rows = _load_segments(Path(data))
+    rows = data if isinstance(data, tuple) else _load_segments(Path(data))
     loop = TrainingLoop(SegmentRecipe(net, config, work_dir, *rows, lambda: build_metrics(names), device, progress))
     scores = loop.run()
     if not loop.finished or rank():
         return scores
+    if loop.done.step < loop.recipe.epoch:
+        raise ValueError(f"{work_dir}: the time was over before the first evaluation; allow more minutes")
     output, refused = work_dir / "output", work_dir / "refused"
     write_output(folder, loop, refused if gate else output)
     if gate:
         if complaints := gate(refused):
-            raise ValueError(f"the result is worse than {folder} and stays in {refused}: {'; '.join(complaints)}")
+            raise ValueError(f"the result does not replace {folder} and stays in {refused}: {'; '.join(complaints)}")
         shutil.rmtree(output, ignore_errors=True)
         os.replace(refused, output)
     return scores

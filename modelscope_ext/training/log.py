@@ -2,11 +2,39 @@
 
 import csv
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from modelscope_ext.atomic import atomic_write
 
 logger = logging.getLogger(__name__)
+#: Column → the words for it in a line of progress; {-} is the negative. Less of a loss and more dB are better.
+WORDS = {
+    "iter": "step {}",
+    "hours": "{} h of audio",
+    "learning_rate": "learning rate {}",
+    "amp_loss": "of it amplitude {}",
+    "phase_loss": "phase {}",
+    "sisnr": "SI-SNR {-} dB",
+    "avg_loss": "validation: loss {}",
+    "avg_sisnr": "SI-SNR {} dB",
+    "grad_norm": "gradient {}",
+    "pesq": "validation: WB-PESQ {}",
+    "si_sdr": "SI-SDR {} dB",
+    "stoi": "STOI {} %",
+    "cd": "cepstral distance {} dB",
+    "q": "Q {}",
+    "seconds": "{} s",
+}
+
+
+def describe(row: Mapping[str, float]) -> str:
+    """Return a row of the log as text: each number with its name and unit."""
+    parts = (
+        WORDS.get(name, f"{name} {{}}").replace("{}", f"{value:.4g}").replace("{-}", f"{-value:.4g}")
+        for name, value in row.items()
+    )
+    return ", ".join(parts)
 
 
 class Log:
@@ -41,7 +69,7 @@ class Log:
         Raises:
             OSError: the row cannot be written. The message names the file and the reason.
         """
-        logger.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in row.items()))
+        logger.info("%s", describe(row))
         try:
             self.csv.writerow({name: f"{value:.6g}" for name, value in row.items()})
             self.file.flush()

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from modelscope_ext.progress import Bar
 from modelscope_ext.tensors import load_tensors
 from modelscope_ext.training.config import SegmentConfig, TrainConfig, check_unchanged, to_json
 from modelscope_ext.training.distributed import all_reduce_mean, broadcast_latest_state, rank, world_size
@@ -85,6 +85,9 @@ class Recipe(Protocol):
     def load_state(self, state: dict[str, Any]) -> Progress:
         """Take over the content of a checkpoint."""
 
+    def enough(self, progress: Progress) -> str:
+        """Return why no further step is worth its time, or an empty text."""
+
 
 class TrainingLoop:
     """A run of a recipe in its folder. SIGTERM and Ctrl-C end it after a step, with a checkpoint.
@@ -110,7 +113,7 @@ class TrainingLoop:
     @property
     def finished(self) -> bool:
         """Return True after the last step."""
-        return self.done.step >= self.config.steps
+        return self.done.step >= self.config.steps or bool(self.recipe.enough(self.done))
 
     def load(self, path: str | Path, same_settings: bool = False) -> None:
         """Continue from a checkpoint: weights, optimizers, position and random state.
@@ -153,7 +156,7 @@ class TrainingLoop:
             self.notify("before_run")
             for batch in batches:
                 self.notify("before_train_iter")
-                stop = self._step(batch, signals)
+                stop = self._step(batch, bool(signals or recipe.enough(done)))
                 self.notify("after_train_iter")
                 done.step += 1
                 now = time.monotonic()
@@ -171,7 +174,8 @@ class TrainingLoop:
                     saved = time.monotonic()
                 self.notify("after_step")
                 if stop:
-                    logger.info("stopped after %s; the same command continues", self._position(done.step))
+                    reason = recipe.enough(done) or "the same command continues"
+                    logger.info("stopped after %s; %s", self._position(done.step), reason)
                     break
             self.notify("after_run")
         return recipe.scores
@@ -182,14 +186,14 @@ class TrainingLoop:
             self._restore(state, "the checkpoint of another process", same_settings=True)
         return self.done
 
-    def _step(self, batch: Any, signals: list[int]) -> bool:
-        """Train one step; return whether any process got a signal."""
+    def _step(self, batch: Any, stop: bool) -> bool:
+        """Train one step; return whether any process is to stop after it."""
         recipe, net, step = self.recipe, self.recipe.net, self.done.step
         buffers = [buffer.clone() for buffer in net.buffers()]
         losses = recipe.losses(batch, step)
         net.zero_grad()
         losses["loss"].backward()
-        values, stop = self._reduce(losses, bool(signals))
+        values, stop = self._reduce(losses, stop)
         values["grad_norm"] = float(nn.utils.clip_grad_norm_(net.parameters(), self.config.clip_norm or math.inf))
         if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
             recipe.update(step)
@@ -235,11 +239,12 @@ class TrainingLoop:
         done = self.done.step // (self.recipe.epoch or 1)
         return contextlib.closing(Log(self.recipe.work_dir, self.recipe.columns, done))
 
-    def _open_bar(self) -> tqdm:
-        options = {"total": self.config.steps, "initial": self.done.step, "unit": "step", "dynamic_ncols": True}
-        return tqdm(**options, disable=hide_bar(self.recipe.progress))
+    def _open_bar(self) -> Bar:
+        total = None if getattr(self.config, "minutes", None) else self.config.steps
+        options = {"total": total, "initial": self.done.step, "unit": "step", "dynamic_ncols": True}
+        return Bar(**options, quiet=hide_bar(self.recipe.progress))
 
-    def _show(self, bar: tqdm) -> None:
+    def _show(self, bar: Bar) -> None:
         if self.done.step % 10 == 0 and self.window and not bar.disable:
             loss = np.mean([values["loss"] for values in self.window[-100:]])
             bar.set_postfix_str(f"{self._position(self.done.step)}, loss {loss:.4f}", refresh=False)
@@ -280,9 +285,9 @@ def autocast(device: torch.device, cpu: bool = False) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=cpu or device.type == "cuda")
 
 
-def hide_bar(progress: bool) -> bool | None:
-    """Return tqdm's `disable`; None hides the bar if stderr is no terminal."""
-    return None if progress and not rank() else True
+def hide_bar(progress: bool) -> bool:
+    """Return True where no bar is wanted: the first process alone shows one."""
+    return not progress or rank() > 0
 
 
 @contextlib.contextmanager

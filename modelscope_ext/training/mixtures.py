@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from modelscope_ext import metrics
 from modelscope_ext.checkpoint import load_model, save_model
@@ -22,6 +21,7 @@ from modelscope_ext.losses import CompressedSpectralLoss
 from modelscope_ext.models import CRUSE_TYPE, DUAL_PATH_TYPE, build, has_bfloat16, to_device
 from modelscope_ext.models.dual_path.network import DualPath
 from modelscope_ext.pretrained import DEFAULT
+from modelscope_ext.progress import Bar
 from modelscope_ext.tensors import save_tensors
 from modelscope_ext.training.batches import data_loader, positions
 from modelscope_ext.training.config import TrainConfig, corpus_options
@@ -187,6 +187,10 @@ class MixtureRecipe:
         self.best_q = float(position["best_q"])
         return Progress(position["step"], position["seconds"], state["random"])
 
+    def enough(self, progress: Progress) -> str:
+        """Return an empty text: all steps are worth their time."""
+        return ""
+
     def _validate(self, step: int) -> dict[str, float]:
         scores = validate(self.average.module, self.pairs)
         if scores["q"] > self.best_q:
@@ -221,7 +225,7 @@ class MixtureRecipe:
 
     def _corpus(self, folder: str) -> Corpus:
         def show(files):
-            return tqdm(files, desc=f"decoding {folder}", unit="file", disable=hide_bar(self.progress))
+            return Bar(files, desc=f"decoding {folder}", unit="file", quiet=hide_bar(self.progress))
 
         corpus = load_corpus(self.data_dir / folder, self.work_dir / "cache", progress=show)
         logger.info("%s: %d clips, %.1f min", folder, len(corpus), corpus.seconds / 60)

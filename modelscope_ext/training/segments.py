@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
+from modelscope_ext.progress import Bar
 from modelscope_ext.tensors import save_tensors
 from modelscope_ext.training.batches import BadDataError, Segments, check_rows, collate, data_loader, positions
 from modelscope_ext.training.config import SegmentConfig
@@ -62,6 +62,7 @@ class SegmentRecipe:
         self.scores: dict[str, float] = {}
         self.lowest = math.inf  # value of the scheduler's metric
         self.improved = False
+        self.stale = 0  # evaluations since the best one
         init_process_group(device)
         self.train_rows, self.eval_rows = (None if rows is None else Segments(rows) for rows in (train_rows, eval_rows))
         silent = [
@@ -132,8 +133,17 @@ class SegmentRecipe:
         elif self.scheduler:
             self.scheduler.step()
         self.improved = value is not None and value < self.lowest
+        self.stale = 0 if self.improved else self.stale + (value is not None)
         self.lowest = min(self.lowest, math.inf if value is None else value)
         return row | {"seconds": progress.seconds}
+
+    def enough(self, progress: Progress) -> str:
+        """Return that the time is over or that the evaluation no longer improves, or an empty text."""
+        if self.config.minutes is not None and progress.seconds >= 60 * self.config.minutes:
+            return "the time is over"
+        if self.config.patience is not None and self.stale >= self.config.patience:
+            return f"no evaluation was better in {self.stale} epochs"
+        return ""
 
     def save(self, progress: Progress, state: dict[str, Any]) -> None:
         """Write `best.pth` and `epoch_N.pth` at the end of an epoch, `last.pth` within it.
@@ -156,7 +166,8 @@ class SegmentRecipe:
     def state(self, progress: Progress) -> dict[str, Any]:
         """Return weights and metrics and what continues training."""
         epoch, iteration = divmod(progress.step, self.epoch)
-        position = {"epoch": epoch, "iteration": iteration, "seconds": progress.seconds, "best": self.lowest}
+        position = {"epoch": epoch, "iteration": iteration, "seconds": progress.seconds}
+        position |= {"best": self.lowest, "stale": self.stale}
         trainer = {
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict() if self.scheduler else None,
@@ -174,7 +185,7 @@ class SegmentRecipe:
         load_optimizer(self.optimizer, trainer["optimizer"])
         if self.scheduler:
             load_scheduler(self.scheduler, trainer["scheduler"])
-        self.lowest = float(position["best"])
+        self.lowest, self.stale = float(position["best"]), int(position.get("stale", 0))
         self.scores = state["meta"]["metrics"]  # empty within an epoch
         step = position["epoch"] * self.epoch + position["iteration"]
         return Progress(step, position["seconds"], trainer["random"])
@@ -188,7 +199,7 @@ class SegmentRecipe:
         loader = data_loader(rows, config.eval_batch, own, config.eval_workers, self.device, collate)
         batches = min(len(loader), config.eval_iterations or len(loader))
         metrics, was_training = self.metrics(), self.net.training
-        bar = tqdm(total=batches, desc="evaluation", disable=hide_bar(self.progress), leave=False)
+        bar = Bar(total=batches, desc="evaluation", quiet=hide_bar(self.progress), leave=False)
         self.net.eval()
         with torch.no_grad(), bar:
             for batch, _ in zip(loader, range(batches), strict=False):

@@ -12,6 +12,7 @@ PACKAGE = ROOT / "modelscope_ext"
 #: Rooms from the lowest floor to the highest → the rooms that each may import, all on lower floors.
 ROOMS = {
     "text": "",
+    "progress": "",
     "atomic": "",
     "stft": "",
     "hub": "",
@@ -28,14 +29,14 @@ ROOMS = {
     "plots": "audio",
     "players": "audio",
     "demo": "audio inference players plots",
-    "evaluation": "audio metrics data",
+    "evaluation": "progress audio metrics data",
     "report": "atomic audio metrics data inference players plots",
     "info": "text checkpoint hub pretrained inference",
     "export": "atomic stft models checkpoint hub pretrained inference",
-    "training": "atomic stft audio models tensors checkpoint pretrained losses metrics data",
+    "training": "atomic progress stft audio models tensors checkpoint pretrained losses metrics data",
     "doctor": "checkpoint hub pretrained inference training",
-    "cli": "atomic text audio checkpoint hub metrics data inference batch plots demo evaluation report info export "
-    "training doctor",
+    "cli": "atomic text progress audio checkpoint hub pretrained metrics data inference batch plots demo evaluation "
+    "report info export training doctor",
     "plugin": "atomic audio models checkpoint hub losses metrics data inference evaluation export training cli",
     "__init__": "models data inference plugin",
     "__main__": "cli",

@@ -372,7 +372,7 @@ def test_the_command_refuses_a_worse_model(folder, tmp_path, capsys):
         (["--baseline", "--margin", "cd=1"], "--margin cd=1: the metrics are wb_pesq"),
         (["--metrics", "cd"], "unknown metric 'cd'"),
         (["--model", "nowhere"], "nowhere"),
-        (["--pairs", "nowhere"], "nowhere: holds no pairs"),
+        (["--pairs", "nowhere"], "nowhere: no such folder"),
     ],
 )
 def test_errors_of_the_command(folder, capsys, arguments, message):

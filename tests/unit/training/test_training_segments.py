@@ -129,6 +129,21 @@ def test_silent_rows_are_left_out_and_counted_or_refused(tmp_path, caplog):
         trained("refused", SegmentConfig(**SEGMENTS, silent_rows="refuse"), train, evaluate)
 
 
+def test_a_lack_of_progress_ends_a_run_and_so_does_the_time(tmp_path, caplog):
+    caplog.set_level("INFO", "modelscope_ext")
+    run = segment_loop(tmp_path / "stale", epochs=50, patience=2, optimizer_options={"lr": 0.0})
+    run.run()
+    assert run.finished
+    assert len(log_rows(tmp_path / "stale")) == 3  # the first one is the best
+    assert "no evaluation was better in 2 epochs" in caplog.text
+    short = segment_loop(tmp_path / "short", epochs=50, minutes=1e-9)
+    short.run()
+    assert short.done.step <= 2
+    assert short.finished
+    assert "the time is over" in caplog.text
+    assert segment_loop(tmp_path / "stale", epochs=50, patience=2, optimizer_options={"lr": 0.0}).finished
+
+
 def test_only_the_last_checkpoints_are_kept_if_asked(tmp_path):
     segment_loop(tmp_path, keep=1).run()
     assert sorted(p.name for p in tmp_path.glob("*.pth")) == ["best.pth", "epoch_3.pth"]
