@@ -1,19 +1,18 @@
 """Models by their ids on ModelScope's hub."""
 
-import contextlib
 import functools
 import os
 import re
-import socket
 import threading
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
-__all__ = ["cached", "cached_if_offline", "hub_answers", "is_id", "model_folder"]
+__all__ = ["cached", "cached_if_offline", "hub_answers", "is_id", "model_folder", "require_hub"]
 
 #: Seconds to wait for the hub.
-PATIENCE_S = 2.0
+PATIENCE_S = 2.5
+#: What a proxy answers for a server that it cannot reach.
+GATEWAY_ERRORS = (502, 503, 504)
 
 
 def model_folder(model: str | Path, revision: str | None = None) -> Path:
@@ -34,16 +33,21 @@ def model_folder(model: str | Path, revision: str | None = None) -> Path:
 
     if folder := cached_if_offline(model):
         return folder
-    if not hub_answers():
-        raise ValueError(
-            f"{model}: no such folder, and ModelScope's hub does not answer; check the network, or download the model "
-            "elsewhere and give its folder"
-        )
+    require_hub(model)
     try:
         return Path(snapshot_download(str(model), revision=revision))
     except Exception as error:  # the client raises classes of many libraries
         reason = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
         raise ValueError(f"{model}: no such folder, and no download from ModelScope's hub: {reason}") from error
+
+
+def require_hub(model: object) -> None:
+    """Raise ValueError with what to do if the hub does not answer; `model` is an id without a copy."""
+    if not hub_answers():
+        raise ValueError(
+            f"{model}: no such folder, and ModelScope's hub does not answer; check the network, or download the model "
+            "elsewhere and give its folder"
+        )
 
 
 def cached_if_offline(model: object) -> Path | None:
@@ -73,7 +77,7 @@ def cached(model: object) -> Path | None:
 
 
 def hub_answers() -> bool:
-    """Return True if the address of ModelScope's hub accepts connections; the answer is kept for half a minute."""
+    """Return True if ModelScope's hub answers a request in time; the result is kept for half a minute."""
     return _hub_answers(int(time.time() / 30))
 
 
@@ -85,23 +89,28 @@ def is_id(model: object) -> bool:
 
 @functools.lru_cache(1)
 def _hub_answers(half_minute: int) -> bool:
-    from urllib.request import getproxies, proxy_bypass
+    from http.client import HTTPException
+    from urllib.error import HTTPError
+    from urllib.request import Request, urlopen
 
     from modelscope.hub.utils.utils import get_endpoint
 
-    url = urlsplit(os.environ.get("MODELSCOPE_ENDPOINT") or get_endpoint())
-    if not proxy_bypass(url.hostname or ""):
-        url = urlsplit(getproxies().get(url.scheme) or url.geturl())
-    port = url.port or {"http": 80}.get(url.scheme, 443)
-    connected = threading.Event()
+    endpoint = os.environ.get("MODELSCOPE_ENDPOINT") or get_endpoint()
+    url = endpoint if "://" in endpoint else f"https://{endpoint}"
+    answered = threading.Event()
 
-    def connect() -> None:
-        with contextlib.suppress(OSError):
-            socket.create_connection((url.hostname, port), PATIENCE_S).close()
-            connected.set()
+    def ask() -> None:
+        try:
+            urlopen(Request(url, method="HEAD"), timeout=PATIENCE_S).close()
+        except HTTPError as error:
+            if error.code in GATEWAY_ERRORS:
+                return
+        except (OSError, ValueError, HTTPException):
+            return
+        answered.set()
 
     # The search for the name's address has no limit of its own.
-    thread = threading.Thread(target=connect, daemon=True)
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PATIENCE_S)
-    return connected.is_set()
+    return answered.is_set()

@@ -1,6 +1,7 @@
 """Patches that let ModelScope use a cached copy of our models when the hub cannot be reached.
 
-ModelScope asks the hub about an id even if it needs nothing from it, and fails after half a minute.
+ModelScope asks the hub about an id even if it needs nothing from it, and fails after half a minute. Without a copy the
+error comes at once.
 """
 
 import functools
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from modelscope_ext.hub import cached_if_offline
+from modelscope_ext.hub import cached, cached_if_offline, is_id, require_hub
 from modelscope_ext.models import TYPES
 
 #: Modules that ask the hub: `pipeline`, `Model.from_pretrained` and `build_trainer`.
@@ -55,7 +56,13 @@ def _cached_or_download(download: Callable, *args, **kwargs) -> str:
 
 
 def _cached(model: Any) -> str | None:
-    """Return the folder of a cached model of our types if the hub cannot be reached."""
+    """Return the folder of a cached model of our types if the hub cannot be reached.
+
+    Raises:
+        ValueError: the hub cannot be reached, and there is no copy. ModelScope would wait for minutes.
+    """
+    if is_id(model) and not cached(model):
+        require_hub(model)
     if folder := cached_if_offline(model):
         configuration = json.loads((folder / "configuration.json").read_text(encoding="utf-8-sig"))
         if configuration.get("model", {}).get("type") in TYPES:

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,28 @@ def test_the_snippets_of_the_card(hub, run, tmp_path, model, snippet):
         code = code.replace(published, here)
     run(code)
     assert soundfile.info(tmp_path / "output.wav").frames == 9000
+
+
+SILENT = """
+import modelscope_ext
+from modelscope.pipelines import pipeline
+from modelscope.utils.constant import Tasks
+from modelscope_ext.hub import PATIENCE_S
+assert PATIENCE_S <= 3
+for use in (modelscope_ext.Denoiser, lambda model: pipeline(Tasks.acoustic_noise_suppression, model=model)):
+    try:
+        use("{}")
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_a_silent_hub_is_an_error_of_one_line(run):
+    """It accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        lines = run(SILENT.format(ID), MODELSCOPE_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert len(lines) == 2
+    assert all("ModelScope's hub does not answer; check the network" in line for line in lines)
 
 
 def test_a_model_that_the_hub_has_not(hub, run, tmp_path):
