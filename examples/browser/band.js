@@ -1,16 +1,15 @@
 // The band above 8 kHz of one channel; modelscope_ext/inference/full_band.py defines the rule, with its step numbers.
 
 import { Fft } from "./fft.js";
+import { BandGains, HIGH, LOW } from "./gains.js";
 
 const RATE = 16000; // of the network
 const FRAMES = 125; // a second
 const SPAN = 128;
-const TINY = 1e-10;
-const LEAST_NOISE = 1e-9;
-const EDGES_HZ = [8000, 9500, 11000, 13000, 15500, 18000, 20000, 22000];
+const EDGES_HZ = [8000, 9500, 11000, 13000, 15500, 18000, 20000, 22000, 24000];
+const LOW_BINS = [1, 4, 8, 16, 32, 46, 61];
 
 const hann = (size) => Float64Array.from({ length: size }, (_, i) => 0.5 - 0.5 * Math.cos((2 * Math.PI * i) / size));
-const clip = (x) => Math.min(1, Math.max(0, x));
 const netWindow = hann(SPAN);
 const netFft = new Fft(SPAN);
 
@@ -35,7 +34,7 @@ export class HighBand {
     this.start = -SPAN;
     this.frame = 0;
     this.tail = new Float32Array(this.hop);
-    this.held = 0;
+    this.rule = new BandGains();
   }
 
   static covers(rate) {
@@ -47,14 +46,9 @@ export class HighBand {
   }
 
   planBands() {
-    const starts = EDGES_HZ.map((edge) => Math.ceil((edge * this.fft.size) / this.rate));
-    const ends = [...starts.slice(1), this.share.length].map((end) => Math.min(end, this.share.length));
-    this.bands = starts.map((start, i) => ({ start, end: ends[i] })).filter(({ start }) => start < this.share.length);
-    for (const band of this.bands) {
-      band.centre = this.frequency((band.start + band.end - 1) / 2);
-      Object.assign(band, { noise: LEAST_NOISE, memory: 0.88 });
-    }
-    this.gains = new Float64Array(this.bands.length);
+    const edges = EDGES_HZ.map((edge) => Math.min(this.share.length, Math.ceil((edge * this.fft.size) / this.rate)));
+    this.bands = edges.slice(1).map((end, i) => ({ start: edges[i], end })).filter(({ start, end }) => start < end);
+    for (const band of this.bands) band.centre = this.frequency((band.start + band.end - 1) / 2);
     // A bin's gain is linear between the centres of bands: that of `below` plus `weight` times the step to the next one.
     this.below = new Uint8Array(this.share.length);
     this.weight = new Float64Array(this.share.length);
@@ -101,12 +95,12 @@ export class HighBand {
   }
 
   process(t, out) {
-    const { hop, fft, window, gains, below, weight, share } = this;
+    const { hop, fft, window, below, weight, share } = this;
     const re = new Float64Array(fft.size);
     const im = new Float64Array(fft.size);
     for (let i = 0; i < 2 * hop; i++) re[i] = this.audio[t * hop + i] * window[i];
     fft.transform(re, im);
-    this.updateGains(re, im, this.kept(t), this.frame + t);
+    const gains = this.rule.update(this.above(re, im), ...this.lower(t));
     for (let k = 0; k <= fft.size / 2; k++) {
       const low = gains[below[k]];
       const gain = share[k] * (weight[k] ? low + weight[k] * (gains[below[k] + 1] - low) : low);
@@ -124,8 +118,17 @@ export class HighBand {
     }
   }
 
-  // Step 2: the share of 4 … 7.5 kHz that the network keeps.
-  kept(t) {
+  // The energies of the bands above 8 kHz.
+  above(re, im) {
+    const energies = new Float64Array(HIGH);
+    this.bands.forEach(({ start, end }, i) => {
+      for (let k = start; k < end; k++) energies[i] += (re[k] ** 2 + im[k] ** 2) / ((end - start) * this.hop);
+    });
+    return energies;
+  }
+
+  // Step 2: the energies of the bands of the network's input and output.
+  lower(t) {
     const start = this.centre(t) - this.start - SPAN;
     const re = new Float64Array(SPAN); // of the network's input …
     const im = new Float64Array(SPAN); // … and output, transformed at once
@@ -134,30 +137,15 @@ export class HighBand {
       im[i] = this.after[start + i] * netWindow[i];
     }
     netFft.transform(re, im);
-    let [put, got] = [TINY, TINY];
-    for (let k = 32, other; k <= 60; k++) {
-      other = SPAN - k;
-      put += ((re[k] + re[other]) ** 2 + (im[k] - im[other]) ** 2) / 4;
-      got += ((im[k] + im[other]) ** 2 + (re[other] - re[k]) ** 2) / 4;
+    const [put, got] = [new Float64Array(LOW), new Float64Array(LOW)];
+    for (let i = 0; i < LOW; i++) {
+      const scale = 4 * SPAN * (LOW_BINS[i + 1] - LOW_BINS[i]);
+      for (let k = LOW_BINS[i]; k < LOW_BINS[i + 1]; k++) {
+        const other = SPAN - k;
+        put[i] += ((re[k] + re[other]) ** 2 + (im[k] - im[other]) ** 2) / scale;
+        got[i] += ((im[k] + im[other]) ** 2 + (re[other] - re[k]) ** 2) / scale;
+      }
     }
-    return Math.min(1, Math.sqrt(got / put));
-  }
-
-  // Steps 3 to 6.
-  updateGains(re, im, kept, frame) {
-    this.held = Math.max(clip((kept - 0.25) / 0.25), 0.6 * this.held);
-    const rate = (1 - this.held) * Math.max(0.1, 1 / (1 + frame));
-    this.bands.forEach((band, i) => {
-      let energy = 0;
-      for (let k = band.start; k < band.end; k++) energy += re[k] ** 2 + im[k] ** 2;
-      energy /= (band.end - band.start) * this.hop;
-      const limited = frame >= 16 ? Math.min(energy, 1.5 * band.noise) : energy;
-      band.noise = Math.max(LEAST_NOISE, band.noise + rate * (limited - band.noise));
-      const snr = energy / (0.7 * band.noise);
-      const prior = Math.max(band.memory + 0.12 * Math.max(snr - 1, 0), 1e-3);
-      const wiener = prior / (1 + prior);
-      band.memory = 0.88 * wiener ** 2 * snr;
-      this.gains[i] = wiener ** 0.35 * Math.sqrt(clip((kept - 0.05) / 0.55));
-    });
+    return [put, got];
   }
 }

@@ -16,6 +16,7 @@ import onnx
 
 import modelscope_ext
 from modelscope_ext.export import export_onnx
+from modelscope_ext.pretrained import HIGH_BAND
 
 HERE = Path(__file__).parent
 WORK = HERE.parent.parent / "build" / "browser"
@@ -30,7 +31,10 @@ def build(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     shutil.copytree(HERE, WORK, dirs_exist_ok=True)
     subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=WORK, check=True)
-    options = ["--bundle", "--minify", "--format=esm", "--log-level=warning", f"--outdir={out.resolve()}"]
+    with np.load(HIGH_BAND) as weights:
+        (WORK / "high_band.bin").write_bytes(b"".join(weights[name].astype("<f2").tobytes() for name in weights))
+    options = ["--bundle", "--minify", "--format=esm", "--loader:.bin=binary", "--log-level=warning"]
+    options.append(f"--outdir={out.resolve()}")
     subprocess.run(["npx", "esbuild", *SCRIPTS, *options], cwd=WORK, check=True)
     shutil.copy(WORK / "node_modules" / "onnxruntime-web" / "dist" / ENGINE, out)
     shutil.copy(HERE / "index.html", out)

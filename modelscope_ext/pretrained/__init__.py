@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-__all__ = ["DEFAULT", "graph_of"]
+__all__ = ["DEFAULT", "HIGH_BAND", "graph_of"]
 
 #: Weights that this project trained; the `README.md` beside them is the card.
 DEFAULT = Path(__file__).parent / "speech_cruse_ans_16k"
+#: Weights of `inference.band_gains`, a numpy archive; the card is beside them.
+HIGH_BAND = Path(__file__).parent / "high_band" / "weights.npz"
 
 
 def graph_of(model: str | Path) -> Path | None:

@@ -1,0 +1,109 @@
+"""The gains of the bands above 8 kHz, by a recurrent network of 12,433 weights that all bands share; numpy runs it.
+
+Axes: (C, T, ...), a channel a row. `full_band.py` defines the energies. L is the natural logarithm of an energy plus
+1e-10 in a frame, for each of the 8 bands above 8 kHz and the 6 bands of the network's input below.
+
+1. Floor. N follows L: it rises by max(0.005, 1 / (1 + j)) and falls by max(0.1, 1 / (1 + j)) of the distance in frame
+   j = 0, 1, …; at first N = L.
+2. Level. M is the logarithm of the mean of the 6 bands, or M of the frame before, less 6 dB a second, if that is more.
+3. Features of a band, 17: L - N of it, of the next lower and the next higher one above 8 kHz (of itself at the ends);
+   L - N of the 6 bands below; what the network keeps of these, the logarithm of output over input, at least -7; the
+   logarithm in step 2 less M; the number of the band, -3 … 3. Each is clipped to -12 … 12; 0.3 times that is x.
+4. Network. y = max(0, A x + a). A GRU as in PyTorch takes y and gives h. The exponent is exp(min(b h + c, 5)).
+5. Gain. g is the share of the amplitude that the network keeps in the upper two of its bands, with 1e-10 added to both
+   energies, at most 1. The gain is (exp(-0.02) g) to the power of the exponent.
+"""
+
+import functools
+
+import numpy as np
+
+from modelscope_ext.pretrained import HIGH_BAND
+
+#: Bands above 8 kHz; bands below.
+HIGH, LOW = 8, 6
+TINY, LEAST_SHARE, MOST = np.float32(1e-10), np.float32(-7), np.float32(5)
+#: Least shares of the distance by which the floor follows in a frame, and how far the level falls.
+RISE, FALL, DECAY = 0.005, 0.1, np.float32(0.6 * np.log(10) / 125)
+#: What is taken from the logarithm of the kept share, so that the gain may be low where all is kept.
+OFFSET = np.float32(0.02)
+PLACES = np.linspace(-3, 3, HIGH, dtype=np.float32)
+#: The columns of each band's features; see `BandGains.features`.
+OF_BANDS = [
+    [b, max(0, b - 1), min(HIGH - 1, b + 1), *range(HIGH, HIGH + 2 * LOW + 1), HIGH + 2 * LOW + 1 + b]
+    for b in range(HIGH)
+]
+OF_BANDS = np.array(OF_BANDS)
+
+
+@functools.cache
+def weights() -> dict[str, np.ndarray]:
+    """Return the weights, float32."""
+    with np.load(HIGH_BAND) as file:
+        return {name: file[name].astype(np.float32) for name in file.files}
+
+
+def kept(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Return the logarithm (C, T, 1) of what the gain is a power of; see step 5."""
+    energies = [energy[..., -2:].sum(-1, keepdims=True) + TINY for energy in (before, after)]
+    return np.float32(0.5) * np.log(np.minimum(energies[1] / energies[0], 1)) - OFFSET
+
+
+class BandGains:
+    """The gains of running signals, of `channels` rows."""
+
+    def __init__(self, channels: int) -> None:
+        self.frame = 0
+        self.floor = self.level = np.zeros((channels, 1), np.float32)
+        self.hidden: np.ndarray | None = None
+
+    def update(self, high: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """Return the gains (C, T, 8) of the next frames.
+
+        Args:
+            high: energies (C, T, 8) of the recording above 8 kHz; 0 where it has no such band.
+            before: energies (C, T, 6) of the network's input.
+            after: energies (C, T, 6) of its output.
+        """
+        net = weights()
+        dense = np.maximum(self.features(high, before, after) @ net["dense"] + net["dense_bias"], 0)
+        states = self._states(dense @ net["gru"] + net["gru_bias"])
+        exponents = np.exp(np.minimum(states @ net["exponent"] + net["exponent_bias"], MOST))[..., 0]
+        return np.exp(exponents * kept(before, after))
+
+    def features(self, high: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """Return the features (C, T, 8, 17) of the next frames; see `update`."""
+        logs = np.log(np.concatenate((high, before, after, before.mean(2, keepdims=True)), 2) + TINY)
+        tracked, loud = logs[..., : HIGH + LOW], logs[..., -1:]
+        found = np.empty((*logs.shape[:2], HIGH + 2 * LOW + 1 + HIGH), np.float32)
+        shares = logs[..., HIGH + LOW : -1] - logs[..., HIGH : HIGH + LOW]
+        np.maximum(shares, LEAST_SHARE, out=found[..., HIGH + LOW : -1 - HIGH])
+        found[..., -HIGH:] = PLACES
+        for t in range(logs.shape[1]):
+            if self.frame == 0:
+                self.floor, self.level = tracked[:, 0], loud[:, 0]
+            share, step = 1 / (1 + self.frame), tracked[:, t] - self.floor
+            self.floor = self.floor + np.minimum(max(RISE, share) * step, max(FALL, share) * step)
+            self.level = np.maximum(loud[:, t], self.level - DECAY)
+            found[:, t, : HIGH + LOW] = tracked[:, t] - self.floor
+            found[:, t, -1 - HIGH : -HIGH] = loud[:, t] - self.level
+            self.frame += 1
+        np.clip(found, -12, 12, out=found)
+        return (np.float32(0.3) * found)[..., OF_BANDS]
+
+    def _states(self, inputs: np.ndarray) -> np.ndarray:
+        """Return the states (C, T, 8, H) of the GRU for inputs (C, T, 8, 3 H): reset and update gate, candidate."""
+        size, to_hidden, bias = inputs.shape[-1] // 3, weights()["gru_hidden"], weights()["gru_hidden_bias"]
+        states = np.empty((*inputs.shape[:-1], size), np.float32)
+        hidden = np.zeros_like(states[:, 0]) if self.hidden is None else self.hidden
+        for t in range(inputs.shape[1]):
+            own = hidden @ to_hidden + bias
+            gates = _logistic(inputs[:, t, :, : 2 * size] + own[..., : 2 * size])
+            new = np.tanh(inputs[:, t, :, 2 * size :] + gates[..., :size] * own[..., 2 * size :])
+            states[:, t] = hidden = new + gates[..., size:] * (hidden - new)
+        self.hidden = hidden
+        return states
+
+
+def _logistic(x: np.ndarray) -> np.ndarray:
+    return np.float32(0.5) + np.float32(0.5) * np.tanh(np.float32(0.5) * x)
