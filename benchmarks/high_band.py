@@ -20,9 +20,9 @@ from modelscope_ext.inference.band_gains import HIGH, LOW, MOST, BandGains, kept
 
 FEATURES, DENSE, HIDDEN = 17, 32, 48
 MIXTURES, HELD = 1250, 80
-STEPS, RATE, ROWS, LENGTH, SAVE = 300, 4e-3, 24, 400, 50
+STEPS, RATE, ROWS, LENGTH, SAVE = 200, 4e-3, 24, 400, 50
 #: Weights of the terms of the loss, all in dB: attenuation in pauses, relative error, level of speech.
-PAUSES, ERROR, LEVEL = 0.05, 0.2, 0.4
+PAUSES, ERROR, LEVEL = 0.05, 0.5, 0.4
 #: Shares of the kinds of the network's output; `high_band_data.energies`.
 KINDS = (0.5, 0.1, 0.2, 0.2)
 #: Bands by their widths; those above 20 kHz count less.

@@ -71,7 +71,7 @@ class Denoiser:
         wet: 1 gives the denoised signal, 0 the input, values between a mixture.
         attenuation_limit_db: largest attenuation of noise, approximately; `math.inf` sets no limit. None takes the
             recommendation of the model's configuration.
-        band: "full" keeps the speech above 8 kHz, where the recording has it, and lowers the noise there by a rule
+        band: "full" keeps the speech above 8 kHz, where the recording has it, and lowers the noise there
             (`inference/full_band.py`). "speech" lowers all of it like noise.
 
     Raises:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import soundfile
+import torch
 from conftest import SHARED, streamed
 
 from modelscope_ext import Denoiser
@@ -8,6 +9,7 @@ from modelscope_ext.audio import resample
 from modelscope_ext.checkpoint import load_model
 from modelscope_ext.cli import main
 from modelscope_ext.inference.backend import Limits
+from modelscope_ext.inference.band_gains import BandGains, weights
 from modelscope_ext.inference.stream import DenoiseStream
 from modelscope_ext.pretrained import DEFAULT
 
@@ -62,9 +64,20 @@ def test_what_the_network_keeps_is_kept_above_it_and_what_it_removes_is_removed(
     assert level_db(speech[kept], rate, 8200, top) < level_db(audio[kept], rate, 8200, top) - 40
 
 
+class AllPass:
+    """Gains of 1 in place of `BandGains`."""
+
+    def __init__(self, channels):
+        pass
+
+    def update(self, high, before, after):
+        return np.ones_like(high)
+
+
 @pytest.mark.parametrize("rate", RATES)
-def test_with_a_network_that_changes_nothing_the_output_is_the_recording(rate):
+def test_with_gains_of_1_and_a_network_that_changes_nothing_the_output_is_the_recording(rate, monkeypatch):
     """Length, alignment and the crossover: all of the spectrum adds up."""
+    monkeypatch.setattr("modelscope_ext.inference.full_band.BandGains", AllPass)
     audio = white(0.5, rate)
     out = passed(Gate(removed=0), audio, rate)
     inner = slice(rate // 50, -rate // 50)
@@ -98,6 +111,27 @@ def test_noise_without_speech_is_lowered_above_8_khz_too():
     rate, audio = 48000, white(4, 48000)
     out = Denoiser(attenuation_limit_db=np.inf)(audio, rate)
     assert level_db(out, rate, 8500, 24000) < level_db(audio, rate, 8500, 24000) - 25
+
+
+def test_gains_are_those_of_pytorch():
+    """The weights in the package, in a GRU of PyTorch; the features are those of the module."""
+    rng, net = np.random.default_rng(0), {name: torch.from_numpy(value) for name, value in weights().items()}
+    high, before, after = (np.float32(rng.exponential(1e-3, (2, 30, bands))) for bands in (8, 6, 6))
+    found = torch.from_numpy(BandGains(2).features(high, before, after)).transpose(1, 2).flatten(0, 1)
+    gru = torch.nn.GRU(32, 48, batch_first=True)
+    names = {
+        "weight_ih_l0": "gru",
+        "weight_hh_l0": "gru_hidden",
+        "bias_ih_l0": "gru_bias",
+        "bias_hh_l0": "gru_hidden_bias",
+    }
+    gru.load_state_dict({name: net[own].t() for name, own in names.items()})
+    with torch.no_grad():
+        states = gru(torch.relu(found @ net["dense"] + net["dense_bias"]))[0]
+        exponents = (states @ net["exponent"] + net["exponent_bias"]).clamp(max=5).exp().reshape(2, 8, 30)
+    share = np.sqrt(np.minimum(after[..., 4:].sum(2) / before[..., 4:].sum(2), 1)) * np.exp(-0.02)
+    expected = share[:, :, None] ** exponents.transpose(1, 2).numpy()
+    assert np.allclose(BandGains(2).update(high, before, after), expected, atol=1e-4)
 
 
 def test_the_band_is_one_of_two():
