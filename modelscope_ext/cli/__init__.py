@@ -91,13 +91,41 @@ def add_command(commands: Any, name: str) -> argparse.ArgumentParser:
     return parser
 
 
+class _PrintCompletion(argparse.Action):
+    """An option that prints a shell's completion script and ends the program."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, shell: Any, option: Any = None) -> None:
+        import shtab
+
+        whole = _parser(list(COMMANDS))
+        commands = next(action for action in whole._actions if isinstance(action, argparse._SubParsersAction))
+        for command in commands.choices.values():
+            for action in command._actions:
+                if action.nargs != 0 and not action.choices:
+                    action.complete = shtab.FILE  # most values are names of files
+        print(shtab.complete(whole, shell))
+        parser.exit()
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
+    return _parser(argv[:1]).parse_args(argv)
+
+
+def _parser(names: list[str]) -> argparse.ArgumentParser:
+    """Return the parser with the options of these commands. A module of the others is not imported."""
     parser = argparse.ArgumentParser(prog="modelscope-ext", description="Remove noise from speech recordings.")
     parser.add_argument("--version", action="version", version=f"modelscope-ext {__version__}")
+    parser.add_argument(
+        "--print-completion", choices=["bash", "zsh", "tcsh"], action=_PrintCompletion, help="print a shell's script"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, line in COMMANDS.items():
-        if name in argv[:1]:
-            add_command(commands, name)
-        else:  # listed only: its module is not imported
-            commands.add_parser(name, help=line)
-    return parser.parse_args(argv)
+        try:
+            if name in names:
+                add_command(commands, name)
+                continue
+        except ModuleNotFoundError:  # of a light install
+            if len(names) == 1:
+                raise
+        commands.add_parser(name, help=line)
+    return parser

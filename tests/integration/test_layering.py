@@ -53,6 +53,7 @@ LATE = {
     "pyroomacoustics",
     "pystoi",
     "ray",
+    "shtab",
     "sounddevice",
     "speechmos",
 }

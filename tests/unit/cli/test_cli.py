@@ -245,3 +245,14 @@ def test_training_from_the_shell(tmp_path, corpora, capsys):
     assert "\r" not in shown.err  # no bar without a terminal
     assert main(["train", *arguments, "--data-dir", str(tmp_path / "nothing")]) == 1
     assert "no such folder" in capsys.readouterr().err
+
+
+def test_bash_completes_commands_options_and_files(tmp_path):
+    script = run("-m", "modelscope_ext", "--print-completion", "bash").stdout
+    (tmp_path / "completion").write_text(script)
+    (tmp_path / "talk.wav").write_text("")
+    complete = "source ./completion; COMP_WORDS=(modelscope-ext {}); COMP_CWORD={}; _shtab_modelscope_ext; "
+    for words, found in (("den", "denoise"), ("train --spl", "--split-by"), ("denoise --model tal", "talk.wav")):
+        code = complete.format(words, len(words.split())) + 'printf "%s\n" "${COMPREPLY[@]}"'
+        done = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        assert found in done.stdout.split(), (words, done)
