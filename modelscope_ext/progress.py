@@ -27,7 +27,11 @@ class Bar(tqdm):
         self._ended = threading.Event()
         if not quiet and not self.on_terminal:
             self._nowhere = open(os.devnull, "w")  # noqa: SIM115 (until close)
-            options |= {"file": self._nowhere, "ncols": 0, "dynamic_ncols": False}
+            options |= {"file": self._nowhere, "dynamic_ncols": False}
+            if layout := options.get("bar_format"):
+                options["bar_format"] = layout.replace("{bar}|", "")
+            else:
+                options["ncols"] = 0
         super().__init__(*args, disable=quiet, **options)
         if not quiet:
             threading.Thread(target=self._refresh, daemon=True).start()
