@@ -5,6 +5,7 @@ Axes: (n, channels), float32; rates in Hz.
 
 import io
 import logging
+import os
 import shutil
 import struct
 from collections.abc import Iterator
@@ -184,13 +185,13 @@ def write_audio(
     try:
         with atomic_write(path, source and source.name) as temp:
             temp.touch()  # the system reports why it refuses; libsndfile does not
-            name = system_name(temp)
+            name = os.open(temp, os.O_RDWR | getattr(os, "O_BINARY", 0))  # libsndfile takes no path over 1 KB
             try:
                 with soundfile.SoundFile(name, "w", sample_rate, channels, subtype, format=format, **options) as file:
                     yield file
                     file.flush()
                 # libsndfile reports no error when the disk fills up while it writes a header or the last block.
-                with soundfile.SoundFile(name) as written:
+                with soundfile.SoundFile(os.open(temp, os.O_RDONLY | getattr(os, "O_BINARY", 0))) as written:
                     if written.frames < file.frames:
                         raise AudioError(f"{path}: not written completely; is the disk full?")
                     if written.frames > file.frames:  # some old formats count in blocks

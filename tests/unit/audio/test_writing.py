@@ -396,3 +396,14 @@ def test_an_aiff_beyond_4_gib_is_refused_before_any_work(dry, tmp_path):
     with pytest.raises(AudioError, match="no more than 4 GiB"):
         dry.file(tmp_path / "long.wav", tmp_path / "a.aiff")
     assert not (tmp_path / "a.aiff").exists()
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.ogg", "a.m4a"])
+def test_paths_longer_than_a_kilobyte(dry, name, tmp_path):
+    folder = tmp_path.joinpath(*["d" * 200] * 6)
+    folder.mkdir(parents=True)
+    dry.file(EXAMPLES / "noisy.wav", folder / name)
+    dry.file(folder / name, folder / f"again_{name}")
+    with open_audio(folder / f"again_{name}") as file:
+        length = sum(len(block) for block in file.blocks(1))
+    assert abs(length - len(NOISY)) <= 16  # an m4a stores milliseconds
