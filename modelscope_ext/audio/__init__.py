@@ -2,6 +2,7 @@
 
 from modelscope_ext.audio.decoders import system_name
 from modelscope_ext.audio.files import SUFFIXES, audio_files
+from modelscope_ext.audio.loudness import at_loudness, check_loudness
 from modelscope_ext.audio.pcm import (
     SAMPLE_RATE,
     AudioError,
@@ -25,8 +26,10 @@ __all__ = [
     "ProblemsError",
     "StreamResampler",
     "as_float",
+    "at_loudness",
     "audio_files",
     "block_length",
+    "check_loudness",
     "find_problem",
     "from_float",
     "mix",

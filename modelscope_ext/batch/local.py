@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from modelscope_ext.atomic import remove_stale_temp_files
 from modelscope_ext.audio import AudioError, open_audio
 from modelscope_ext.batch.plan import Job
-from modelscope_ext.inference.denoiser import Denoiser, FileReport
+from modelscope_ext.inference.denoiser import Denoiser
+from modelscope_ext.inference.file import FileReport
 
 #: Bytes of a second of audio in files that give no length; an estimate for progress.
 BYTES_PER_S = 16_000
@@ -30,7 +32,7 @@ def run(
     jobs: Iterable[Job],
     denoiser: Denoiser,
     progress: Callable[[float], object] | None = None,
-    track: int | None = None,
+    **options: Any,
 ) -> Iterator[tuple[Job, FileReport | AudioError]]:
     """Denoise each job's file and yield the job with its report or with the error of that file.
 
@@ -38,13 +40,13 @@ def run(
         jobs: of `plan`, on local paths.
         denoiser: for all of them.
         progress: called with the seconds of audio done since its last call.
-        track: of `Denoiser.file`.
+        options: `track` and `loudness` of `Denoiser.file`.
     """
     jobs = list(jobs)
     for folder in {job.target.parent for job in jobs}:
         remove_stale_temp_files(folder)
     for job in jobs:
         try:
-            yield job, denoiser.file(job.source, job.target, progress, track)
+            yield job, denoiser.file(job.source, job.target, progress, **options)
         except AudioError as error:
             yield job, error

@@ -38,6 +38,7 @@ class Batch:
         inputs, output: of `plan`. The output is a folder.
         model: of `Denoiser`. Every machine needs a model folder under the same path.
         device: "cpu" or "cuda"; Ray gives each worker a core or a GPU of its own.
+        loudness: of `Denoiser.file`.
         strength: `wet`, `attenuation_limit_db` and `band` of `Denoiser`.
 
     Attributes:
@@ -55,6 +56,7 @@ class Batch:
         output: Path | str,
         model: str | Path | None = None,
         device: str | None = None,
+        loudness: float | None = None,
         **strength: Any,
     ) -> None:
         if device not in (None, "cpu", "cuda"):
@@ -64,7 +66,12 @@ class Batch:
         if isinstance(model, Path) or (model is not None and Path(model).exists()):
             model = Path(model).absolute()  # workers have another current folder
         denoiser = Denoiser(model, **strength)  # raises here if the model cannot be used
-        self.settings = {"model": _fingerprint(model), "noisy_share": denoiser.dry_gain, "band": denoiser.band}
+        self.settings = {
+            "model": _fingerprint(model),
+            "noisy_share": denoiser.dry_gain,
+            "band": denoiser.band,
+            "loudness": loudness,
+        }
         self.worker = {"options": {"model": model, "device": device, **strength}, "settings": self.settings}
         fs, folder = resolve(output)
         if is_local(fs):
@@ -179,7 +186,7 @@ class Worker:
                 clean = Path(folder, "out", clean.name)
             try:
                 with _warnings() as warnings:
-                    self.denoiser.file(noisy, clean, durations.append)
+                    self.denoiser.file(noisy, clean, durations.append, loudness=self.settings.get("loudness"))
             except AudioError as error:
                 raise AudioError(str(error).replace(str(noisy), source).replace(str(clean), target)) from error
             with clean.open("rb") as file:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from modelscope_ext.atomic import atomic_write, require_apart
-from modelscope_ext.audio import AudioError
+from modelscope_ext.audio import AudioError, check_loudness
 from modelscope_ext.batch import local
 from modelscope_ext.batch.plan import Job, plan
 from modelscope_ext.batch.ray import Batch
 from modelscope_ext.cli.common import add_device, add_model, add_quiet, add_strength, print_error
 from modelscope_ext.cli.pipe import denoise_pipe
-from modelscope_ext.inference.denoiser import ASR_SAFE_WET, Denoiser, FileReport
+from modelscope_ext.inference.denoiser import ASR_SAFE_WET, Denoiser
+from modelscope_ext.inference.file import FileReport
 from modelscope_ext.plots import draw_spectrograms
 from modelscope_ext.progress import Bar
 
@@ -53,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for speech recognition: keep the share of the input that recognisers were found to need",
     )
     parser.add_argument("--track", type=int, metavar="N", help="denoise only this audio track, from 0 on [all]")
+    parser.add_argument(
+        "--loudness",
+        type=float,
+        metavar="LUFS",
+        help="give each result this loudness and a true peak of at most -1 dB; podcasts have -16 [as it was]",
+    )
     parser.add_argument("--skip-existing", action="store_true", help="skip files whose result exists")
     parser.add_argument("--spectrogram", type=Path, metavar="PNG", help="for one input file: draw before and after")
     add_quiet(parser)
@@ -72,11 +79,12 @@ def run(args: argparse.Namespace) -> int:
     """Denoise all files; return 1 if one failed."""
     if args.asr_safe and (args.wet is not None or args.attenuation_limit is not None):
         raise ValueError("--asr-safe chooses the strength itself: leave out --wet and --attenuation-limit")
+    check_loudness(args.loudness)
     if args.output is None and args.inputs != [STDIN]:
         args.refuse("the following arguments are required: -o/--output")
     if args.inputs == [STDIN]:
         target = None if args.output in (None, STDIN) else args.output
-        denoise_pipe(Denoiser(args.model, args.device, **_strength(args)), target)
+        denoise_pipe(Denoiser(args.model, args.device, **_strength(args)), target, args.loudness)
         return 0
     failed, total = (_run_on_ray if args.engine == "ray" else _run_locally)(args)
     if failed:
@@ -115,7 +123,7 @@ def _run_locally(args: argparse.Namespace) -> tuple[int, int]:
         print_error(error)
     failed, reports, start = len(unreadable), [], time.monotonic()
     with _Bar(total=sum(seconds.values()), quiet=args.quiet) as bar:
-        for job, result in local.run(seconds, denoiser, bar.update, args.track):
+        for job, result in local.run(seconds, denoiser, bar.update, track=args.track, loudness=args.loudness):
             error = result if isinstance(result, AudioError) else None
             if error:
                 failed += 1
@@ -176,7 +184,7 @@ def _run_on_ray(args: argparse.Namespace) -> tuple[int, int]:
         raise ValueError("--engine ray always skips finished files: leave out --skip-existing")
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {args.workers}")
-    batch = Batch(args.inputs, args.output, args.model, args.device, **_strength(args))
+    batch = Batch(args.inputs, args.output, args.model, args.device, args.loudness, **_strength(args))
     if batch.left_out:
         logger.info("%d files are done already", batch.left_out)
     failed = 0

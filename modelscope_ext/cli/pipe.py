@@ -10,7 +10,7 @@ from modelscope_ext.cli.stream_ends import check_pipes
 from modelscope_ext.inference.denoiser import Denoiser
 
 
-def denoise_pipe(denoiser: Denoiser, target: Path | None = None) -> None:
+def denoise_pipe(denoiser: Denoiser, target: Path | None = None, loudness: float | None = None) -> None:
     """Denoise standard input into a file or, without one, standard output, in its format or else as wav.
 
     The input is stored first: most formats are read from more than one place.
@@ -28,7 +28,7 @@ def denoise_pipe(denoiser: Denoiser, target: Path | None = None) -> None:
             with open_audio(source, warn=False) as audio:
                 suffix = "" if audio.format else ".wav"
             result = target or Path(folder) / f"standard output{suffix}"
-            denoiser.file(source, result)
+            denoiser.file(source, result, loudness=loudness)
         except AudioError as error:
             raise AudioError(str(error).replace(f"{folder}/", "")) from error
         if target is None:

@@ -1,31 +1,24 @@
 """`Denoiser`: noisy audio in, clean audio of the same rate, shape, type, length and level out."""
 
 import itertools
-import logging
-import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
-from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from modelscope_ext.audio import (
     AudioError,
-    AudioFile,
     StreamResampler,
     as_float,
     block_length,
     from_float,
-    open_audio,
-    output_form,
     validate_format,
-    write_like,
 )
 from modelscope_ext.inference.backend import Backend
 from modelscope_ext.inference.chunking import EachAlone
-from modelscope_ext.inference.meter import NoiseMeter, level_gain
+from modelscope_ext.inference.file import BLOCK_S, FileReport, denoise_file
+from modelscope_ext.inference.meter import level_gain
 from modelscope_ext.inference.onnx_backend import OnnxBackend
 from modelscope_ext.inference.recording import RecordingStats, scan_each
 from modelscope_ext.inference.stream import DenoiseStream
@@ -34,10 +27,6 @@ from modelscope_ext.pretrained import DEFAULT, graph_of
 if TYPE_CHECKING:  # ONNX files run without torch
     from torch import nn
 
-logger = logging.getLogger(__name__)
-
-#: Seconds of audio in memory at a time.
-BLOCK_S = 10.0
 #: Values of `band`.
 BANDS = ("full", "speech")
 #: Blocks of silence that are denoised before a stream of blocks begins.
@@ -46,13 +35,6 @@ REHEARSED_BLOCKS = 8
 MOST_WARMUP = 2**25
 #: For a recogniser: `Denoiser(wet=ASR_SAFE_WET, attenuation_limit_db=math.inf)`; benchmarks/README.md gives the reason.
 ASR_SAFE_WET = 0.8
-
-
-class FileReport(NamedTuple):
-    """A denoised file: its length in s, and the dB by which the noise level fell (None if it is too short)."""
-
-    seconds: float
-    noise_fell_db: float | None
 
 
 class Denoiser:
@@ -132,7 +114,7 @@ class Denoiser:
             block = block_length(sample_rate, channels, BLOCK_S)
             return (audio[start : start + block] for start in range(0, max(1, len(audio)), block))
 
-        parts = self._denoise(self._stream(sample_rate, channels, blocks), blocks(), sample_rate, blocks)
+        parts = self._denoise(blocks(), sample_rate, channels, blocks)
         # Without a dtype, `concatenate` loses the byte order.
         return np.concatenate([part.reshape(-1, *audio.shape[1:]) for part in parts], dtype=audio.dtype)
 
@@ -142,6 +124,7 @@ class Denoiser:
         target: str | Path,
         progress: Callable[[float], object] | None = None,
         track: int | None = None,
+        loudness: float | None = None,
     ) -> FileReport:
         """Denoise a file of any length into another one; memory does not grow with the length.
 
@@ -151,56 +134,14 @@ class Denoiser:
                 bit depth or bit rate, tags and permissions. A video keeps its picture and other streams as they are.
             progress: called with the seconds of audio since its last call.
             track: number of the audio track to denoise, from 0 on. None takes all that `target` can hold.
+            loudness: of each track of the result in LUFS by ITU-R BS.1770, such as -16, with a true peak of at most
+                -1 dB. None keeps the level of the source.
 
         Raises:
+            ValueError: nobody wants this loudness.
             AudioError: the source cannot be read or the target cannot be written; the message names the file.
         """
-        source, target = Path(source), Path(target)
-        if os.path.exists(target) and os.path.exists(source) and target.samefile(source):
-            raise AudioError(f"{target}: would overwrite its own input")
-        with ExitStack() as stack:
-            files = [stack.enter_context(open_audio(source, track or 0))]
-            form = output_form(files[0], target)
-            if track is None and files[0].tracks > 1:
-                files += _other_tracks(files[0], stack) if form.tracks else []
-                if not form.tracks:
-                    logger.warning("%s: has %d audio tracks; only track 0 is read", source, files[0].tracks)
-            meters = [(NoiseMeter(file.sample_rate), NoiseMeter(file.sample_rate)) for file in files]
-            streams = [
-                self._denoise_file(file, meter, progress if file is files[0] else None)
-                for file, (meter, _) in zip(files, meters, strict=True)
-            ]
-            out = stack.enter_context(write_like(files, target, form))
-            samples = 0
-            for blocks in zip_longest(*streams):
-                for file, block, (_, meter) in zip(files, blocks, meters, strict=True):
-                    if block is not None:
-                        block = block.reshape(-1, file.channels)
-                        meter.add(block)
-                        out.write(block, file.track)
-                        samples += len(block) if file is files[0] else 0
-        before, after = (meter.level_db for meter in meters[0])
-        fell = None if before is None or after is None else before - after
-        return FileReport(samples / files[0].sample_rate, fell)
-
-    def _denoise_file(
-        self, file: AudioFile, meter: NoiseMeter, progress: Callable[[float], object] | None
-    ) -> Iterator[np.ndarray]:
-        """Yield the denoised blocks of a track; the meter gets those of the input."""
-        rate = file.sample_rate
-
-        def again() -> Iterator[np.ndarray]:
-            with open_audio(file.name, file.track, warn=False) as other:  # `file` warns
-                yield from other.blocks(BLOCK_S)
-
-        def measured() -> Iterator[np.ndarray]:
-            for block in file.blocks(BLOCK_S):
-                meter.add(block)
-                yield block
-                if progress:
-                    progress(len(block) / rate)
-
-        yield from self._denoise(self._stream(rate, file.channels, again), measured(), rate, again)
+        return denoise_file(self._denoise, Path(source), Path(target), progress, track, loudness)
 
     def stream(self, sample_rate: int, channels: int = 1, block: int | None = None) -> DenoiseStream:
         """Return a stream with `feed(chunk) -> chunk`, `flush()` and `latency_ms`; see `DenoiseStream`.
@@ -243,16 +184,13 @@ class Denoiser:
         return DenoiseStream(backend, int(sample_rate), channels, self.dry_gain, self.band)
 
     def _denoise(
-        self,
-        stream: DenoiseStream,
-        blocks: Iterable[np.ndarray],
-        rate: int,
-        again: Callable[[], Iterable[np.ndarray]],
+        self, blocks: Iterable[np.ndarray], rate: int, channels: int, again: Callable[[], Iterable[np.ndarray]]
     ) -> Iterator[np.ndarray]:
         """Yield the output of each block and the rest. The warm-up goes before the first block.
 
         `again` gives the same blocks, for a recording far from the levels of speech: it is scaled, and back.
         """
+        stream = self._stream(rate, channels, again)
         blocks, warmup = iter(blocks), round(self.backend.limits.warmup_s * rate)
         first = list(itertools.islice(blocks, 1))
         warmup = min(warmup, MOST_WARMUP // max(1, first[0][:1].size)) if first else 0
@@ -270,17 +208,6 @@ class Denoiser:
             discard -= min(discard, len(out))
         out = stream.flush()
         yield (out if gain is None else from_float(out / gain, dtype))[discard:]
-
-
-def _other_tracks(first: AudioFile, stack: ExitStack) -> list[AudioFile]:
-    """Return the further tracks of a file that can be read; the writer copies the others."""
-    files = []
-    for track in range(1, first.tracks):
-        try:
-            files.append(stack.enter_context(open_audio(first.name, track)))
-        except AudioError as error:
-            logger.warning("%s: track %d is copied as it is", error, track)
-    return files
 
 
 def _resampled(blocks: Iterable[np.ndarray], rate: int, channels: int, to: int) -> Iterator[np.ndarray]:

@@ -24,7 +24,7 @@ from processes import python
 from modelscope_ext.atomic import atomic_write
 from modelscope_ext.audio import AudioError
 from modelscope_ext.cli import main
-from modelscope_ext.inference import denoiser as enhance
+from modelscope_ext.inference import file as enhance
 
 pytestmark = pytest.mark.slow
 RATE = 16000
@@ -41,7 +41,7 @@ KILLED_DENOISING = """
 import os, signal, sys
 from modelscope_ext import cli
 from modelscope_ext.audio.reading import AudioFile
-from modelscope_ext.inference import denoiser as enhance
+from modelscope_ext.inference import file as enhance
 enhance.BLOCK_S = 1.0
 blocks = AudioFile.blocks
 

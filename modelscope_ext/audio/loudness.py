@@ -1,0 +1,191 @@
+"""Loudness by ITU-R BS.1770 (EBU R 128) and its change, by FFmpeg's filters.
+
+Axes: (n, channels), float32; rates in Hz; loudness in LUFS, true peaks in dBFS.
+"""
+
+import itertools
+import logging
+import math
+import tempfile
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from modelscope_ext.audio.encoders import LAYOUTS
+from modelscope_ext.audio.pcm import AudioError, block_length
+from modelscope_ext.audio.reading import AudioFile
+
+logger = logging.getLogger(__name__)
+
+#: Loudness that may be asked for.
+LOWEST, HIGHEST = -50.0, -5.0
+#: A recording that is quieter holds no speech, and is not made louder.
+NEAR_SILENCE = -60.0
+#: Highest true peak of a result, and what the limiter aims at first.
+HIGHEST_PEAK, CEILING = -1.0, -1.5
+#: LU by which a result may miss its loudness.
+TOLERANCE = 0.15
+#: Times that gain and ceiling are corrected by what the limiter gave.
+CORRECTIONS = 6
+#: Lowest rate at which the standard's filters work, and most channels that FFmpeg converts.
+LOWEST_RATE, MOST_CHANNELS = 8000, 64
+#: Seconds below which the standard gives no loudness, and seconds that are read at a time.
+SHORTEST_S, BLOCK_S = 0.4, 10.0
+#: Rate of true peaks.
+PEAK_RATE = 192_000
+
+
+def check_loudness(loudness: float | None) -> None:
+    """Raise ValueError for a loudness that nobody wants; None is no change."""
+    if loudness is not None and not LOWEST <= loudness <= HIGHEST:
+        raise ValueError(f"loudness must be {LOWEST:.0f} … {HIGHEST:.0f} LUFS, got {loudness:g}; podcasts have -16")
+
+
+def at_loudness(blocks: Iterable[np.ndarray], source: AudioFile, loudness: float, folder: Path) -> Iterator[np.ndarray]:
+    """Return an iterator over as many samples at another loudness, with a true peak of at most -1 dB.
+
+    A gain changes the loudness. Peaks that would be too high are lowered by a limiter for some milliseconds.
+
+    Args:
+        blocks: (n, channels), of the rate and the channels of `source`.
+        source: where they come from.
+        loudness: in LUFS.
+        folder: for the samples in the meantime, in files without a name.
+
+    Raises:
+        AudioError: the loudness of such a track cannot be measured.
+    """
+    rate, channels = source.sample_rate, source.channels
+    if rate < LOWEST_RATE or channels > MOST_CHANNELS:
+        raise AudioError(
+            f"{source.name}: {rate} Hz and {channels} channels; loudness is measured from {LOWEST_RATE} Hz on and of "
+            f"up to {MOST_CHANNELS} channels"
+        )
+    return _at_loudness(blocks, source, loudness, folder)
+
+
+def _at_loudness(
+    blocks: Iterable[np.ndarray], source: AudioFile, loudness: float, folder: Path
+) -> Iterator[np.ndarray]:
+    form = source.sample_rate, source.channels
+    with tempfile.TemporaryFile(dir=folder) as store, tempfile.TemporaryFile(dir=folder) as limited:
+        meter = _kept(blocks, store, *form)
+        gain = loudness - meter.loudness
+        if meter.loudness < NEAR_SILENCE:
+            kind = "shorter than 0.4 s" if meter.seconds < SHORTEST_S else f"quieter than {NEAR_SILENCE:.0f} LUFS"
+            logger.warning("%s: %s; its loudness is not changed", source.name, kind)
+            gain = 0.0
+        if not gain or meter.peak + gain <= CEILING:
+            yield from (block * np.float32(10 ** (gain / 20)) for block in _stored(store, *form))
+            return
+        ceiling = CEILING
+        for _ in range(CORRECTIONS):
+            meter = _kept(_limited(_stored(store, *form), *form, gain, ceiling), limited, *form)
+            missing = loudness - meter.loudness
+            if abs(missing) <= TOLERANCE and meter.peak <= HIGHEST_PEAK:
+                break
+            gain += missing
+            ceiling -= max(0.0, meter.peak - HIGHEST_PEAK)
+        else:
+            logger.warning("%s: a true peak of -1 dB permits %.1f LUFS only", source.name, meter.loudness)
+        yield from _stored(limited, *form)
+
+
+class _Filters:
+    """A chain of FFmpeg's audio filters, each with its name and its options."""
+
+    def __init__(self, sample_rate: int, channels: int, *chain: tuple[str, str]) -> None:
+        import av
+
+        self._av, self._rate, self._done = av, sample_rate, 0
+        self._layout = LAYOUTS[channels - 1] if channels <= len(LAYOUTS) else f"{channels}C"
+        graph = self._graph = av.filter.Graph()
+        form = f"sample_rate={sample_rate}:sample_fmt=flt:channel_layout={self._layout}:time_base=1/{sample_rate}"
+        nodes = [graph.add("abuffer", form), *(graph.add(*each) for each in chain), graph.add("abuffersink")]
+        graph.link_nodes(*nodes).configure()
+        self._source, self._sink = nodes[0], nodes[-1]
+
+    def feed(self, block: np.ndarray | None) -> Iterator[Any]:
+        """Yield the frames that are ready after a block; None is the end."""
+        frame = None
+        if block is not None:
+            data = np.ascontiguousarray(block, np.float32).reshape(1, -1)
+            frame = self._av.AudioFrame.from_ndarray(data, "flt", self._layout)
+            frame.sample_rate, frame.time_base, frame.pts = self._rate, Fraction(1, self._rate), self._done
+            self._done += len(block)
+        self._source.push(frame)
+        while True:
+            try:
+                yield self._sink.pull()
+            except (self._av.BlockingIOError, self._av.EOFError):
+                return
+
+
+class _Meter:
+    """Loudness and true peak of the blocks so far.
+
+    Attributes:
+        loudness: in LUFS; minus infinity of silence, and of less than 0.4 s.
+        peak: the true peak.
+        seconds: length.
+    """
+
+    def __init__(self, sample_rate: int, channels: int) -> None:
+        self._filters = _Filters(sample_rate, channels, ("ebur128", "metadata=1:peak=true"))
+        self._rate = sample_rate
+        self.loudness = self.peak = -math.inf
+        self.seconds = 0.0
+
+    def add(self, block: np.ndarray | None) -> None:
+        """Take the next block; None is the end."""
+        for frame in self._filters.feed(block):
+            found = {name.removeprefix("lavfi.r128."): value for name, value in frame.metadata.items()}
+            if (level := float(found.get("I", -math.inf))) > -70:
+                self.loudness = level
+            self._raise_peak(float(found.get("true_peak", 0)))
+        if block is not None:
+            self.seconds += len(block) / self._rate
+            self._raise_peak(float(np.abs(block).max(initial=0)))
+
+    def _raise_peak(self, peak: float) -> None:
+        self.peak = max(self.peak, 20 * math.log10(peak) if peak else -math.inf)
+
+
+def _limited(
+    blocks: Iterable[np.ndarray], sample_rate: int, channels: int, gain: float, ceiling: float
+) -> Iterator[np.ndarray]:
+    """Yield blocks with a gain in dB whose peaks, between samples too, are lowered to a ceiling."""
+    high = max(sample_rate, min(4 * sample_rate, PEAK_RATE))
+    filters = _Filters(
+        sample_rate,
+        channels,
+        ("volume", f"{gain}dB:precision=float"),
+        ("aresample", str(high)),
+        ("alimiter", f"limit={10 ** (ceiling / 20)}:level=0:latency=1"),
+        ("aresample", str(sample_rate)),
+        ("aformat", "sample_fmts=flt"),
+    )
+    for block in itertools.chain(blocks, (None,)):
+        for frame in filters.feed(block):
+            yield frame.to_ndarray().reshape(-1, channels)
+
+
+def _kept(blocks: Iterable[np.ndarray], store: BinaryIO, sample_rate: int, channels: int) -> _Meter:
+    """Store blocks from the beginning of a file on; return their meter."""
+    meter = _Meter(sample_rate, channels)
+    store.seek(0)
+    for block in filter(len, blocks):
+        meter.add(block)
+        store.write(np.ascontiguousarray(block, np.float32).tobytes())
+    meter.add(None)
+    return meter
+
+
+def _stored(store: BinaryIO, sample_rate: int, channels: int) -> Iterator[np.ndarray]:
+    store.seek(0)
+    size = 4 * channels * block_length(sample_rate, channels, BLOCK_S)
+    while data := store.read(size):
+        yield np.frombuffer(data, np.float32).reshape(-1, channels)
