@@ -156,7 +156,7 @@ class TrainingLoop:
             self.notify("before_run")
             for batch in batches:
                 self.notify("before_train_iter")
-                stop = self._step(batch, bool(signals or recipe.enough(done)))
+                stop = self._step(batch, signals)
                 self.notify("after_train_iter")
                 done.step += 1
                 now = time.monotonic()
@@ -186,14 +186,14 @@ class TrainingLoop:
             self._restore(state, "the checkpoint of another process", same_settings=True)
         return self.done
 
-    def _step(self, batch: Any, stop: bool) -> bool:
+    def _step(self, batch: Any, signals: list[int]) -> bool:
         """Train one step; return whether any process is to stop after it."""
         recipe, net, step = self.recipe, self.recipe.net, self.done.step
         buffers = [buffer.clone() for buffer in net.buffers()]
         losses = recipe.losses(batch, step)
         net.zero_grad()
         losses["loss"].backward()
-        values, stop = self._reduce(losses, stop)
+        values, stop = self._reduce(losses, bool(signals or recipe.enough(self.done)))
         values["grad_norm"] = float(nn.utils.clip_grad_norm_(net.parameters(), self.config.clip_norm or math.inf))
         if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
             recipe.update(step)

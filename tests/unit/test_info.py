@@ -17,7 +17,7 @@ def test_the_model_in_the_package(capsys):
     assert main(["info", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["architecture"] == "CRUSE4-64-1xGRU4 (skip add_scale, mask complex, no batch norm, window 512)"
-    assert (found["causal"], found["latency_ms"], found["attenuation_limit_db"]) == (True, 32, 26)
+    assert (found["causal"], found["latency_ms"], found["attenuation_limit_db"]) == (True, 32, 32)
     assert found["licence"] == "Apache-2.0"
     assert found["weights"]["sha256"] == hashlib.sha256((DEFAULT / WEIGHTS).read_bytes()).hexdigest()
     assert found["tables"][0]["rows"][0][:2] == ["", "WB-PESQ"]
@@ -126,7 +126,7 @@ def test_an_onnx_file(tmp_path, capsys):
     assert main(["export", "-q", "-o", str(path)]) == 0
     found = describe(path)
     assert found.architecture == "CRUSE4-64-1xGRU4, ONNX: steps and their state"
-    assert (found.latency_ms, found.attenuation_limit_db, found.parameters) == (32, 26, None)
+    assert (found.latency_ms, found.attenuation_limit_db, found.parameters) == (32, 32, None)
     capsys.readouterr()
     assert main(["info", str(path)]) == 0
     assert capsys.readouterr().out.count("unknown for an ONNX file") == 2
