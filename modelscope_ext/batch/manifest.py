@@ -9,6 +9,8 @@ one, else a time.
 
 import hashlib
 import json
+import posixpath
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 MANIFEST = "manifest.jsonl"
+#: Names of its parts.
+PART = re.compile(r"manifest-\d+\.jsonl")
 #: Seconds between two parts of the manifest on storage that cannot append.
 PART_S = 10.0
 
@@ -111,7 +115,10 @@ class Manifest:
 
     def _parts(self) -> list[str]:
         self.fs.invalidate_cache()
-        return sorted(self.fs.glob(f"{self.folder}/manifest-*.jsonl"))
+        if not self.fs.isdir(self.folder):
+            return []
+        paths = self.fs.ls(self.folder, detail=False)  # a glob would take brackets in the folder's name for a pattern
+        return sorted(path for path in paths if PART.fullmatch(posixpath.basename(path)))
 
 
 def _parsed(line: bytes) -> dict | None:

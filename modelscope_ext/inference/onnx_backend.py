@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from modelscope_ext.inference.backend import Limits
+from modelscope_ext.inference.onnx_file import read_checked
 
 #: In the metadata of our files; the number changes with the meaning of inputs, outputs or metadata.
 FORMAT = "modelscope_ext 1"
@@ -221,7 +222,11 @@ def _session(path: Path, threads: int) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        content = read_checked(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's classes have no other base
         raise ValueError(f"{path}: not an ONNX file, or damaged ({_first_line(error)})") from error
 

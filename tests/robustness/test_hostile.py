@@ -193,6 +193,60 @@ def test_absurd_metadata_of_onnx_files_are_refused(exported, key, value):
         Denoiser(path)
 
 
+def sparse(graph):
+    values = onnx.helper.make_tensor("weights", onnx.TensorProto.FLOAT, [1], [1.0])
+    places = onnx.helper.make_tensor("places", onnx.TensorProto.INT64, [1], [0])
+    graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, places, [HUGE]))
+
+
+def external(graph):
+    weights = graph.initializer.add(name="weights", data_type=onnx.TensorProto.FLOAT, dims=[HUGE])
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="large.bin")
+
+
+def in_a_node(graph):
+    weights = onnx.helper.make_tensor("weights", onnx.TensorProto.FLOAT, [1], [1.0])
+    graph.node.append(onnx.helper.make_node("Constant", [], ["weights"], value=weights))
+
+
+@pytest.mark.parametrize(
+    ("add", "reason"),
+    [
+        (sparse, "has sparse weights"),
+        (external, "has weights in another file"),
+        (in_a_node, "has tensors or graphs in"),
+    ],
+)
+def test_onnx_weights_take_no_more_than_their_file(exported, little_memory, add, reason):
+    model = onnx.load(exported)
+    add(model.graph)
+    model.graph.node.append(onnx.helper.make_node("ReduceMean", ["weights"], ["mean"]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("mean", onnx.TensorProto.FLOAT, None))
+    path = exported.with_name("changed.onnx")
+    path.write_bytes(model.SerializeToString())
+    with path.with_name("large.bin").open("wb") as file:
+        file.truncate(4 * HUGE)  # a hole
+    with pytest.raises(ValueError, match=rf"changed\.onnx: {reason}"):
+        Denoiser(path)
+
+
+def test_an_onnx_file_of_gigabytes_is_not_read(tmp_path, little_memory):
+    path = tmp_path / "large.onnx"
+    with path.open("wb") as file:
+        file.truncate(100 * HUGE)
+    with pytest.raises(ValueError, match=r"large\.onnx: has 100,000,000,000 bytes"):
+        Denoiser(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 1000, b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x3a\x05\x0a"])
+def test_damaged_onnx_files_are_refused(tmp_path, content):
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged\.onnx: (has 0 bytes|not an ONNX file, or damaged)"):
+        Denoiser(path)
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "step.onnx"

@@ -128,6 +128,20 @@ def test_only_what_is_missing_or_has_changed_is_done_again(folder, tmp_path):
     assert again(wet=0.5, attenuation_limit_db=200, model=tmp_path / "model") == ["a.wav", "sub/b.flac"]
 
 
+def test_a_folder_with_a_pattern_in_its_name_keeps_its_manifest(monkeypatch):
+    """Its parts are found and merged; a glob would take the brackets for a class of characters."""
+    monkeypatch.setattr(manifests, "PART_S", 0)
+    memory = fsspec.filesystem("memory")
+    try:
+        memory.pipe_file("/take[1]*/manifest-1.jsonl", b'{"path": "a.wav"}\n')
+        with Manifest(memory, "/take[1]*") as manifest:
+            manifest.append({"path": "b.wav"})
+        assert Manifest(memory, "/take[1]*").rows.keys() == {"a.wav", "b.wav"}
+        assert memory.find("/take[1]*") == ["/take[1]*/manifest.jsonl"]
+    finally:
+        memory.rm("/", recursive=True)
+
+
 def test_storage_that_is_no_disk(folder, tmp_path, denoiser, monkeypatch):
     """Read, written, listed and decided by fsspec alone; the manifest comes in parts."""
     monkeypatch.setattr(manifests, "PART_S", 0)
