@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,15 @@ def streamed(denoiser, audio, rate) -> np.ndarray:
     """Return (N,) or (N, channels) samples after a stream, fed in one chunk."""
     stream = denoiser.stream(rate, 1 if audio.ndim == 1 else audio.shape[1])
     return np.concatenate((stream.feed(audio), stream.flush()))
+
+
+def speech(rate, seconds=3.0, channels=1) -> np.ndarray:
+    """Return (N, channels) of `noisy.wav` at a rate; channels differ in level."""
+    from scipy.signal import resample_poly
+
+    noisy, ratio = soundfile.read(EXAMPLES / "noisy.wav", dtype="float32")[0], Fraction(rate, RATE)
+    audio = resample_poly(noisy[: round(seconds * RATE)], ratio.numerator, ratio.denominator)
+    return np.float32(audio)[:, None] * np.linspace(1, 0.5, channels, dtype=np.float32)
 
 
 def wait_for(browser, script, seconds=120):

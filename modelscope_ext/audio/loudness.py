@@ -81,7 +81,7 @@ def _at_loudness(
         if not gain or meter.peak + gain <= CEILING:
             yield from (block * np.float32(10 ** (gain / 20)) for block in _stored(store, *form))
             return
-        ceiling = CEILING
+        ceiling, over = CEILING, 0.0
         for _ in range(CORRECTIONS):
             meter = _kept(_limited(_stored(store, *form), *form, gain, ceiling), limited, *form)
             missing = loudness - meter.loudness
@@ -90,8 +90,9 @@ def _at_loudness(
             gain += missing
             ceiling -= max(0.0, meter.peak - HIGHEST_PEAK)
         else:
-            logger.warning("%s: a true peak of -1 dB permits %.1f LUFS only", source.name, meter.loudness)
-        yield from _stored(limited, *form)
+            over = max(0.0, meter.peak - HIGHEST_PEAK)
+            logger.warning("%s: a true peak of -1 dB permits %.1f LUFS only", source.name, meter.loudness - over)
+        yield from (block * np.float32(10 ** (-over / 20)) for block in _stored(limited, *form))
 
 
 class _Filters:

@@ -46,13 +46,7 @@ def fine_tune(
         ValueError: the data or the folders cannot be used or the gate has complaints.
     """
     folder, work_dir = Path(folder), Path(work_dir)
-    configuration = read_configuration(folder)
-    for key, value in (options or {}).items():
-        *sections, name = key.split(".")
-        section = configuration
-        for each in sections:
-            section = section.setdefault(each, {})
-        section[name] = value
+    configuration = _configuration(folder, options or {})
     names = configuration.get("evaluation", {}).get("metrics", ["audio-noise-metric"])
     names = [names] if isinstance(names, (str, dict)) else names
     net, config = build_objective(folder), SegmentConfig.from_configuration(configuration)
@@ -71,6 +65,18 @@ def fine_tune(
         shutil.rmtree(output, ignore_errors=True)
         os.replace(refused, output)
     return scores
+
+
+def _configuration(folder: Path, options: dict[str, Any]) -> dict[str, Any]:
+    """Return a folder's configuration with the options' values instead of its own."""
+    configuration = read_configuration(folder)
+    for key, value in options.items():
+        *sections, name = key.split(".")
+        section = configuration
+        for each in sections:
+            section = section.setdefault(each, {})
+        section[name] = value
+    return configuration
 
 
 def _load_segments(data: Path) -> tuple[Any, Any]:

@@ -1,19 +1,15 @@
 """`--loudness` against an independent meter: pyloudnorm, and peaks between samples by scipy."""
 
-from fractions import Fraction
-
 import numpy as np
 import pyloudnorm
 import pytest
 import soundfile
-from conftest import EXAMPLES
+from conftest import speech
 from scipy.signal import resample_poly
 
 from modelscope_ext import Denoiser
 from modelscope_ext.audio import AudioError, open_audio
 from modelscope_ext.cli import main
-
-NOISY = soundfile.read(EXAMPLES / "noisy.wav", dtype="float32")[0]
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +21,6 @@ def denoiser():
 def dry():
     """Return a denoiser that changes nothing."""
     return Denoiser(wet=0.0)
-
-
-def speech(rate, seconds=4.0, channels=1):
-    """Return (N, channels) speech at a rate; channels differ in level."""
-    ratio = Fraction(rate, 16000)
-    audio = resample_poly(NOISY[: round(seconds * 16000)], ratio.numerator, ratio.denominator)
-    return np.float32(audio)[:, None] * np.linspace(1, 0.5, channels, dtype=np.float32)
 
 
 def read(path):
@@ -72,7 +61,7 @@ def test_a_gain_alone_changes_the_loudness_where_peaks_permit(dry, tmp_path):
 
 
 def test_the_limiter_keeps_time_and_what_is_not_loud(dry, tmp_path):
-    audio = speech(48000, channels=2)
+    audio = speech(48000, 4.0, 2)
     audio[100_000] *= 30  # a click, far from speech
     soundfile.write(tmp_path / "a.wav", audio, 48000, "FLOAT")
     dry.file(tmp_path / "a.wav", tmp_path / "b.wav", loudness=-20)
@@ -113,7 +102,7 @@ def test_a_loudness_that_peaks_do_not_permit_is_reported(dry, tmp_path, caplog):
     soundfile.write(tmp_path / "a.wav", speech(16000), 16000)
     dry.file(tmp_path / "a.wav", tmp_path / "b.wav", loudness=-5)
     assert "a.wav: a true peak of -1 dB permits" in caplog.text
-    assert true_peak_db(read(tmp_path / "b.wav")[0]) <= -0.9
+    assert true_peak_db(read(tmp_path / "b.wav")[0]) <= -0.99
 
 
 @pytest.mark.parametrize("name", ["a.mp3", "a.m4a", "a.opus", "a.flac", "a.ogg"])

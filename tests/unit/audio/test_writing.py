@@ -9,14 +9,14 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from conftest import EXAMPLES
+from conftest import EXAMPLES, speech
 from mutagen.apev2 import APEv2
 from mutagen.flac import FLAC, Picture
 from mutagen.id3 import APIC, ID3, TIT2, TXXX
 from mutagen.mp4 import MP4, MP4Cover
 from mutagen.oggopus import OggOpus
 from mutagen.oggvorbis import OggVorbis
-from scipy.signal import correlate, resample_poly
+from scipy.signal import correlate
 
 from modelscope_ext import Denoiser
 from modelscope_ext.audio import AudioError, open_audio
@@ -33,13 +33,6 @@ PNG = bytes.fromhex(
 def dry():
     """Return a denoiser that changes nothing: what differs comes from reading and writing."""
     return Denoiser(wet=0.0)
-
-
-def speech(rate, seconds=3.0, channels=1):
-    """Return (N, channels) speech at a rate; channels differ in level."""
-    ratio = Fraction(rate, 16000)
-    audio = resample_poly(NOISY[: round(seconds * 16000)], ratio.numerator, ratio.denominator)
-    return np.float32(audio)[:, None] * np.linspace(1, 0.5, channels, dtype=np.float32)
 
 
 def mux(path, container, codec, audio, rate, *, video=False, tracks=1, bit_rate=96_000):
