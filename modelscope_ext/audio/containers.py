@@ -5,6 +5,7 @@ Positions and sizes are in bytes from the beginning of a file.
 
 import math
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
@@ -19,6 +20,14 @@ MP3_KBPS = (
     (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 )
+#: Names of Matroska's elements: of the first level, and within a cluster.
+CLUSTER, TRACKS, TRACK_ENTRY, TRACK_NUMBER, SIMPLE_BLOCK = 0x1F43B675, 0x1654AE6B, 0xAE, 0xD7, 0xA3
+SECTIONS = {CLUSTER, TRACKS, 0x114D9B74, 0x1549A966, 0x1043A770, 0x1C53BB6B, 0x1941A469, 0x1254C367, 0xEC, 0xBF}
+BLOCKS = {SIMPLE_BLOCK, 0xA0, 0xE7, 0xA7, 0xAB, 0x5854, 0xAF, 0xEC, 0xBF}
+#: Most frames of padding.
+MP3_PADDING = 4
+#: Each byte with its bits in the other order.
+MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 EBML, SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")
 
 
@@ -86,15 +95,28 @@ def _ogg_starts(file: BinaryIO) -> list[int]:
     return [0, *starts[1:]]
 
 
-def ogg_is_complete(file: BinaryIO) -> bool:
-    """Return True if an ogg file ends with a whole page, or its last page is marked as the last.
+def ogg_problem(file: BinaryIO) -> str | None:
+    """Return why sound of an ogg file is missing or None: decoders leave out damaged pages without a word.
 
-    Some encoders do not mark it, and recorders that are switched off cannot.
+    Some encoders do not mark the last page, and recorders that are switched off cannot.
     """
-    last, end = 0, 0
-    for page in _ogg_pages(file):
-        _, end, last, _ = page
-    return bool(last & 4) or end == file_size(file)
+    last = end = damaged = 0
+    numbers: dict[int, int] = {}
+    for position, end_of_page, flags, _ in _ogg_pages(file):
+        page = read_at(file, position, end_of_page - position)
+        serial, number, checksum = struct.unpack_from("<III", page, 14)
+        lost = position != end or number != numbers.get(serial, number)
+        damaged += lost or _ogg_checksum(page[:22] + bytes(4) + page[26:]) != checksum
+        numbers[serial], last, end = number + 1, flags, end_of_page
+    if damaged:
+        return f"{damaged} damaged pages"
+    return None if last & 4 or end == file_size(file) else "cut off within a page"
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """Return the CRC of a page, which is that of zlib with all bits in the other order and without inversion."""
+    crc = zlib.crc32(page.translate(MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int.from_bytes(crc.to_bytes(4, "little").translate(MIRRORED), "big")
 
 
 def ogg_sound_size(file: BinaryIO) -> int:
@@ -174,6 +196,59 @@ def _segment_end(file: BinaryIO) -> int | None:
     return None if value == (1 << 7 * count) - 1 else at + 4 + count + value  # all ones: unknown
 
 
+def ebml_damage(file: BinaryIO) -> int | None:
+    """Return where the structure of a Matroska or WebM file is first broken or None. Demuxers skip to what is whole."""
+    at = read_at(file, 0, 4096).find(SEGMENT)
+    tracks: set[int] = set()
+    size, position = file_size(file), at + 4 + _vint(file, at + 4)[1]
+    end_of_cluster = position
+    while 0 < position < size:
+        name, data, end = _element(file, position)
+        inside = position < end_of_cluster and name in BLOCKS
+        if not (inside or name in SECTIONS) or (end is not None and end > (end_of_cluster if inside else size)):
+            return position
+        if name == CLUSTER:
+            end_of_cluster, position = size if end is None else end, data
+        elif end is None:
+            return position
+        else:
+            if name == TRACKS:
+                tracks = _track_numbers(file, data, end)
+            elif name == SIMPLE_BLOCK and _vint(file, data)[0] not in tracks:
+                return position
+            position = end
+    return None
+
+
+def _vint(file: BinaryIO, position: int) -> tuple[int | None, int]:
+    """Return an EBML number, None for the unknown one, and its length; length 9 of an invalid one."""
+    data = read_at(file, position, 8)
+    length = 9 - data[0].bit_length() if data else 9
+    if length > len(data):
+        return None, 9
+    value = int.from_bytes(data[:length], "big") & (1 << 7 * length) - 1
+    return None if value == (1 << 7 * length) - 1 else value, length
+
+
+def _element(file: BinaryIO, position: int) -> tuple[int, int, int | None]:
+    """Return the name of an EBML element, the position of its content and its end, None if that is unknown."""
+    head = read_at(file, position, 4)
+    length = min(len(head), 9 - head[0].bit_length()) if head else 0
+    size, count = _vint(file, position + length)
+    data = position + length + count
+    return int.from_bytes(head[:length], "big"), data, None if size is None else data + size
+
+
+def _track_numbers(file: BinaryIO, position: int, end: int) -> set[int]:
+    found = set()
+    while position < end:
+        name, data, after = _element(file, position)
+        if name == TRACK_NUMBER:
+            found.add(int.from_bytes(read_at(file, data, (after or data) - data), "big"))
+        position = data if name == TRACK_ENTRY else (after or end)
+    return found
+
+
 def _asf_end(file: BinaryIO) -> int | None:
     head = read_at(file, 0, 8192)
     at = head.find(ASF_PROPERTIES)
@@ -200,6 +275,17 @@ def xing_size(file: BinaryIO) -> int | None:
     if at < 0 or len(head) < at + 16 or head[at + 7] & 3 != 3:
         return None
     return start + struct.unpack_from(">I", head, at + 12)[0]
+
+
+def xing_samples(file: BinaryIO) -> int | None:
+    """Return the samples that an mp3 file has at least by its Xing header: all but padding; None without it."""
+    start = _after_tag(file)
+    head = read_at(file, start, 256)
+    at = max(head.find(b"Xing"), head.find(b"Info"))
+    if at < 0 or len(head) < at + 12 or not head[at + 7] & 1:
+        return None
+    frames = struct.unpack_from(">I", head, at + 8)[0]
+    return max(0, frames - MP3_PADDING) * (1152 if head[1] >> 3 & 3 == 3 else 576)
 
 
 def mp3_start(file: BinaryIO) -> tuple[int, bool]:

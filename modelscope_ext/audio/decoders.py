@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 from modelscope_ext.audio import containers, headers
-from modelscope_ext.audio.media import Fit, Media
+from modelscope_ext.audio.media import SLACK_S, Fit, Media
 from modelscope_ext.audio.pcm import AudioError
 
 #: A file whose header claims more samples gives no length.
@@ -79,7 +79,9 @@ def _xing_is_right(file: BinaryIO) -> bool:
 
 
 def _promise(file: BinaryIO) -> str | None:
-    """Return the problem of a file that is shorter than its header says or None."""
+    """Return the problem of a file that is shorter than its header says, or of damaged pages, or None."""
+    if headers.read_at(file, 0, 4) == b"OggS":
+        return containers.ogg_problem(file)
     size, promised = headers.file_size(file), containers.promised_size(file)
     if promised is None or promised <= size:
         return None
@@ -93,9 +95,28 @@ class _Watched(Media):
         super().__init__(headers.Window(file), track)
         if problem := _promise(file):
             self.problems.append(problem)
+        self._file, self._done = file, 0
         promised = containers.xing_size(file) if self.format == "MP3" else None
         if promised is not None and promised > headers.file_size(file):
             self.problems.append(f"cut off, it has {headers.file_size(file)} of {promised} bytes")
+
+    def read(self, length: int) -> np.ndarray:
+        """Return the next (n, channels) samples; none at the end."""
+        block = super().read(length)
+        self._done += len(block)
+        if not len(block):
+            self.problems += _left_out(self._file, self, self._done)
+        return block
+
+
+def _left_out(file: BinaryIO, decoder: Decoder, done: int) -> list[str]:
+    """Return what a decoder left out without a word at the end of a file: at most one problem."""
+    if decoder.format == "MP3":
+        promised = containers.xing_samples(file)
+        return [f"it ends after {done} of {promised} samples"] if promised and done < promised else []
+    is_short = decoder.seconds is None or done / decoder.sample_rate < decoder.seconds - SLACK_S
+    damage = containers.ebml_damage(file) if is_short and headers.read_at(file, 0, 4) == containers.EBML else None
+    return [f"damaged at byte {damage} of {headers.file_size(file)}"] if damage is not None else []
 
 
 class _Sound:
@@ -112,11 +133,13 @@ class _Sound:
         if self._sound.frames > MOST_SAMPLES:
             self._sound.close()
             raise AudioError("gives no length")
+        promised = containers.xing_samples(file) if self.format == "MP3" else None
+        if promised and self._sound.frames < promised:
+            self._sound.close()
+            raise AudioError(f"it gives {self._sound.frames} of {promised} samples")  # FFmpeg may read them
         self.seconds, self.tags = self._sound.frames / self.sample_rate, self._sound.copy_metadata()
         if problem := _promise(file):
             self.problems.append(problem)
-        if self.format == "OGG" and not containers.ogg_is_complete(file):
-            self.problems.append("cut off within a page")
 
     def _open(self, file: BinaryIO, name: str) -> soundfile.SoundFile:
         place = headers.find_sound(file)
@@ -144,6 +167,8 @@ class _Sound:
         self._done += len(block)
         if not len(block) and self._done < self._sound.frames:
             self.problems.append(f"cut off, it ends after {self._done} of {self._sound.frames} samples")
+        elif not len(block):
+            self.problems += _left_out(self._file, self, self._done)
         return block
 
     def _go_on(self, length: int, reason: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import struct
 import subprocess
 import sys
@@ -370,6 +371,43 @@ def test_play_lists_open_no_other_file(tmp_path):
         (tmp_path / name).write_text(text)
         with pytest.raises(AudioError, match="not readable as audio"), open_audio(tmp_path / name):
             pass
+
+
+@pytest.mark.parametrize("kind", ["OPUS", "VORBIS"])
+def test_a_damaged_or_lost_page_of_an_ogg_file_is_reported(kind):
+    content = sound_file("OGG", kind, speech(48000, 6.0), 48000)
+    pages = [at for at in range(len(content)) if content[at : at + 4] == b"OggS"]
+    assert len(pages) > 4
+    flipped = bytearray(content)
+    flipped[(pages[3] + pages[4]) // 2] ^= 1
+    for damaged in (bytes(flipped), content[: pages[3]] + content[pages[4] :]):
+        audio, _, warnings = read(damaged)
+        assert len(audio) < 6 * 48000
+        assert len(warnings) == 1
+        assert "1 damaged pages; " in warnings[0]
+        assert f"{len(audio) / 48000:.2f} s were read" in warnings[0]
+
+
+def test_damage_in_the_middle_of_a_webm_is_reported():
+    content, _ = encoded("webm", "libopus", speech(48000, 7.0), 48000, options={"cluster_time_limit": "1000"})
+    clusters = [at for at in range(len(content)) if content[at : at + 4] == bytes.fromhex("1f43b675")]
+    for at, value in ((clusters[5], 0), (clusters[5] + 4, 0x2F)):
+        damaged = bytearray(content)
+        damaged[at] = value
+        audio, _, warnings = read(bytes(damaged))
+        assert len(audio) < len(read(content)[0])
+        assert len(warnings) == 1
+        assert re.search(r"damaged at byte \d+ of", warnings[0])
+        assert f"{len(audio) / 48000:.2f} s were read" in warnings[0]
+
+
+def test_an_mp3_with_fewer_samples_than_its_header_promises_is_reported():
+    content, _ = encoded("mp3", "libmp3lame", speech(44100, 6.0), 44100)
+    middle = len(content) // 2
+    damaged = content[:middle] + bytes(9000) + content[middle + 9000 :]
+    audio, _, warnings = read(damaged)
+    assert len(audio) < 6 * 44100
+    assert len(warnings) == 1
 
 
 # Commands
