@@ -129,9 +129,12 @@ def evaluate(
 
 
 def evaluate_systems(
-    systems: Mapping[str, System], metrics: Sequence[str], workers: int = 1, progress: bool = False
+    systems: Mapping[str, System], metrics: Sequence[str], workers: int = 1, progress: bool = False, apart: bool = False
 ) -> list[Evaluation]:
-    """Score several systems (name → pairs, denoise) with one pool of processes; see `evaluate`."""
+    """Score several systems (name → pairs, denoise) with one pool of processes; see `evaluate`.
+
+    `apart` starts a process for one worker too, so that a crash of a metric costs its file alone.
+    """
     if not metrics:
         raise ValueError(f"no metrics given; choose from {', '.join(COLUMNS)}")
     require(metrics)
@@ -148,7 +151,9 @@ def evaluate_systems(
     rows: dict[tuple[str, str], dict[str, float]] = {}
     failed: dict[str, dict[str, str]] = {name: {} for name in systems}
     with Bar(total=len(jobs), desc="evaluating", unit="file", quiet=not progress) as bar:
-        for name, pair, row, reason in _run_jobs(jobs, denoisers, metrics, min(workers, len(jobs))):
+        for name, pair, row, reason in _run_jobs(
+            jobs, denoisers, metrics, 0 if workers == 1 and not apart else min(workers, len(jobs))
+        ):
             rows[name, pair.name] = row
             if reason:
                 failed[name][pair.name] = reason
@@ -222,8 +227,8 @@ def to_markdown(evaluations: Iterable[Evaluation]) -> str:
 def _run_jobs(
     jobs: Sequence[tuple[str, Pair]], denoisers: Mapping[str, Denoise | None], metrics: Sequence[str], workers: int
 ) -> Iterator[tuple[str, Pair, dict[str, float], str]]:
-    """Yield system, pair, scores and reason of failure of each job as it completes."""
-    if workers == 1:
+    """Yield system, pair, scores and reason of failure of each job as it completes; no workers are this process."""
+    if not workers:
         for name, pair in jobs:
             yield name, pair, *_score(pair, denoisers[name], metrics)
         return

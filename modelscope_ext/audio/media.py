@@ -208,7 +208,7 @@ class Media:
     def _samples(self) -> Iterator[np.ndarray]:
         """Yield (n, channels) chunks; silence stands in for packets that cannot be decoded."""
         done = 0
-        for frame in filter(None, map(packed, self._frames_left)):
+        for frame in filter(None, map(self._packed, self._frames_left)):
             data = as_float(frame.to_ndarray())
             channels = frame.layout.nb_channels
             data = data.T if frame.format.is_planar else data.reshape(-1, channels)
@@ -223,6 +223,13 @@ class Media:
             done += len(chunk)
             yield chunk
         yield self._fit.flush()
+
+    def _packed(self, frame: Any) -> Any:
+        try:
+            return packed(frame)
+        except self._error:  # a damaged packet may claim any number of channels
+            self._damaged += 1
+            return None
 
     def _note_time(self, done: int, seconds: float) -> None:
         at, time = self.times[-1] if self.times else (0, -1e9)
@@ -247,8 +254,10 @@ class Media:
         if self._damaged:
             self.problems.append(f"{self._damaged} damaged packets")
         promised = self.seconds if exact else self._promised_seconds()
-        if promised and self._reached(done) < promised - SLACK_S:
-            self.problems.append(f"it ends after {self._reached(done):.2f} of {promised:.2f} s")
+        gapless = exact and self._container_name != "mov"
+        reached = done / self.sample_rate if gapless else self._reached(done)
+        if promised and reached < promised - SLACK_S:
+            self.problems.append(f"it ends after {reached:.2f} of {promised:.2f} s")
 
     def _promised_seconds(self) -> float | None:
         """Return the length of the track from the start of a Matroska file on, if it is known; None in others."""

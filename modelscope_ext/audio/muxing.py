@@ -166,9 +166,18 @@ class MediaWriter:
             if time is not None and time * packet.time_base > seconds:
                 return
             try:
-                if packet.size:
+                if packet.size and _is_shown(packet):
                     packet.stream = self._copied[packet.stream_index]
                     self._out.mux_one(packet)
                 self._waiting = next(self._packets, None)
             except self._error as error:
                 raise AudioError(f"{self._target}: a stream cannot be copied ({reason_of(error)})") from error
+
+
+def _is_shown(packet: Any) -> bool:
+    """Begin a subtitle that was cut at the start of a video there; return False for one that ends before it."""
+    if packet.stream.type == "subtitle" and packet.pts is not None and packet.pts < 0:
+        packet.duration = max(0, (packet.duration or 0) + packet.pts)
+        packet.pts = packet.dts = 0
+        return packet.duration > 0
+    return True

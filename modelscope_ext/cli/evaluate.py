@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     require_apart([args.json, args.csv], [args.model, args.baseline or None, *scored])
     for path in filter(None, (args.json, args.csv)):
         path.parent.mkdir(parents=True, exist_ok=True)
-    results = evaluate_systems(systems, args.metrics, args.workers, not args.quiet)
+    results = evaluate_systems(systems, args.metrics, args.workers, not args.quiet, apart=True)
     gate = regression_gate(results[1], results[2], margins) if args.baseline is not None else None
     if args.json:
         _write_json(args.json, results, sources, gate)

@@ -382,7 +382,7 @@ def test_a_damaged_or_lost_page_of_an_ogg_file_is_reported(kind):
     flipped[(pages[3] + pages[4]) // 2] ^= 1
     for damaged in (bytes(flipped), content[: pages[3]] + content[pages[4] :]):
         audio, _, warnings = read(damaged)
-        assert len(audio) < 6 * 48000
+        assert len(audio) <= 6 * 48000  # a decoder may fill a gap
         assert len(warnings) == 1
         assert "1 damaged pages; " in warnings[0]
         assert f"{len(audio) / 48000:.2f} s were read" in warnings[0]
