@@ -52,8 +52,18 @@ def until_killed(file, seconds):
         yield block
 
 AudioFile.blocks = until_killed
-cli.main(["denoise", *sys.argv[1:]])
+sys.exit(cli.main(["denoise", *sys.argv[1:]]))
 """
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, 130)])
+def test_a_signal_leaves_nothing_half_written(tmp_path, number, code):
+    (tmp_path / "in").mkdir()
+    for name in ("a.wav", "b.wav"):
+        shutil.copy(NOISY, tmp_path / "in" / name)
+    program = KILLED_DENOISING.replace("SIGKILL", signal.Signals(number).name)
+    assert python("-c", program, tmp_path / "in", "-o", tmp_path / "out", fails=True).returncode == code
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.wav"]
 
 
 def test_killed_while_it_denoises_a_rerun_does_the_rest(denoiser, tmp_path, monkeypatch):
