@@ -17,15 +17,13 @@ from safetensors.torch import save as serialized
 from torch import Tensor, nn
 
 from modelscope_ext.atomic import atomic_write
+from modelscope_ext.hub import CONFIGURATION, RELEASED_WEIGHTS, WEIGHTS
 from modelscope_ext.models import FRCRN_TYPE, TYPES, build
 from modelscope_ext.models.frcrn.network import FrcrnBase
 from modelscope_ext.stft import analysis_matrix, synthesis_matrix
 from modelscope_ext.tensors import CodeError, load_tensors, save_tensors
 
 __all__ = [
-    "CONFIGURATION",
-    "RELEASED_WEIGHTS",
-    "WEIGHTS",
     "CheckpointError",
     "has_weights",
     "load_model",
@@ -35,10 +33,6 @@ __all__ = [
     "save_model",
     "save_released",
 ]
-
-CONFIGURATION = "configuration.json"
-WEIGHTS = "model.safetensors"
-RELEASED_WEIGHTS = "pytorch_model.bin"
 
 LONGEST_CONFIGURATION = 1_000_000  # bytes
 #: Limit of the size of a weights file, in sizes of the network: two names, 64 bits, a training state.

@@ -1,4 +1,4 @@
-"""Models by their ids on ModelScope's hub."""
+"""Models by their ids on ModelScope's hub, and the names of the files in a model's folder."""
 
 import functools
 import os
@@ -7,7 +7,21 @@ import threading
 import time
 from pathlib import Path
 
-__all__ = ["cached", "cached_if_offline", "hub_answers", "is_id", "model_folder", "require_hub"]
+__all__ = [
+    "CONFIGURATION",
+    "RELEASED_WEIGHTS",
+    "WEIGHTS",
+    "cached",
+    "cached_if_offline",
+    "hub_answers",
+    "is_id",
+    "model_folder",
+    "require_hub",
+]
+
+CONFIGURATION = "configuration.json"
+WEIGHTS = "model.safetensors"
+RELEASED_WEIGHTS = "pytorch_model.bin"
 
 #: Seconds to wait for the hub.
 PATIENCE_S = 2.5
@@ -70,8 +84,8 @@ def cached(model: object) -> Path | None:
     except Exception:  # as above; there is no copy
         return None
     # An interrupted download has another name: a weights file with its own name is complete.
-    complete = any((folder / name).exists() for name in ("model.safetensors", "pytorch_model.bin"))
-    if not complete or not (folder / "configuration.json").exists() or any(folder.rglob("*.incomplete")):
+    complete = any((folder / name).exists() for name in (WEIGHTS, RELEASED_WEIGHTS))
+    if not complete or not (folder / CONFIGURATION).exists() or any(folder.rglob("*.incomplete")):
         return None
     return folder
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelscope_ext.hub import model_folder
+from modelscope_ext.hub import RELEASED_WEIGHTS, WEIGHTS, model_folder
 from modelscope_ext.inference.onnx_backend import OnnxBackend
 from modelscope_ext.pretrained import DEFAULT, graph_of
 from modelscope_ext.text import printable
@@ -97,7 +97,7 @@ def describe(model: str | Path | None = None) -> ModelInfo:
             text = file.read(LONGEST_CARD).decode("utf-8", "replace")
     if (graph := graph_of(folder)) and not importlib.util.find_spec("torch"):
         return replace(_describe_onnx(graph), name=folder.name, licence=card_licence(text), tables=card_tables(text))
-    from modelscope_ext.checkpoint import RELEASED_WEIGHTS, WEIGHTS, load_model  # imports torch
+    from modelscope_ext.checkpoint import load_model  # imports torch
 
     net = load_model(folder, need_weights=False)
     weights = next((folder / name for name in (WEIGHTS, RELEASED_WEIGHTS) if (folder / name).exists()), None)

@@ -20,7 +20,7 @@ from modelscope_ext.audio import AudioError
 from modelscope_ext.batch.manifest import Manifest, sha256
 from modelscope_ext.batch.plan import Job, plan
 from modelscope_ext.batch.storage import is_local, list_files, resolve, upload, version_tag
-from modelscope_ext.hub import model_folder
+from modelscope_ext.hub import CONFIGURATION, RELEASED_WEIGHTS, WEIGHTS, model_folder
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.pretrained import DEFAULT
 
@@ -279,8 +279,6 @@ def _fingerprint(model: str | Path | None) -> str:
     if model is not None and Path(model).suffix.lower() == ".onnx":
         files = [Path(model)]
     else:
-        from modelscope_ext.checkpoint import CONFIGURATION, RELEASED_WEIGHTS, WEIGHTS  # imports torch
-
         folder = model_folder(model if model is not None else DEFAULT)
         files = [folder / name for name in (CONFIGURATION, WEIGHTS, RELEASED_WEIGHTS)]
     digest = hashlib.sha256()

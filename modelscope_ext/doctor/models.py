@@ -9,17 +9,9 @@ from pathlib import Path
 import torch
 
 from modelscope_ext import hub, pretrained
-from modelscope_ext.checkpoint import (
-    CONFIGURATION,
-    FRCRN_TYPE,
-    RELEASED_WEIGHTS,
-    TYPES,
-    WEIGHTS,
-    CheckpointError,
-    load_model,
-    read_configuration,
-)
+from modelscope_ext.checkpoint import FRCRN_TYPE, TYPES, CheckpointError, load_model, read_configuration
 from modelscope_ext.doctor.graphs import REINSTALL, Found, check_graph, check_packaged_graph, denoise_with
+from modelscope_ext.hub import CONFIGURATION, RELEASED_WEIGHTS, WEIGHTS
 from modelscope_ext.training.config import SegmentConfig
 
 

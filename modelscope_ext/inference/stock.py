@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modelscope_ext.checkpoint import CONFIGURATION, RELEASED_WEIGHTS, CheckpointError, load_weights, read_configuration
+from modelscope_ext.checkpoint import CheckpointError, load_weights, read_configuration
+from modelscope_ext.hub import CONFIGURATION, RELEASED_WEIGHTS
 
 ZIPENHANCER_TYPE = "speech_zipenhancer_ans_multiloss_16k_base"
 #: Keys of the "model" section that the network needs.

@@ -11,8 +11,8 @@ from modelscope.trainers.builder import TRAINERS
 from modelscope.trainers.hooks import Hook
 from modelscope.trainers.hooks.priority import get_priority
 
-from modelscope_ext.checkpoint import CONFIGURATION, load_weights
-from modelscope_ext.hub import model_folder
+from modelscope_ext.checkpoint import load_weights
+from modelscope_ext.hub import CONFIGURATION, model_folder
 from modelscope_ext.models import CRUSE_TYPE, DUAL_PATH_TYPE, FRCRN_TYPE
 from modelscope_ext.plugin.model import CruseModel, FrcrnModel
 from modelscope_ext.training.batches import Segments

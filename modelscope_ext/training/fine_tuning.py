@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from modelscope_ext.atomic import atomic_write
-from modelscope_ext.checkpoint import CONFIGURATION, RELEASED_WEIGHTS, read_configuration
+from modelscope_ext.checkpoint import read_configuration
 from modelscope_ext.data.segments import to_segment
+from modelscope_ext.hub import CONFIGURATION, RELEASED_WEIGHTS
 from modelscope_ext.training.config import SegmentConfig
 from modelscope_ext.training.distributed import rank
 from modelscope_ext.training.loop import TrainingLoop

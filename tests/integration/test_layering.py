@@ -20,7 +20,7 @@ ROOMS = {
     "audio": "atomic text",
     "models": "audio stft",
     "tensors": "atomic",
-    "checkpoint": "atomic models stft tensors",
+    "checkpoint": "atomic hub models stft tensors",
     "losses": "stft",
     "metrics": "stft",
     "data": "atomic text audio stft",
@@ -33,7 +33,7 @@ ROOMS = {
     "report": "atomic audio metrics data inference players plots",
     "info": "text checkpoint hub pretrained inference",
     "export": "atomic stft models checkpoint hub pretrained inference",
-    "training": "atomic progress stft audio models tensors checkpoint pretrained losses metrics data",
+    "training": "atomic progress stft hub audio models tensors checkpoint pretrained losses metrics data",
     "doctor": "checkpoint hub pretrained inference training",
     "cli": "atomic text progress audio checkpoint hub pretrained metrics data inference batch plots demo evaluation "
     "report info export training doctor",

@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from modelscope_ext.checkpoint import WEIGHTS
 from modelscope_ext.cli import main
+from modelscope_ext.hub import WEIGHTS
 from modelscope_ext.info import card_licence, card_tables, describe, macs_per_second
 from modelscope_ext.models import CRUSE_TYPE, build
 from modelscope_ext.pretrained import DEFAULT
