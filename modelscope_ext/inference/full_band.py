@@ -30,6 +30,7 @@ EDGES_HZ = (8000, 9500, 11000, 13000, 15500, 18000, 20000, 22000, 24000)
 FRAMES = 125
 #: Length in samples of the frames of the network's input and output at 16 kHz, and limits of their bands in bins.
 SPAN, LOW_BINS = 128, (1, 4, 8, 16, 32, 46, 61)
+LOW_SCALE = np.float32(np.diff(LOW_BINS) * SPAN)
 
 
 class HighBand:
@@ -85,7 +86,7 @@ class HighBand:
             high = high[:, self.hop :]  # without the half frame before the first sample
         self.frame += count
         self.audio = self.audio[:, count * self.hop :]
-        done = max(0, int(self._centres(1)[0]) - SPAN - self.start)
+        done = max(0, self._centre(self.frame) - SPAN - self.start)
         self.before, self.after, self.start = self.before[:, done:], self.after[:, done:], self.start + done
         return high
 
@@ -104,9 +105,9 @@ class HighBand:
         quiet = np.zeros((len(self.audio), 4 * SPAN), np.float32)
         return self.feed(np.zeros((len(self.audio), 3 * self.hop), np.float32), quiet, quiet)
 
-    def _centres(self, count: int) -> np.ndarray:
-        """Return the centres of the next frames at the network's rate."""
-        return np.arange(self.frame, self.frame + count) * (self.hop * SAMPLE_RATE) // self.rate
+    def _centre(self, frame: int) -> int:
+        """Return the centre of a frame at the network's rate."""
+        return frame * self.hop * SAMPLE_RATE // self.rate
 
     def _process(self, count: int) -> np.ndarray:
         """Return the finished samples (C, count * hop) after the next `count` frames."""
@@ -126,10 +127,12 @@ class HighBand:
 
     def _below(self, count: int) -> np.ndarray:
         """Return the energies (2, C, count, 6) of the network's input and output in the next frames."""
-        centres = (self._centres(count) - self.start).tolist()
-        spans = [np.stack((self.before[:, n - SPAN : n], self.after[:, n - SPAN : n])) for n in centres]
-        power = _power(np.fft.rfft(np.stack(spans, 2) * self.low_window)[..., : LOW_BINS[-1]])
-        return np.add.reduceat(power, LOW_BINS[:-1], 3) / np.float32(np.diff(LOW_BINS) * SPAN)
+        spans = np.empty((2, len(self.audio), count, SPAN), np.float32)
+        for j in range(count):
+            n = self._centre(self.frame + j) - self.start
+            spans[0, :, j], spans[1, :, j] = self.before[:, n - SPAN : n], self.after[:, n - SPAN : n]
+        power = _power(np.fft.rfft(spans * self.low_window)[..., : LOW_BINS[-1]])
+        return np.add.reduceat(power, LOW_BINS[:-1], 3) / LOW_SCALE
 
 
 def _power(spec: np.ndarray) -> np.ndarray:
