@@ -118,9 +118,9 @@ class Track:
         rate, self._stream = _add_stream(out, (wanted, muxer.codec), file.sample_rate)
         stream, options = self._stream, self._stream.codec_context.codec
         encoder = options.name
-        if same and options.canonical_name != codec:
+        if same and options.canonical_name != codec and file.warn:
             logger.warning("%s: %s is written, as there is no encoder for %s", file.name, options.canonical_name, codec)
-        if rate < file.sample_rate:
+        if rate < file.sample_rate and file.warn:
             logger.warning("%s: %s has no more than %d Hz", file.name, options.canonical_name, rate)
         layout = source.layout.name if source.layout.nb_channels == file.channels else ""
         layout = "" if "channels" in layout else layout  # of no known order

@@ -7,8 +7,9 @@ import itertools
 import logging
 import math
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +17,8 @@ import numpy as np
 
 from modelscope_ext.audio.encoders import LAYOUTS
 from modelscope_ext.audio.pcm import AudioError, block_length
-from modelscope_ext.audio.reading import AudioFile
+from modelscope_ext.audio.reading import AudioFile, open_audio
+from modelscope_ext.audio.writing import Form, write_trial
 
 logger = logging.getLogger(__name__)
 
@@ -24,10 +26,12 @@ logger = logging.getLogger(__name__)
 LOWEST, HIGHEST = -50.0, -5.0
 #: A recording that is quieter holds no speech, and is not made louder.
 NEAR_SILENCE = -60.0
-#: Highest true peak of a result, and what the limiter aims at first.
-HIGHEST_PEAK, CEILING = -1.0, -1.5
-#: LU by which a result may miss its loudness.
-TOLERANCE = 0.15
+#: Highest true peak of a result in dB, and how far below it the limiter aims at first.
+HIGHEST_PEAK, HEADROOM = -1.0, 0.5
+#: LU by which samples, and what a codec with loss makes of them, may miss their loudness.
+TOLERANCE, CODEC_TOLERANCE = 0.15, 0.2
+#: Times that a result is encoded to see what its codec changes, and dB below the peak that the next is to have.
+TRIALS, MARGIN = 4, 0.1
 #: Times that gain and ceiling are corrected by what the limiter gave.
 CORRECTIONS = 6
 #: Lowest rate at which the standard's filters work, and most channels that FFmpeg converts.
@@ -44,16 +48,20 @@ def check_loudness(loudness: float | None) -> None:
         raise ValueError(f"loudness must be {LOWEST:.0f} … {HIGHEST:.0f} LUFS, got {loudness:g}; podcasts have -16")
 
 
-def at_loudness(blocks: Iterable[np.ndarray], source: AudioFile, loudness: float, folder: Path) -> Iterator[np.ndarray]:
-    """Return an iterator over as many samples at another loudness, with a true peak of at most -1 dB.
+def at_loudness(
+    blocks: Iterable[np.ndarray], source: AudioFile, loudness: float, target: Path, form: Form
+) -> Iterator[np.ndarray]:
+    """Return an iterator over as many samples whose file has another loudness and a true peak of at most -1 dB.
 
-    A gain changes the loudness. Peaks that would be too high are lowered by a limiter for some milliseconds.
+    A gain changes the loudness. Peaks that would be too high are lowered by a limiter for some milliseconds. What a
+    codec with loss changes is measured and made up for.
 
     Args:
         blocks: (n, channels), of the rate and the channels of `source`.
         source: where they come from.
         loudness: in LUFS.
-        folder: for the samples in the meantime, in files without a name.
+        target: file that will have them; meanwhile they are in files without a name in its folder.
+        form: of the target.
 
     Raises:
         AudioError: the loudness of such a track cannot be measured.
@@ -64,35 +72,98 @@ def at_loudness(blocks: Iterable[np.ndarray], source: AudioFile, loudness: float
             f"{source.name}: {rate} Hz and {channels} channels; loudness is measured from {LOWEST_RATE} Hz on and of "
             f"up to {MOST_CHANNELS} channels"
         )
-    return _at_loudness(blocks, source, loudness, folder)
+    return _at_loudness(blocks, source, loudness, target, form)
 
 
 def _at_loudness(
-    blocks: Iterable[np.ndarray], source: AudioFile, loudness: float, folder: Path
+    blocks: Iterable[np.ndarray], source: AudioFile, loudness: float, target: Path, form: Form
 ) -> Iterator[np.ndarray]:
-    form = source.sample_rate, source.channels
+    folder = target.resolve().parent
     with tempfile.TemporaryFile(dir=folder) as store, tempfile.TemporaryFile(dir=folder) as limited:
-        meter = _kept(blocks, store, *form)
-        gain = loudness - meter.loudness
-        if meter.loudness < NEAR_SILENCE:
-            kind = "shorter than 0.4 s" if meter.seconds < SHORTEST_S else f"quieter than {NEAR_SILENCE:.0f} LUFS"
+        track = _Track(blocks, source, store, limited)
+        if track.before.loudness < NEAR_SILENCE:
+            is_short = track.before.seconds < SHORTEST_S
+            kind = "shorter than 0.4 s" if is_short else f"quieter than {NEAR_SILENCE:.0f} LUFS"
             logger.warning("%s: %s; its loudness is not changed", source.name, kind)
-            gain = 0.0
-        if not gain or meter.peak + gain <= CEILING:
-            yield from (block * np.float32(10 ** (gain / 20)) for block in _stored(store, *form))
-            return
-        ceiling, over = CEILING, 0.0
-        for _ in range(CORRECTIONS):
-            meter = _kept(_limited(_stored(store, *form), *form, gain, ceiling), limited, *form)
-            missing = loudness - meter.loudness
-            if abs(missing) <= TOLERANCE and meter.peak <= HIGHEST_PEAK:
-                break
-            gain += missing
-            ceiling -= max(0.0, meter.peak - HIGHEST_PEAK)
         else:
-            over = max(0.0, meter.peak - HIGHEST_PEAK)
-            logger.warning("%s: a true peak of -1 dB permits %.1f LUFS only", source.name, meter.loudness - over)
-        yield from (block * np.float32(10 ** (-over / 20)) for block in _stored(limited, *form))
+            _level(track, loudness, partial(_encoded, track, source, target, form) if form.is_lossy else None)
+        yield from track.samples()
+
+
+def _level(track: "_Track", loudness: float, encoded: "Callable[[], _Meter] | None") -> None:
+    """Bring a track to a loudness and a true peak; `encoded` measures what a codec with loss makes of it."""
+    wanted, highest = loudness, HIGHEST_PEAK
+    for _ in range(TRIALS):
+        track.level(wanted, highest)
+        found = encoded() if encoded else track
+        missing, over = loudness - found.loudness, found.peak - HIGHEST_PEAK
+        is_near = abs(missing) <= CODEC_TOLERANCE or not math.isfinite(missing)
+        if over <= 0 and (is_near or not track.reached):
+            break
+        wanted += 0.0 if is_near else missing
+        highest = min(highest, track.peak) - max(0.0, over + MARGIN)
+    if over > 0 or not is_near:
+        limit = "its codec and a true peak of -1 dB" if encoded else "a true peak of -1 dB"
+        peak = f" at a true peak of {found.peak:.1f} dB" if over > 0 else ""
+        logger.warning("%s: %s permit %.1f LUFS only%s", track.name, limit, found.loudness, peak)
+
+
+def _encoded(track: "_Track", source: AudioFile, target: Path, form: Form) -> "_Meter":
+    """Return the meter of what the encoder of a result makes of a track."""
+    with tempfile.TemporaryFile(dir=target.resolve().parent) as out:
+        with write_trial(source, out, target, form) as writer:
+            for block in track.samples():
+                writer.write(block, source.track)
+        with open_audio(out, warn=False) as file:
+            meter = _Meter(file.sample_rate, file.channels)
+            for block in itertools.chain(file.blocks(BLOCK_S), (None,)):
+                meter.add(block)
+    return meter
+
+
+class _Track:
+    """Samples of a track, kept in files, with a gain and a limiter.
+
+    Attributes:
+        name: of the source.
+        before: meter of the samples as they came.
+        loudness, peak: with gain and limiter.
+        reached: the loudness is the one that was wanted.
+    """
+
+    def __init__(self, blocks: Iterable[np.ndarray], source: AudioFile, store: BinaryIO, limited: BinaryIO) -> None:
+        self.name, self._form = source.name, (source.sample_rate, source.channels)
+        self._store, self._limited = store, limited
+        self.before = _kept(blocks, store, *self._form)
+        self.loudness, self.peak, self.reached = self.before.loudness, self.before.peak, True
+        self._file, self._gain = store, 0.0
+        self._push = self._room = 0.0  # dB that the limiter needed beyond a gain and below a peak
+
+    def level(self, loudness: float, highest: float) -> None:
+        """Choose gain and limiter for a loudness and a true peak of at most `highest` dB."""
+        gain = loudness - self.before.loudness
+        self._file, self._gain, self.reached = self._store, gain, True
+        self.loudness, self.peak = loudness, self.before.peak + gain
+        if self.peak <= highest - HEADROOM:
+            return
+        for _ in range(CORRECTIONS):
+            louder = _limited(
+                _stored(self._store, *self._form), *self._form, gain + self._push, highest - HEADROOM - self._room
+            )
+            meter = _kept(louder, self._limited, *self._form)
+            missing, over = loudness - meter.loudness, max(0.0, meter.peak - highest)
+            self.reached = abs(missing) <= TOLERANCE and not over
+            if self.reached:
+                break
+            self._push += missing
+            self._room += over
+        self._file, self._gain = self._limited, -over
+        self.loudness, self.peak = meter.loudness - over, meter.peak - over
+
+    def samples(self) -> Iterator[np.ndarray]:
+        """Yield (n, channels) blocks."""
+        gain = np.float32(10 ** (self._gain / 20))
+        return (block * gain for block in _stored(self._file, *self._form))
 
 
 class _Filters:

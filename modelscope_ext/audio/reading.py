@@ -29,6 +29,7 @@ class AudioFile:
 
     Attributes:
         name: file name; empty for a file object.
+        warn: log warnings; False for further readings of the same file.
         track, tracks: number of the audio track, from 0 on, and how many there are.
         sample_rate, channels: of all its samples.
         format, subtype: libsndfile's names for a file of the same kind; None where it writes no such files.
@@ -37,7 +38,7 @@ class AudioFile:
     """
 
     def __init__(self, file: BinaryIO, decoder: Decoder, name: str, track: int, warn: bool) -> None:
-        self.name, self._file, self._decoder, self._warn = name, file, decoder, warn
+        self.name, self._file, self._decoder, self.warn = name, file, decoder, warn
         self.track, self.tracks, self.tags = track, decoder.tracks, decoder.tags
         self.sample_rate, self.channels = decoder.sample_rate, decoder.channels
         self.format, self.subtype, self.seconds = decoder.format, decoder.subtype, decoder.seconds
@@ -76,7 +77,7 @@ class AudioFile:
                 raise AudioError(f"nothing can be read: {'; '.join(problems)}")
         except AudioError as error:
             raise AudioError(f"{name}{error}") from error
-        if problems and self._warn:
+        if problems and self.warn:
             logger.warning("%s%s; %.2f s were read", name, "; ".join(problems), done / self.sample_rate)
 
 

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 import soundfile
@@ -24,7 +24,7 @@ from modelscope_ext.audio.files import SUFFIXES, WRITTEN
 from modelscope_ext.audio.headers import file_size, read_at
 from modelscope_ext.audio.muxing import MediaWriter
 from modelscope_ext.audio.pcm import AudioError
-from modelscope_ext.audio.reading import AudioFile
+from modelscope_ext.audio.reading import AudioFile, open_audio
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,11 @@ class Form(NamedTuple):
     def tracks(self) -> bool:
         """True if it holds several audio tracks."""
         return self.muxer is not None and self.muxer.tracks
+
+    @property
+    def is_lossy(self) -> bool:
+        """True if its codec may change the sound."""
+        return self.muxer is not None or (self.subtype or soundfile.default_subtype(self.format)) in LOSSY
 
 
 def output_form(source: AudioFile, path: str | Path) -> Form:
@@ -145,6 +150,30 @@ def write_like(files: list[AudioFile], path: str | Path, form: Form) -> Iterator
                 tags.copy_tags(source, temp)
     except OSError as error:
         raise AudioError(str(error)) from error
+
+
+@contextmanager
+def write_trial(source: AudioFile, out: BinaryIO, path: Path, form: Form) -> Iterator[Writer]:
+    """Yield a writer of one track alone, encoded as in a result, into an open file.
+
+    Args:
+        source: gives the number of the track and the bit rate.
+        out: to write to.
+        path: of the result, for messages.
+        form: of the result.
+    """
+    with open_audio(source.name, source.track, warn=False) as file:  # with time stamps of its own
+        if form.muxer is None:
+            wanted = _compression(file, form)
+            with soundfile.SoundFile(
+                out, "w", file.sample_rate, file.channels, form.subtype, format=form.format, **wanted
+            ) as sound:
+                yield _SoundWriter(sound)
+            return
+        alone = form.muxer._replace(video=False, tracks=False)
+        with closing(MediaWriter(out, path, alone, [file])) as writer:
+            yield writer
+            writer.finish()
 
 
 class _SoundWriter:

@@ -63,8 +63,7 @@ def denoise_file(
             for file, pair in zip(files, meters, strict=True)
         ]
         if loudness is not None:
-            folder = target.resolve().parent
-            streams = [at_loudness(*each, loudness, folder) for each in zip(streams, files, strict=True)]
+            streams = [at_loudness(*each, loudness, target, form) for each in zip(streams, files, strict=True)]
         out = stack.enter_context(write_like(files, target, form))
         samples = 0
         for blocks in zip_longest(*streams):
