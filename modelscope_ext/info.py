@@ -26,6 +26,9 @@ PAPERS = {
     "CRUSE": "Braun et al., Towards efficient models for real-time deep noise suppression, ICASSP 2021",
     "DualPath": "Luo et al., Dual-path RNN, ICASSP 2020; Le et al., DPCRN, Interspeech 2021; Ahn et al., FastEnhancer, "
     "2025",
+    "Dfsmn": "Zhang et al., Deep-FSMN for large vocabulary continuous speech recognition, ICASSP 2018",
+    "ZipEnhancer": "Wang and Tian, ZipEnhancer: Dual-path down-up sampling-based Zipformer for monaural speech "
+    "enhancement, ICASSP 2025",
     "FRCRN": "Zhao et al., FRCRN: Boosting feature representation using frequency recurrence for monaural speech "
     "enhancement, ICASSP 2022",
 }
@@ -97,15 +100,15 @@ def describe(model: str | Path | None = None) -> ModelInfo:
             text = file.read(LONGEST_CARD).decode("utf-8", "replace")
     if (graph := graph_of(folder)) and not importlib.util.find_spec("torch"):
         return replace(_describe_onnx(graph), name=folder.name, licence=card_licence(text), tables=card_tables(text))
-    from modelscope_ext.checkpoint import load_model  # imports torch
+    from modelscope_ext.inference.stock import load_network  # imports torch
 
-    net = load_model(folder, need_weights=False)
+    net = load_network(folder, need_weights=False)
     weights = next((folder / name for name in (WEIGHTS, RELEASED_WEIGHTS) if (folder / name).exists()), None)
     return ModelInfo(
         name=folder.resolve().name,
         folder=str(folder),
         architecture=_architecture(net),
-        paper=PAPERS[_kind(getattr(net.config, "name", "FRCRN"))],
+        paper=PAPERS[_kind(_name(net))],
         parameters=sum(parameter.numel() for parameter in net.parameters()),
         macs_per_second=macs_per_second(net),
         **_behaviour(net),
@@ -202,14 +205,18 @@ def _behaviour(net: Any) -> dict[str, Any]:
 
 
 def _architecture(net: "nn.Module") -> str:
-    config, causality = net.config, "causal" if net.causal else "needs the whole utterance"
-    kind = _kind(getattr(config, "name", "FRCRN"))
-    if kind == "FRCRN":
-        return f"FRCRN ({causality})"
+    kind, causality = _kind(_name(net)), "causal" if net.causal else "needs the whole utterance"
+    if kind not in ("CRUSE", "DualPath"):
+        return f"{kind} ({causality})"
+    config = net.config
     if kind == "DualPath":
         return f"{config.name} (mixer {config.mixer}, {causality})"
     norm = "batch norm" if config.batch_norm else "no batch norm"
     return f"{config.name} (skip {config.skip}, mask {config.mask}, {norm}, window {config.window})"
+
+
+def _name(net: "nn.Module") -> str:
+    return getattr(getattr(net, "config", None), "name", type(net).__name__)
 
 
 def _kind(name: str) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from modelscope_ext import hub, pretrained
-from modelscope_ext.checkpoint import FRCRN_TYPE, TYPES, CheckpointError, load_model, read_configuration
+from modelscope_ext.checkpoint import FRCRN_TYPE, TYPES, CheckpointError, read_configuration
 from modelscope_ext.doctor.graphs import REINSTALL, Found, check_graph, check_packaged_graph, denoise_with
 from modelscope_ext.hub import CONFIGURATION, RELEASED_WEIGHTS, WEIGHTS
+from modelscope_ext.inference.stock import is_stock, load_network
 from modelscope_ext.training.config import SegmentConfig
 
 
@@ -70,10 +71,10 @@ def _check_folder(folder: Path, fix: str = "") -> Found:
     kind = configuration["model"].get("type")
     if kind == FRCRN_TYPE and not fix:
         fix = _download(f"iic/{FRCRN_TYPE}", folder)
-    for key, reason in _outdated_settings(configuration):
+    for key, reason in () if is_stock(folder) else _outdated_settings(configuration):
         yield "warning", f"{CONFIGURATION}, {key}: {reason}"
     try:
-        net = load_model(folder)
+        net = load_network(folder)
     except CheckpointError as error:
         what = str(error).partition(" Get the released")[0]
         yield "problem", what, f"git -C {_quote(folder)} lfs pull" if "LFS pointer" in what else fix

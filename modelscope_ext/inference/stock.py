@@ -1,79 +1,64 @@
-"""Networks of ModelScope's own package with the members of ours, for `TorchBackend`.
+"""Networks of ModelScope's own package with the members of ours, for `TorchBackend`."""
 
-Axes: audio (B, N) float32 at the network's rate.
-"""
-
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
-from modelscope_ext.checkpoint import CheckpointError, load_weights, read_configuration
+from modelscope_ext.checkpoint import CheckpointError, load_model, load_weights, read_configuration
 from modelscope_ext.hub import CONFIGURATION, RELEASED_WEIGHTS
-
-ZIPENHANCER_TYPE = "speech_zipenhancer_ans_multiloss_16k_base"
-#: Keys of the "model" section that the network needs.
-OPTIONS = ("num_tsconformers", "dense_channel", "former_conf", "batch_first", "model_num_spks")
-
-
-class ZipEnhancer(nn.Module):
-    """ModelScope's ZipEnhancer (Wang and Tian, "ZipEnhancer: Dual-Path Down-Up Sampling-Based Zipformer", 2025).
-
-    ModelScope's pipeline cuts a recording of more than 6 s into windows of 2 s, each at a level of its own. Here chunks
-    are longer, fade into each other and have one level.
-
-    Args:
-        net: ModelScope's `ZipEnhancer`.
-        spectrum: ModelScope's `mag_pha_stft`.
-        synthesis: ModelScope's `mag_pha_istft`.
-    """
-
-    sample_rate, causal = 16000, False
-    attenuation_limit_db, warmup_s, reference_level = float("inf"), 0.0, False
-    unit_level = True
-    #: Attention takes memory with the square of the length; up to 6 s ModelScope's pipeline takes in one piece.
-    chunk_s = 4.0
-    hop = 100
-    FFT, COMPRESSION = 400, 0.3
-
-    def __init__(self, net: nn.Module, spectrum, synthesis) -> None:
-        super().__init__()
-        self.net, self.spectrum, self.synthesis = net, spectrum, synthesis
-
-    def enhance(self, audio: Tensor) -> Tensor:
-        """Denoise utterances (B, N) of a root mean square of about 1; same shape."""
-        length = audio.shape[1]
-        padded = functional.pad(audio, (0, max(self.FFT - length, -length % self.hop)))
-        options = (self.FFT, self.hop, self.FFT, self.COMPRESSION)
-        magnitude, phase, _ = self.spectrum(padded, *options)
-        magnitude, phase, *_ = self.net(magnitude, phase)
-        out = self.synthesis(magnitude, phase, *options)[:, :length]
-        return out * audio.any(1, keepdim=True)  # silence has no level
+from modelscope_ext.inference import dfsmn, zipenhancer
 
 
 def is_stock(folder: Path) -> bool:
     """Return True if a model folder is for a network of ModelScope's own package."""
-    return read_configuration(folder)["model"].get("type") == ZIPENHANCER_TYPE
+    return read_configuration(folder)["model"].get("type") in STOCK
 
 
-def load_stock(folder: Path) -> nn.Module:
-    """Load the network of such a folder in eval mode.
+def load_network(folder: Path, need_weights: bool = True) -> nn.Module:
+    """Load the network of a model folder, ours or ModelScope's, as `load_model` does.
 
     Raises:
         CheckpointError: the configuration or the weights are missing, damaged or of another architecture.
         ModuleNotFoundError: ModelScope is missing.
     """
-    from modelscope.models.audio.ans import zipenhancer
-
+    if not is_stock(folder):
+        return load_model(folder, need_weights)
     options = read_configuration(folder)["model"]
-    if missing := [name for name in OPTIONS if name not in options]:
-        raise CheckpointError(f"{folder / CONFIGURATION}: the model lacks {', '.join(missing)}")
     try:
         # Random weights that are replaced at once must not move the caller's generator.
         with torch.random.fork_rng([]):
-            net = zipenhancer.ZipEnhancer(zipenhancer.AttrDict({name: options[name] for name in OPTIONS})).float()
+            wrapped = STOCK[options["type"]](options).float()  # whatever torch's default type is
     except (AssertionError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIGURATION}: {error!r}") from error
-    load_weights(net, folder / RELEASED_WEIGHTS)
-    return ZipEnhancer(net, zipenhancer.mag_pha_stft, zipenhancer.mag_pha_istft).eval()
+        reason = error if type(error) is ValueError else repr(error)
+        raise CheckpointError(f"{folder / CONFIGURATION}: {reason}") from error
+    if need_weights or (folder / RELEASED_WEIGHTS).exists():
+        load_weights(wrapped.net, folder / RELEASED_WEIGHTS)
+    return wrapped.eval()
+
+
+def _zipenhancer(options: dict) -> nn.Module:
+    from modelscope.models.audio.ans import zipenhancer as stock
+
+    if missing := [name for name in zipenhancer.OPTIONS if name not in options]:
+        raise ValueError(f"the model lacks {', '.join(missing)}")
+    net = stock.ZipEnhancer(stock.AttrDict({name: options[name] for name in zipenhancer.OPTIONS}))
+    return zipenhancer.ZipEnhancer(net, stock.mag_pha_stft, stock.mag_pha_istft)
+
+
+def _dfsmn(options: dict) -> nn.Module:
+    from modelscope.models.audio.ans.denoise_net import DfsmnAns
+
+    given = {name: options[name] for name in dfsmn.OPTIONS if name in options}
+    for name, value in given.items():
+        if type(value) is not int or not 1 <= value <= dfsmn.OPTIONS[name]:
+            raise ValueError(f"{name} must be 1 to {dfsmn.OPTIONS[name]}, got {value!r:.100}")
+    return dfsmn.Dfsmn(DfsmnAns("", **given))
+
+
+#: Type in a configuration → what makes the network of its "model" section.
+STOCK: dict[str, Callable[[dict], nn.Module]] = {
+    "speech_zipenhancer_ans_multiloss_16k_base": _zipenhancer,
+    "speech_dfsmn_ans": _dfsmn,
+}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from modelscope_ext.audio import AudioError, StreamResampler, as_float, from_float
+from modelscope_ext.audio import SAMPLE_RATE, AudioError, StreamResampler, as_float, from_float
 from modelscope_ext.inference.backend import Backend
 from modelscope_ext.inference.full_band import FRAMES, SPAN, HighBand
 
@@ -57,7 +57,7 @@ class DenoiseStream:
             self._down = StreamResampler(sample_rate, backend.sample_rate, channels)
             self._up = StreamResampler(backend.sample_rate, sample_rate, channels)
         waits = sum(resampler.waits for resampler in (self._down, self._up) if resampler)
-        if band == "full" and HighBand.covers(sample_rate):
+        if band == "full" and backend.sample_rate == SAMPLE_RATE and HighBand.covers(sample_rate):
             self._high = HighBand(sample_rate, channels)
             if sample_rate % FRAMES or backend.limits.algorithmic_delay % SPAN:  # its hops are not the network's
                 waits = self._down.waits + max(self._up.waits, 1 / FRAMES)

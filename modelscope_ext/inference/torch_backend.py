@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from modelscope_ext.checkpoint import load_model
 from modelscope_ext.hub import model_folder
 from modelscope_ext.inference.backend import Limits
-from modelscope_ext.inference.stock import is_stock, load_stock
+from modelscope_ext.inference.stock import load_network
 from modelscope_ext.models import to_device
 
 if hasattr(os, "register_at_fork"):
@@ -99,8 +98,7 @@ def load_backend(model: nn.Module | str | Path, device: str | None = None) -> To
         device: "cpu", "cuda" …; None leaves the network where it is.
     """
     if isinstance(model, (str, Path)):
-        folder = model_folder(model)
-        model = load_stock(folder) if is_stock(folder) else load_model(folder)
+        model = load_network(model_folder(model))
     return TorchBackend(to_device(model, device) if device else model)
 
 

@@ -24,7 +24,7 @@ ROOMS = {
     "losses": "stft",
     "metrics": "stft",
     "data": "atomic text audio stft",
-    "inference": "audio models checkpoint hub pretrained",
+    "inference": "stft audio models checkpoint hub pretrained",
     "batch": "atomic audio checkpoint hub pretrained inference",
     "plots": "audio",
     "players": "audio",

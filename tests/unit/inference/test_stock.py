@@ -92,7 +92,7 @@ def test_a_long_recording_has_one_level_and_no_seams(folder, tmp_path):
     """With a stand-in that depends on the level, and on nothing beyond a frame."""
     code = f"""
 {CODE.format(str(folder))}
-from modelscope_ext.inference.stock import ZipEnhancer as Wrapped
+from modelscope_ext.inference.zipenhancer import ZipEnhancer as Wrapped
 from modelscope.models.audio.ans.zipenhancer import mag_pha_istft, mag_pha_stft
 
 class Louder(torch.nn.Module):
