@@ -91,6 +91,15 @@ def denoiser():
     return Denoiser()
 
 
+@pytest.fixture(scope="session")
+def dry():
+    """Return a denoiser that changes nothing and does so fast: what differs comes from reading and writing."""
+    from modelscope_ext import Denoiser
+    from modelscope_ext.models import build
+
+    return Denoiser(build("CRUSE2-8-1xGRU2").eval(), wet=0.0, band="speech")
+
+
 @pytest.fixture
 def corpora(tmp_path, clean) -> Path:
     """Return a data folder for `examples/train_cruse.json` with seconds instead of hours of audio."""

@@ -18,6 +18,8 @@ STRINGS = {"title", "artist", "album", "date", "genre", "comment", "copyright", 
 #: Chunks that describe the samples of their own file.
 OWN = {b"ds64", b"fmt ", b"data", b"fact", b"PEAK", b"JUNK", b"junk", b"PAD ", b"FLLR", b"levl", b"MD5 "}
 OWN |= {b"COMM", b"SSND", b"FVER"}
+#: Bytes below which a wav needs no 64-bit header.
+SHORT = 2**32
 #: Bytes that are copied at a time.
 BLOCK = 2**20
 
@@ -49,7 +51,7 @@ def shorten_header(path: Path) -> None:
     """Turn a wav of the 64-bit form into a plain one if it is short enough."""
     with path.open("rb+") as file:
         size, place = file_size(file), find_sound(file)
-        if read_at(file, 0, 4) != b"RF64" or place is None or size >= 2**32:
+        if read_at(file, 0, 4) != b"RF64" or place is None or size >= SHORT:
             return
         for position, content in (
             (0, b"RIFF" + struct.pack("<I", size - 8)),

@@ -32,8 +32,11 @@ logger = logging.getLogger(__name__)
 NAMES = {"oga": "OGG", "opus": "OGG", "aif": "AIFF", "aifc": "AIFF", "wave": "WAV"}
 #: Subtypes that belong to their format; in another format its default is written.
 LOSSY = ("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
-#: Formats of more than one file, or without a header, and subtypes without an encoder. They are not written.
-UNWRITTEN = ("RAW", "SD2", "MPEG_LAYER_I", "MPEG_LAYER_II")
+#: Formats of more than one file, or without a header, and what libsndfile cannot encode or ends with a wrong sample.
+UNWRITTEN = {"RAW", "SD2", "MPEG_LAYER_I", "MPEG_LAYER_II", ("WAV", "MPEG_LAYER_III"), ("WAVEX", "MPEG_LAYER_III")}
+UNWRITTEN |= {("VOC", "ULAW"), ("VOC", "ALAW")}
+#: Beginnings of subtypes that store whole blocks of samples: a result may be longer by less than one.
+BLOCKS = ("IMA_ADPCM", "MS_ADPCM", "NMS_ADPCM", "GSM610", "G72")
 #: libsndfile's code for an error of the system, which it does not describe.
 SYSTEM_ERROR = 2
 #: Bytes of a sample.
@@ -82,7 +85,7 @@ def output_form(source: AudioFile, path: str | Path) -> Form:
     """
     suffix = Path(path).suffix.lower()
     same = suffix == Path(source.name).suffix.lower()
-    if same and source.format and not {source.format, source.subtype} & {*UNWRITTEN}:
+    if same and source.format and _is_written(source.format, source.subtype):
         return _checked(source, path, Form(source.format, source.subtype, None, same))
     require_writable(path)
     if muxer := muxer_of(path):
@@ -92,8 +95,16 @@ def output_form(source: AudioFile, path: str | Path) -> Form:
     if name == "opus":
         return Form(format, "OPUS", None, same)
     lossy = source.subtype in LOSSY or source.subtype is None
-    subtype = None if lossy or not soundfile.check_format(format, source.subtype) else source.subtype
+    subtype = None if lossy or not _is_written(format, source.subtype) else source.subtype
+    if same and subtype is None:
+        written = soundfile.default_subtype(format)
+        logger.warning("%s: %s is written, as there is no encoder for its codec", source.name, written)
     return _checked(source, path, Form(format, subtype, None, same))
+
+
+def _is_written(format: str, subtype: str | None) -> bool:
+    known = subtype is None or soundfile.check_format(format, subtype)
+    return known and UNWRITTEN.isdisjoint((format, subtype, (format, subtype)))
 
 
 def _checked(source: AudioFile, path: str | Path, form: Form) -> Form:
@@ -113,7 +124,7 @@ def require_writable(path: str | Path) -> None:
     """Raise AudioError if no audio format that can be written has the suffix of a file name."""
     name = Path(path).suffix.lower().lstrip(".")
     format = NAMES.get(name, name.upper())
-    if muxer_of(path) is None and (format not in soundfile.available_formats() or format in UNWRITTEN):
+    if muxer_of(path) is None and (format not in soundfile.available_formats() or not _is_written(format, None)):
         known = "cannot be written" if f".{name}" in SUFFIXES else "no audio format has this suffix"
         raise AudioError(f"{path}: {known}; one of {', '.join(sorted(WRITTEN))} is expected")
 
@@ -133,7 +144,7 @@ def write_like(files: list[AudioFile], path: str | Path, form: Form) -> Iterator
     source = files[0]
     if form.muxer is None:
         wanted = _compression(source, form)
-        strings = {} if form.same else source.tags
+        strings = {} if form.same and form.format != "CAF" else source.tags  # libsndfile copies those of CAF files
         rate, channels = source.sample_rate, source.channels
         with write_audio(path, rate, channels, form.format, form.subtype, source=source, **wanted) as sound:
             for name in tags.STRINGS & strings.keys():
@@ -223,7 +234,7 @@ def write_audio(
                 with soundfile.SoundFile(os.open(temp, os.O_RDONLY | getattr(os, "O_BINARY", 0))) as written:
                     if written.frames < file.frames:
                         raise AudioError(f"{path}: not written completely; is the disk full?")
-                    if written.frames > file.frames:  # some old formats count in blocks
+                    if written.frames > file.frames and not file.subtype.startswith(BLOCKS):
                         raise AudioError(f"{path}: {format} with {file.subtype} cannot store {file.frames} samples")
             except soundfile.LibsndfileError as error:
                 raise AudioError(f"{path}: cannot be written ({_write_reason(error, path.parent)})") from error

@@ -104,7 +104,8 @@ def check_file(denoise: Callable[[Path, Path], object], source: Path, target: Pa
         return outcome(reason, source, target)
     assert set(os.listdir(target.parent)) - before == {target.name}
     wanted, length = samples(source), counted(target)
-    assert wanted == length, f"{length} samples of {wanted}"
+    blocks = soundfile.info(os.fsencode(target)).subtype.startswith(("IMA", "MS_", "GSM", "G72"))
+    assert wanted <= length <= wanted + (4096 if blocks else 0), f"{length} samples of {wanted}"
     with contextlib.suppress(soundfile.LibsndfileError):  # an independent decoder, which stops early at some faults
         assert length >= counted(source)
     return "done"

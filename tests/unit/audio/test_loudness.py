@@ -21,12 +21,6 @@ def denoiser():
     return Denoiser()
 
 
-@pytest.fixture(scope="module")
-def dry():
-    """Return a denoiser that changes nothing."""
-    return Denoiser(wet=0.0)
-
-
 def read(path):
     with open_audio(path) as file:
         return np.concatenate(list(file.blocks(1.0))), file.sample_rate

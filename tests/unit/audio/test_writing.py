@@ -3,13 +3,17 @@
 import hashlib
 import io
 import struct
+import subprocess
 from fractions import Fraction
+from functools import partial
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
-from conftest import EXAMPLES, speech
+from conftest import EXAMPLES
+from conftest import speech as any_speech
 from mutagen.apev2 import APEv2
 from mutagen.flac import FLAC, Picture
 from mutagen.id3 import APIC, ID3, TIT2, TXXX
@@ -18,21 +22,15 @@ from mutagen.oggopus import OggOpus
 from mutagen.oggvorbis import OggVorbis
 from scipy.signal import correlate
 
-from modelscope_ext import Denoiser
 from modelscope_ext.audio import AudioError, open_audio
 from modelscope_ext.cli import main
 
+speech = partial(any_speech, seconds=1.0)
 NOISY = soundfile.read(EXAMPLES / "noisy.wav", dtype="float32")[0]
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415408d763f8cfc000000301010018dd8db0"
     "0000000049454e44ae426082"
 )
-
-
-@pytest.fixture(scope="module")
-def dry():
-    """Return a denoiser that changes nothing: what differs comes from reading and writing."""
-    return Denoiser(wet=0.0)
 
 
 def mux(path, container, codec, audio, rate, *, video=False, tracks=1, bit_rate=96_000):
@@ -50,7 +48,7 @@ def mux(path, container, codec, audio, rate, *, video=False, tracks=1, bit_rate=
         if video:
             picture.width = picture.height = 64
             out.metadata["title"] = "A talk"
-            seconds = [(0, 1), (1, 3)]
+            seconds = [(0, 1), (1, 2)]
             out.set_chapters(
                 [
                     {"id": i, "start": s, "end": e, "time_base": Fraction(1), "metadata": {"title": f"Part {i}"}}
@@ -58,7 +56,7 @@ def mux(path, container, codec, audio, rate, *, video=False, tracks=1, bit_rate=
                 ]
             )
         out.start_encoding()
-        for number in range(100 if video else 0):
+        for number in range(50 if video else 0):
             image = av.VideoFrame.from_ndarray(np.full((64, 64, 3), number, np.uint8), "rgb24")
             image.pts, image.time_base = number, Fraction(1, 25)
             packets += picture.encode(image)
@@ -192,7 +190,7 @@ def test_another_suffix_takes_its_own_codec(dry, tmp_path):
             assert delay(audio[:, 0], before[:, 0]) == 0
         else:
             assert (codec, rate) == ("opus", 48000)
-            assert len(audio) == 3 * 48000
+            assert len(audio) == 48000
             assert delay(audio[:, 0], speech(48000)[:, 0]) == 0
 
 
@@ -230,7 +228,7 @@ def test_a_file_that_no_encoder_writes_is_an_error_before_any_work(dry, tmp_path
 def test_a_video_keeps_its_picture_and_stays_in_sync(dry, tmp_path, suffix):
     source, target = tmp_path / f"talk.{suffix}", tmp_path / f"clean.{suffix}"
     container = {"mkv": "matroska"}.get(suffix, suffix)
-    mux(source, container, "aac", speech(48000, channels=2), 48000, video=True, tracks=2)
+    mux(source, container, "aac", speech(48000, seconds=1.5, channels=2), 48000, video=True, tracks=2)
     dry.file(source, target)
     (before, chapters), (after, new_chapters) = streams_of(source), streams_of(target)
     assert [stream[:2] for stream in after] == [stream[:2] for stream in before]
@@ -239,7 +237,7 @@ def test_a_video_keeps_its_picture_and_stays_in_sync(dry, tmp_path, suffix):
     for track in range(2):
         old, new = read(source, track)[0][:, 0], read(target, track)[0][:, 0]
         late = delay(new, old)
-        for number in (20_000, 100_000):  # before and after the gap
+        for number in (20_000, 50_000):  # before and after the gap
             times = time_of_sample(source, track, number), time_of_sample(target, track, number + late)
             assert times[0] == pytest.approx(times[1], abs=0.0011)
     with av.open(str(target)) as file:
@@ -327,7 +325,7 @@ def test_bext_cue_points_and_other_chunks_of_a_wav_are_kept(dry, tmp_path, tail)
     assert extra in result
     assert struct.unpack("<I", result[4:8])[0] == len(result) - 8
     info = soundfile.info(tmp_path / "out" / "a.wav")
-    assert (info.subtype, info.frames) == ("PCM_24", 3 * 48000)
+    assert (info.subtype, info.frames) == ("PCM_24", 48000)
 
 
 def test_the_speaker_mask_of_a_wav_is_kept(dry, tmp_path):
@@ -350,6 +348,15 @@ def test_aiff_markers_are_kept(dry, tmp_path):
     assert np.abs(read(tmp_path / "out" / "a.aiff")[0] - read(tmp_path / "a.aiff")[0]).max() <= 2**-15
 
 
+def test_the_texts_of_a_caf_file_are_kept(dry, tmp_path):
+    with soundfile.SoundFile(tmp_path / "a.caf", "w", 16000, 1) as file:
+        file.title, file.artist = "Grüße", "H4n"
+        file.write(speech(16000))
+    dry.file(tmp_path / "a.caf", tmp_path / "out" / "a.caf")
+    with soundfile.SoundFile(tmp_path / "out" / "a.caf") as file:
+        assert (file.title, file.artist) == ("Grüße", "H4n")
+
+
 def test_tags_that_cannot_be_read_cost_no_result(dry, tmp_path, caplog):
     soundfile.write(tmp_path / "a.flac", speech(16000), 16000)
     flac = FLAC(tmp_path / "a.flac")
@@ -361,10 +368,26 @@ def test_tags_that_cannot_be_read_cost_no_result(dry, tmp_path, caplog):
     (tmp_path / "a.flac").write_bytes(content)
     dry.file(tmp_path / "a.flac", tmp_path / "out" / "a.flac")
     assert "its tags are not copied" in caplog.text
-    assert len(read(tmp_path / "out" / "a.flac")[0]) == 3 * 16000
+    assert len(read(tmp_path / "out" / "a.flac")[0]) == 16000
 
 
 # Beyond 4 GiB
+
+
+def test_a_wav_that_is_too_long_for_32_bits_has_the_64_bit_header(dry, tmp_path, monkeypatch):
+    for limit in ("writing.LARGE", "tags.SHORT"):
+        monkeypatch.setattr(f"modelscope_ext.audio.{limit}", 10_000)
+    bext = chunk(b"bext", b"A take".ljust(256, b"\0") + bytes(346))
+    file = io.BytesIO()
+    soundfile.write(file, speech(16000, channels=2), 16000, "PCM_24", format="WAV")
+    content = file.getvalue() + bext
+    (tmp_path / "a.wav").write_bytes(content[:4] + struct.pack("<I", len(content) - 8) + content[8:])
+    dry.file(tmp_path / "a.wav", tmp_path / "out" / "a.wav")
+    result = (tmp_path / "out" / "a.wav").read_bytes()
+    assert (result[:4], result[12:16]) == (b"RF64", b"ds64")
+    assert struct.unpack_from("<QQ", result, 20) == (len(result) - 8, 16000 * 6)
+    assert result.endswith(bext)
+    assert np.abs(read(tmp_path / "out" / "a.wav")[0] - read(tmp_path / "a.wav")[0]).max() <= 2**-23
 
 
 def test_a_long_wav_is_begun_in_64_bits_and_a_short_one_ends_plain(dry, tmp_path):
@@ -378,7 +401,7 @@ def test_a_long_wav_is_begun_in_64_bits_and_a_short_one_ends_plain(dry, tmp_path
     assert (tmp_path / "a.wav").read_bytes()[:4] == b"RIFF"
     info = soundfile.info(tmp_path / "a.wav")
     assert info.format in ("WAV", "WAVEX")
-    assert info.frames == 3 * 16000
+    assert info.frames == 16000
 
 
 def test_an_aiff_beyond_4_gib_is_refused_before_any_work(dry, tmp_path):
@@ -400,3 +423,31 @@ def test_paths_longer_than_a_kilobyte(dry, name, tmp_path):
     with open_audio(folder / f"again_{name}") as file:
         length = sum(len(block) for block in file.blocks(1))
     assert abs(length - len(NOISY)) <= 16  # an m4a stores milliseconds
+
+
+def made_by_ffmpeg(path, *options):
+    subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", EXAMPLES / "noisy.wav", "-t", "1", *options, path],
+        check=True,
+    )
+
+
+@pytest.mark.parametrize("codec", ["adpcm_ima_wav", "adpcm_ms"])
+def test_codecs_of_whole_blocks_come_back_with_less_than_a_block_more(dry, tmp_path, codec):
+    made_by_ffmpeg(tmp_path / "a.wav", "-c:a", codec)
+    dry.file(tmp_path / "a.wav", tmp_path / "out" / "a.wav")
+    before, after = read(tmp_path / "a.wav")[0], read(tmp_path / "out" / "a.wav")[0]
+    assert codec_of(tmp_path / "out" / "a.wav")[1] == codec
+    assert len(before) < len(after) < len(before) + 2041
+    assert np.abs(after[len(before) :]).max() < 1e-3
+    assert delay(after[:, 0], before[:, 0]) == 0
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.wav", "libmp3lame"), ("a.wav", "adpcm_g722"), ("a.voc", "pcm_mulaw")])
+def test_a_codec_that_nothing_writes_becomes_16_bits_with_a_warning(dry, tmp_path, caplog, name, codec):
+    made_by_ffmpeg(tmp_path / name, "-c:a", codec, "-ar", "8000")
+    dry.file(tmp_path / name, tmp_path / "out" / name)
+    before, after = read(tmp_path / name)[0], read(tmp_path / "out" / name)[0]
+    assert soundfile.info(tmp_path / "out" / name).subtype == "PCM_16"
+    assert np.abs(after - before).max() <= 2**-15
+    assert f"{name}: PCM_16 is written, as there is no encoder for its codec" in caplog.text
