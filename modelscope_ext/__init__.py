@@ -36,4 +36,6 @@ def __getattr__(name: str) -> Any:
 # twenty times slower. A short spin costs little there, and nothing on idle cores. No spin at all was four times slower
 # on idle cores. It takes effect if torch is imported after this package.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# onnxruntime 1.32 sends usage data to its maker and writes to the user's cache, unless this is set before its import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 plug_in()

@@ -2,15 +2,19 @@
 
 A command module has `add_arguments(parser)` and `run(args)`, which returns the exit code or None for 0.
 
-Exit codes: 0 success, 1 a file or the whole command failed, 2 wrong usage, 130 Ctrl-C, 141 standard output was closed.
+Exit codes: 0 success, 1 a file or the whole command failed, 2 wrong usage, 130 Ctrl-C, 141 standard output was closed,
+143 SIGTERM.
 """
 
 import argparse
 import importlib
 import io
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from modelscope_ext import __version__
@@ -51,12 +55,13 @@ def execute(parse: Callable[[], argparse.Namespace]) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a console of an old code page lacks characters
             stream.reconfigure(errors="backslashreplace")
     try:
-        args = parse()
-        configure_logging(getattr(args, "quiet", False))
-        code = args.run(args) or 0
-        if sys.stdout:  # None after >&-
-            sys.stdout.flush()
-        return code
+        with _unwound_by_sigterm():
+            args = parse()
+            configure_logging(getattr(args, "quiet", False))
+            code = args.run(args) or 0
+            if sys.stdout:  # None after >&-
+                sys.stdout.flush()
+            return code
     except KeyboardInterrupt:
         print_error("interrupted")
         return 130
@@ -69,6 +74,23 @@ def execute(parse: Callable[[], argparse.Namespace]) -> int:
     except (ValueError, OSError) as error:
         print_error(error)
         return 1
+
+
+@contextmanager
+def _unwound_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that no temporary file is left; only the main thread can."""
+
+    def stop(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _open_streams() -> None:

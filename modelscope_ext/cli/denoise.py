@@ -3,12 +3,8 @@
 import argparse
 import logging
 import math
-import signal
 import statistics
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,32 +82,14 @@ def run(args: argparse.Namespace) -> int:
     check_loudness(args.loudness)
     if args.output is None and args.inputs != [STDIN]:
         args.refuse("the following arguments are required: -o/--output")
-    with _unwound_by_sigterm():
-        if args.inputs == [STDIN]:
-            target = None if args.output in (None, STDIN) else args.output
-            denoise_pipe(Denoiser(args.model, args.device, **_strength(args)), target, args.loudness)
-            return 0
-        failed, total = (_run_on_ray if args.engine == "ray" else _run_locally)(args)
+    if args.inputs == [STDIN]:
+        target = None if args.output in (None, STDIN) else args.output
+        denoise_pipe(Denoiser(args.model, args.device, **_strength(args)), target, args.loudness)
+        return 0
+    failed, total = (_run_on_ray if args.engine == "ray" else _run_locally)(args)
     if failed:
         print_error(f"{failed} of {total} files failed")
     return int(failed > 0)
-
-
-@contextmanager
-def _unwound_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that no temporary file is left; only the main thread can."""
-
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _path_or_url(text: str) -> Path | str:

@@ -66,6 +66,26 @@ def test_a_signal_leaves_nothing_half_written(tmp_path, number, code):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.wav"]
 
 
+STOPPED_WRITING = """
+import os, signal, sys
+from modelscope_ext import cli
+sync = os.fsync
+def stop(file):
+    os.kill(os.getpid(), signal.SIGTERM)
+    sync(file)
+os.fsync = stop
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("name", ["report", "export", "prepare-data"])
+def test_sigterm_leaves_no_temporary_file(arranged, tmp_path, name):
+    out = tmp_path / "out"
+    arguments = commands(out, *arranged)[name][0]
+    assert python("-c", STOPPED_WRITING, *arguments, fails=True).returncode == 128 + signal.SIGTERM
+    assert [path.name for path in out.rglob("*") if path.is_file()] == []
+
+
 def test_killed_while_it_denoises_a_rerun_does_the_rest(denoiser, tmp_path, monkeypatch):
     monkeypatch.setattr(enhance, "BLOCK_S", 1.0)  # as there: the last bits depend on it
     source, out = tmp_path / "in", tmp_path / "out"

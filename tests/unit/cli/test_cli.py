@@ -256,3 +256,14 @@ def test_bash_completes_commands_options_and_files(tmp_path):
         code = complete.format(words, len(words.split())) + 'printf "%s\n" "${COMPREPLY[@]}"'
         done = subprocess.run(["bash", "-c", code], cwd=tmp_path, capture_output=True, text=True)
         assert found in done.stdout.split(), (words, done)
+
+
+def test_nothing_is_written_or_sent_besides_the_result(tmp_path):
+    """Versions of onnxruntime from 1.32 on would leave the session of their telemetry and a database."""
+    (tmp_path / "temp").mkdir()
+    environment = {**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path / "temp")}
+    for name in ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY"):
+        environment.pop(name, None)
+    command = [sys.executable, "-m", "modelscope_ext", "denoise", "-q", NOISY, "-o", tmp_path / "out.wav"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    assert tree(tmp_path) == ["out.wav"]
