@@ -180,7 +180,7 @@ class Media:
             if packet is None:
                 return
             try:
-                frames = packet.decode()
+                frames = _without_tag(packet).decode()
             except self._error:
                 self._damaged += 1
                 if packet.duration and packet.time_base:
@@ -273,6 +273,18 @@ class Media:
         """Return the seconds from the first to the last of so many samples, with gaps of the time stamps."""
         at, time = self.times[-1] if self.times else (0, self._start)
         return time - self._start + (done - at) / self.sample_rate
+
+
+def _without_tag(packet: Any) -> Any:
+    """Return a packet without the ID3 tag that joined mp3 files have in the middle, before a frame."""
+    head = bytes(memoryview(packet)[:10])
+    size = 10 + sum(byte << 7 * place for place, byte in enumerate(head[:5:-1]))
+    if head[:3] != b"ID3" or packet.size <= size:
+        return packet
+    rest = type(packet)(bytes(memoryview(packet)[size:]))
+    rest.stream, rest.time_base, rest.duration = packet.stream, packet.time_base, packet.duration
+    rest.pts, rest.dts = packet.pts, packet.dts
+    return rest
 
 
 def open_container(file: BinaryIO) -> Any:

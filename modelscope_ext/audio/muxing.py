@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 #: FFmpeg's mark of a stream that is a cover.
 PICTURE = 0x400
 
+#: Containers of the family of QuickTime.
+MOV = ("mov", "mp4", "ipod", "3gp", "3g2", "f4v")
+
 
 class MediaWriter:
     """A file in the making.
@@ -60,7 +63,9 @@ class MediaWriter:
         """Write the header; without data streams if the container refuses them."""
         out.seek(0)
         out.truncate()
-        self._out = av.open(out, "w", format=self._muxer.name)
+        # lengths to the sample, not the millisecond
+        precise = {"movie_timescale": str(self._file.sample_rate)} if self._muxer.name in MOV else {}
+        self._out = av.open(out, "w", format=self._muxer.name, options=precise)
         self._out.metadata.update(self._source.metadata)
         denoised = {file.track: file for file in files}
         self._tracks: dict[int, Track] = {}

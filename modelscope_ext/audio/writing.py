@@ -21,7 +21,7 @@ from modelscope_ext.audio import containers, tags
 from modelscope_ext.audio.decoders import system_name
 from modelscope_ext.audio.encoders import Muxer, muxer_of
 from modelscope_ext.audio.files import SUFFIXES, WRITTEN
-from modelscope_ext.audio.headers import file_size, read_at
+from modelscope_ext.audio.headers import Window, file_size, read_at
 from modelscope_ext.audio.muxing import MediaWriter
 from modelscope_ext.audio.pcm import AudioError
 from modelscope_ext.audio.reading import AudioFile, open_audio
@@ -258,7 +258,12 @@ def _compression(source: AudioFile, form: Form) -> dict[str, Any]:
     """Return libsndfile's options for a bit rate like the source's; its formulas are in mpeg_l3_encode.c and
     ogg_opus.c.
     """
-    if form.subtype not in LOSSY or source.subtype != form.subtype or not source.seconds:
+    if form.subtype not in LOSSY or source.subtype != form.subtype:
+        return {}
+    if source.seconds is None and len(parts := containers.parts(source.bytes())) > 1:  # joined: as the first
+        with open_audio(Window(source.bytes(), *parts[0]), warn=False) as first:
+            return _compression(first, form)
+    if not source.seconds:
         return {}
     file, rate = source.bytes(), source.sample_rate
     if form.subtype == "MPEG_LAYER_III":
