@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -12,7 +13,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["atomic_write", "file_identity", "remove_stale_temp_files", "require_apart", "temp_name"]
+__all__ = ["alone_in", "atomic_write", "file_identity", "remove_stale_temp_files", "require_apart", "temp_name"]
+
+logger = logging.getLogger(__name__)
 
 #: Bytes of the final name in a temporary one. Names have up to 255 bytes and 143 on encrypted disks.
 KEPT_BYTES = 100
@@ -55,6 +58,30 @@ def atomic_write(path: str | Path, like: str | Path | None = None) -> Iterator[P
     finally:
         with suppress(OSError):  # it was renamed, or the disk is read-only
             temp.unlink()
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes of this computer that ask for the same folder out of it; wait for one that is in it.
+
+    The system ends the turn of a killed process. Where it has no such locks nobody waits.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a network disk without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.warning("%s: another process writes there; waiting for its end", folder)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def file_identity(path: str | Path) -> object:

@@ -43,7 +43,7 @@ class Source(NamedTuple):
     clean: Path | None = None
 
 
-def collect(given: Path, reference: Path | None = None) -> list[Source]:
+def collect(given: str | Path, reference: str | Path | None = None) -> list[Source]:
     """Return the files of a page.
 
     Args:
@@ -53,6 +53,7 @@ def collect(given: Path, reference: Path | None = None) -> list[Source]:
     Raises:
         AudioError: there is no audio or files have no partner.
     """
+    given, reference = Path(given), None if reference is None else Path(reference)
     if reference is not None and not reference.exists():
         raise AudioError(f"{reference}: no such file or folder")
     if not given.is_dir():

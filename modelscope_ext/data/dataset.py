@@ -12,6 +12,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ import numpy as np
 import pyarrow
 from pyarrow.parquet import ParquetWriter
 
-from modelscope_ext.atomic import atomic_write, remove_stale_temp_files
+from modelscope_ext.atomic import alone_in, atomic_write, remove_stale_temp_files
 from modelscope_ext.audio import SAMPLE_RATE, ProblemsError
 from modelscope_ext.text import lines_of
 
@@ -162,11 +163,9 @@ class SplitWriter:
         written = 0
         try:
             if not self.done.exists():
-                with atomic_write(self.unfinished / "plan.json") as temp:
-                    temp.write_text(json.dumps({"key": self.key, **asdict(self.planned)}))
-                remove_stale_temp_files(self.unfinished)
-                written = self._write_shards(shards, open_reader)
-                self.unfinished.replace(self.done)
+                self.unfinished.mkdir(parents=True, exist_ok=True)
+                with alone_in(self.unfinished):
+                    written = self._finish(shards, open_reader)
             with atomic_write(self.out / "README.md") as temp:
                 temp.write_text(_readme(self.out))
         except OSError as error:
@@ -175,6 +174,19 @@ class SplitWriter:
         seconds = [samples / SAMPLE_RATE for _, samples in self.planned.rows]
         numbers = (len(seconds), sum(seconds) / 3600, min(seconds), max(seconds), len(shards), written)
         return Summary(self.done, *numbers, self.planned.rates, self.planned.skipped)
+
+    def _finish(self, shards: list, open_reader: Callable) -> int:
+        """Write the missing shards unless another process has just done it; return their number."""
+        if self.done.exists():
+            with suppress(OSError):  # it is renamed, or made for this process's turn
+                self.unfinished.rmdir()
+            return 0
+        with atomic_write(self.unfinished / "plan.json") as temp:
+            temp.write_text(json.dumps({"key": self.key, **asdict(self.planned)}))
+        remove_stale_temp_files(self.unfinished)
+        written = self._write_shards(shards, open_reader)
+        self.unfinished.replace(self.done)
+        return written
 
     def _earlier_plan(self, folder: Path) -> Plan | None:
         if not folder.exists():

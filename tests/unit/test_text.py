@@ -1,14 +1,21 @@
 """Text from strangers."""
 
+import contextlib
 import io
 import logging
+import time
 from pathlib import Path
 
 import pytest
 
 from modelscope_ext.audio import ProblemsError
 from modelscope_ext.cli import common, execute, main
-from modelscope_ext.info import card_licence
+from modelscope_ext.data.rooms import room_name
+from modelscope_ext.data.segments import find_row_problem
+from modelscope_ext.data.speakers import speaker_of
+from modelscope_ext.hub import is_id
+from modelscope_ext.info import card_licence, card_tables
+from modelscope_ext.models import build
 from modelscope_ext.text import printable, table_cell
 
 EVIL = "a\x1b[31m\x1b]0;title\x07\u202e\x9b2J\r\nmodelscope-ext: done\x00\x7f"
@@ -80,3 +87,37 @@ def test_messages_that_cannot_be_written_stop_nothing(monkeypatch):
     monkeypatch.setattr("sys.stderr", Full())
     common.print_error("lost")
     common.print_error("lost too")
+
+
+#: What reads text or names from strangers.
+READERS = {
+    "licence": card_licence,
+    "tables": card_tables,
+    "id": is_id,
+    "name": printable,
+    "cell": table_cell,
+    "network": build,
+    "speaker": speaker_of,
+    "room": lambda text: room_name(Path(text)),
+    "row": lambda text: find_row_problem({"noisy": text}),
+}
+FILLERS = [" ", "\n", "[", "(", "|", "|-", "-", "_", ".", "1", "a", "a/", "_pos1", "licence", "licence:\n"]
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_time_grows_with_the_length_of_foreign_text_and_no_faster(reader):
+    """Eight times the text may take 32 times as long; a quadratic reader takes 64 times."""
+
+    def least(text):
+        taken = []
+        for _ in range(3):
+            begun = time.process_time()
+            with contextlib.suppress(ValueError, OSError):
+                READERS[reader](text)
+            taken.append(time.process_time() - begun)
+        return max(min(taken), 2e-3)
+
+    for filler in FILLERS:
+        for head, tail in (("", ""), ("a", "!"), ("CRUSE", "x"), ("licence:", "")):
+            short, long = (head + filler * (size // len(filler)) + tail for size in (20_000, 160_000))
+            assert least(long) < 32 * least(short), (filler, head, tail)

@@ -1,10 +1,12 @@
 """Data set folders: their content, shards, resumption and card, against `datasets` and ModelScope."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pyarrow.parquet
@@ -234,6 +236,36 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(tmp_path, dns, cor
     ]
     assert names[0] == names[1]
     assert function(*arguments, **options).shards_written == 0
+
+
+def test_of_two_at_once_the_second_waits_and_finds_it_done(tmp_path, dns, monkeypatch):
+    root, out, go_on, found = dns(), tmp_path / "out", threading.Event(), []
+
+    def write(progress):
+        try:
+            found.append(prepare_pairs(root / "noisy", root / "clean", out, progress=progress).shards_written)
+        finally:
+            go_on.set()
+
+    second = threading.Thread(target=write, args=[iter])
+
+    def progress(items):
+        if (out / ".train.half").exists() and second.ident is None:  # the first one begins to write
+            second.start()
+            assert go_on.wait(60)
+        yield from items
+
+    log = logging.getLogger("modelscope_ext.atomic")
+    monkeypatch.setattr(log, "filters", [lambda record: go_on.set() or True])  # it says that it waits
+    write(progress)
+    second.join()
+    assert sorted(found) == [0, 1]
+    assert sorted(path.name for path in out.rglob("*")) == [
+        "README.md",
+        "plan.json",
+        "train",
+        *shard_bytes(out / "train"),
+    ]
 
 
 def test_another_data_set_is_not_overwritten(tmp_path, dns):
