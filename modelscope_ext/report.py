@@ -104,7 +104,7 @@ def write_page(page: str | Path, sources: Iterable[Source], denoiser: Denoiser, 
         stream = _template().stream(
             model=model, entries=entries, failed=failed, headings=headings, estimated=ESTIMATED_SNR in headings
         )
-        with atomic_write(page) as temp, temp.open("w", encoding="utf-8") as out:
+        with atomic_write(page) as temp, temp.open("w", encoding="utf-8", errors="backslashreplace") as out:
             out.writelines(stream)
     return failed
 

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from modelscope_ext.audio.media import MANY, open_container
+from modelscope_ext.audio.frames import MANY, TYPES
+from modelscope_ext.audio.media import open_container
 from modelscope_ext.audio.pcm import from_float
 from modelscope_ext.audio.reading import AudioFile
 from modelscope_ext.audio.resample import StreamResampler
@@ -80,7 +81,6 @@ RATES = {"libopencore_amrnb": (8000,), "libvo_amrwbenc": (16000,)}
 LAYOUTS = ("mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1", "7.1")
 #: Bits per second and channel for sound that was not compressed with loss.
 BIT_RATE = 96_000
-TYPES = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "flt": np.float32, "dbl": np.float64}
 #: Packets that give the bit rate of a track where its header does not.
 PACKETS = 1000
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from modelscope_ext.audio.containers import mp3_frame_size
+from modelscope_ext.audio.frames import packed, samples_of, without_tag
 from modelscope_ext.audio.pcm import AudioError, as_float
 from modelscope_ext.audio.resample import StreamResampler
 
@@ -41,8 +42,6 @@ SLACK_S = 0.1
 PADDING = 8192
 #: Longest gap in seconds for which silence stands in.
 GAP_S = 1.0
-#: Channels from which on PyAV does not handle planar samples.
-MANY = 8
 #: FFmpeg's flag for a decoder that drops no samples at the beginning.
 SKIP_MANUAL = 1 << 29
 #: Seconds by which time stamps may differ from the count of samples: Matroska rounds them to milliseconds.
@@ -116,6 +115,7 @@ class Media:
         self.times: deque[tuple[int, float]] = deque()
         self._error = av.FFmpegError
         self._damaged = self._gap = 0
+        self._is_mp3 = self._container.format.name == "mp3"
         try:
             tracks = self._container.streams.audio
             if not 0 <= track < len(tracks):
@@ -142,7 +142,7 @@ class Media:
         if self.subtype is None and codec.name.startswith("pcm_"):
             self.subtype = PCM.get(codec.name.split("_")[1][:3])
         self.seconds, self.tags = self._claimed_seconds(), dict(self._container.metadata)
-        self._start = float(first.pts * first.time_base) if first.pts is not None else 0.0
+        self._start = first.time or 0.0
         self._chunks = self._trimmed()
         self._waiting: list[np.ndarray] = []
 
@@ -180,7 +180,7 @@ class Media:
             if packet is None:
                 return
             try:
-                frames = _without_tag(packet).decode()
+                frames = (without_tag(packet) if self._is_mp3 else packet).decode()
             except self._error:
                 self._damaged += 1
                 if packet.duration and packet.time_base:
@@ -200,7 +200,7 @@ class Media:
 
     def _is_partial(self, packet: Any) -> bool:
         """Return True for an mp3 frame without its end, which FFmpeg decodes all the same."""
-        if self._container.format.name != "mp3" or not packet.size:
+        if not self._is_mp3 or not packet.size:
             return False
         wanted = mp3_frame_size(bytes(memoryview(packet)[:4]))
         return wanted is not None and packet.size < wanted
@@ -209,16 +209,14 @@ class Media:
         """Yield (n, channels) chunks; silence stands in for packets that cannot be decoded."""
         done = 0
         for frame in filter(None, map(self._packed, self._frames_left)):
-            data = as_float(frame.to_ndarray())
-            channels = frame.layout.nb_channels
-            data = data.T if frame.format.is_planar else data.reshape(-1, channels)
+            data, channels = as_float(samples_of(frame)), frame.layout.nb_channels
             if self._gap:
                 data = np.concatenate((np.zeros((round(self._gap * frame.sample_rate), channels), np.float32), data))
                 self._gap = 0
             if self._skip:
                 data, self._skip = data[self._skip :], max(0, self._skip - len(data))
             if frame.pts is not None:
-                self._note_time(done + len(data) - frame.samples, float(frame.pts * frame.time_base))
+                self._note_time(done + len(data) - frame.samples, frame.time)
             chunk = self._fit.feed(data, frame.sample_rate)
             done += len(chunk)
             yield chunk
@@ -275,18 +273,6 @@ class Media:
         return time - self._start + (done - at) / self.sample_rate
 
 
-def _without_tag(packet: Any) -> Any:
-    """Return a packet without the ID3 tag that joined mp3 files have in the middle, before a frame."""
-    head = bytes(memoryview(packet)[:10])
-    size = 10 + sum(byte << 7 * place for place, byte in enumerate(head[:5:-1]))
-    if head[:3] != b"ID3" or packet.size <= size:
-        return packet
-    rest = type(packet)(bytes(memoryview(packet)[size:]))
-    rest.stream, rest.time_base, rest.duration = packet.stream, packet.time_base, packet.duration
-    rest.pts, rest.dts = packet.pts, packet.dts
-    return rest
-
-
 def open_container(file: BinaryIO) -> Any:
     """Return PyAV's container for a seekable binary file.
 
@@ -299,15 +285,6 @@ def open_container(file: BinaryIO) -> Any:
         return av.open(file, options={"format_whitelist": CONTAINERS}, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:
         raise AudioError(reason_of(error)) from error
-
-
-def packed(frame: Any) -> Any:
-    """Return a frame whose samples PyAV can read (of eight planes it reads memory behind them) or None without any."""
-    if not frame.format.is_planar or frame.layout.nb_channels < MANY:
-        return frame
-    import av
-
-    return next(iter(av.AudioResampler(frame.format.name.removesuffix("p")).resample(frame)), None)
 
 
 def reason_of(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import sys
 from html.parser import HTMLParser
 
@@ -59,6 +60,17 @@ def folder(tmp_path, noisy, clean):
         soundfile.write(tmp_path / name / "a <b> & 'c'.wav", audio[:32000], RATE)
         soundfile.write(tmp_path / name / "deep" / "d.flac", np.stack([audio[:48000]] * 2, 1), 44100)
     return tmp_path
+
+
+def test_a_name_outside_utf_8_costs_nothing(tmp_path, noisy):
+    name = "a\udcff.wav"
+    try:
+        (tmp_path / name).touch()
+    except OSError:
+        pytest.skip("this disk has only names of UTF-8")
+    soundfile.write(os.fsencode(tmp_path / name), noisy[:16000], RATE)
+    assert report(tmp_path / name, "-o", tmp_path / "page.html") == 0
+    assert "a\\udcff.wav" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_a_file(tmp_path, noisy, denoiser):
