@@ -1,4 +1,4 @@
-"""Models by their ids on ModelScope's hub, and the names of the files in a model's folder."""
+"""Models by their names, in this package and on ModelScope's hub, and the names of the files in their folders."""
 
 import functools
 import os
@@ -6,6 +6,8 @@ import re
 import threading
 import time
 from pathlib import Path
+
+from modelscope_ext.pretrained import MODELS
 
 __all__ = [
     "CONFIGURATION",
@@ -35,14 +37,14 @@ def model_folder(model: str | Path, revision: str | None = None) -> Path:
     Without a network the copy in ModelScope's cache is used.
 
     Args:
-        model: a folder or an id.
+        model: a folder, an id, or the string "file" or "stream" for a model in this package.
         revision: of an id; None is the newest.
 
     Raises:
         ValueError: there is no such folder or id or the hub cannot be reached. The message gives the reason.
     """
     if not is_id(model):
-        return Path(model)
+        return MODELS.get(model) or Path(model)
     from modelscope.hub.snapshot_download import snapshot_download
 
     if folder := cached_if_offline(model):

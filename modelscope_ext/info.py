@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelscope_ext.hub import RELEASED_WEIGHTS, WEIGHTS, model_folder
 from modelscope_ext.inference.onnx_backend import OnnxBackend
-from modelscope_ext.pretrained import DEFAULT, graph_of
+from modelscope_ext.pretrained import graph_of
 from modelscope_ext.text import printable
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def describe(model: str | Path | None = None) -> ModelInfo:
     """Return facts about a model.
 
     Args:
-        model: a folder with or without weights, an id or an `.onnx` file; None is the model in this package.
+        model: a folder with or without weights, a name as in `hub.model_folder` or an `.onnx` file; None is "file".
 
     Raises:
         CheckpointError: the folder is no model folder or its weights are damaged.
@@ -92,7 +92,7 @@ def describe(model: str | Path | None = None) -> ModelInfo:
     """
     if model is not None and Path(model).suffix == ".onnx":
         return _describe_onnx(Path(model))
-    folder = model_folder(model or DEFAULT)
+    folder = model_folder(model or "file")
     card = folder / "README.md"
     text = ""
     if card.is_file():

@@ -22,7 +22,6 @@ from modelscope_ext.batch.plan import Job, plan
 from modelscope_ext.batch.storage import is_local, list_files, resolve, upload, version_tag
 from modelscope_ext.hub import CONFIGURATION, RELEASED_WEIGHTS, WEIGHTS, model_folder
 from modelscope_ext.inference.denoiser import Denoiser
-from modelscope_ext.pretrained import DEFAULT
 
 #: Limits of the files that a worker takes at a time, and repeats if it is killed.
 FILES, BYTES = 16, 2**26
@@ -279,7 +278,7 @@ def _fingerprint(model: str | Path | None) -> str:
     if model is not None and Path(model).suffix.lower() == ".onnx":
         files = [Path(model)]
     else:
-        folder = model_folder(model if model is not None else DEFAULT)
+        folder = model_folder("file" if model is None else model)
         files = [folder / name for name in (CONFIGURATION, WEIGHTS, RELEASED_WEIGHTS)]
     digest = hashlib.sha256()
     for path in files:

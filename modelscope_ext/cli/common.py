@@ -18,9 +18,10 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1 …; for ONNX files also openvino")
 
 
-def add_model(parser: argparse.ArgumentParser, kind: str = "model folder, or id of ModelScope's hub") -> None:
-    """Add `--model`; `kind` says which models the command takes."""
-    parser.add_argument("--model", metavar="M", help=f"{kind} [the model in this package]")
+def add_model(parser: argparse._ActionsContainer, default: str = "file") -> None:
+    """Add `--model`; `default` names a model in this package."""
+    kinds = "file or stream, the models in this package; a model folder; or an id of ModelScope's hub"
+    parser.add_argument("--model", metavar="M", help=f"{kinds} [{default}]")
 
 
 def add_strength(parser: argparse.ArgumentParser) -> None:

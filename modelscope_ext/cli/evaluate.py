@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from modelscope_ext.atomic import atomic_write, require_apart
-from modelscope_ext.cli.common import add_device, add_quiet
+from modelscope_ext.cli.common import add_device, add_model, add_quiet
 from modelscope_ext.data.pairs import find_pairs
 from modelscope_ext.evaluation import COLUMNS, MARGINS, Evaluation, evaluate_systems, regression_gate, to_markdown
 from modelscope_ext.inference.denoiser import Denoiser
@@ -34,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder with noisy/ and clean/ of the same names, or with noisy_fileid_7.wav and clean_fileid_7.wav (DNS)",
     )
     system = parser.add_mutually_exclusive_group()
-    system.add_argument(
-        "--model", metavar="M", help="model folder, or id of ModelScope's hub [the model in this package]"
-    )
+    add_model(system)
     system.add_argument("--enhanced", type=Path, metavar="DIR", help="score these files, named as the noisy ones")
     add(
         "--metrics",
@@ -53,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="",
         metavar="M",
-        help="also score this model (without M: the one in this package), and fail if ours lost more than the margins",
+        help="also score this model (without M: file), and fail if ours lost more than the margins",
     )
     add(
         "--margin",

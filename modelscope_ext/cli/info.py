@@ -18,7 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "card."
     )
     parser.add_argument(
-        "model", nargs="?", metavar="MODEL", help="folder, id or .onnx file [the model in this package]"
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="file or stream, the models in this package; a folder, id or .onnx file [file]",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--channels", type=int, default=1, metavar="N", help="channels, each denoised on its own [1]")
     add("--format", choices=tuple(FORMATS), default="s16le", help="sample format, as ffmpeg names it [s16le]")
     add("--block-ms", type=float, default=20.0, metavar="MS", help="length of a block [20]")
-    add_model(parser, "a causal model: folder or id")
+    add_model(parser, "stream")
     add_device(parser)
     add_strength(parser)
     add_quiet(parser)
@@ -101,7 +101,8 @@ def _check(args: argparse.Namespace) -> int:
 
 def _open_stream(args: argparse.Namespace, silence: np.ndarray) -> DenoiseStream:
     wet = 1.0 if args.wet is None else args.wet
-    denoiser = Denoiser(args.model, args.device, wet=wet, attenuation_limit_db=args.attenuation_limit, band=args.band)
+    model = args.model or "stream"
+    denoiser = Denoiser(model, args.device, wet=wet, attenuation_limit_db=args.attenuation_limit, band=args.band)
     torch = sys.modules.get("torch")  # not imported for ONNX files
     if torch and "OMP_NUM_THREADS" not in os.environ:  # on small frames, two threads are slower next to a busy core
         torch.set_num_threads(1)

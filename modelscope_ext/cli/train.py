@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from modelscope_ext.checkpoint import has_weights, read_configuration
-from modelscope_ext.cli.common import add_device, add_quiet
+from modelscope_ext.cli.common import add_device, add_model, add_quiet
 from modelscope_ext.data.pairs import Pair, find_pairs
 from modelscope_ext.data.parts import PARTS, load_parts
 from modelscope_ext.evaluation import COLUMNS, MARGINS, evaluate, regression_gate, to_markdown
 from modelscope_ext.hub import model_folder
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.metrics import require
-from modelscope_ext.pretrained import DEFAULT
 from modelscope_ext.progress import Bar
 from modelscope_ext.training.config import load_config
 from modelscope_ext.training.fine_tuning import fine_tune
@@ -50,9 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PAIRS",
         help="folder with noisy/ and clean/, or a data set that prepare-data wrote",
     )
-    segments.add_argument(
-        "--model", metavar="M", help="model folder, or id of ModelScope's hub [the model in this package]"
-    )
+    add_model(segments)
     segments.add_argument(
         "--minutes", type=float, metavar="N", help=f"end after N minutes in all [{MINUTES:.0f}; no limit if prepared]"
     )
@@ -99,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _train_on_data(args: argparse.Namespace) -> dict[str, float]:
-    folder = model_folder(args.model) if args.model else DEFAULT
+    folder = model_folder(args.model or "file")
     given = {
         "train.max_epochs": args.epochs,
         "train.max_minutes": args.minutes,

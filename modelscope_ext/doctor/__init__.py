@@ -102,7 +102,7 @@ def run_checks(model: str | Path | None = None) -> Iterator[CheckResult]:
     elif is_light():
         from modelscope_ext.doctor import graphs  # imports numpy
 
-        yield from _run("The model in this package", graphs.check_packaged_graph)
+        yield from _run("The models in this package", graphs.check_packaged_graphs)
         if model is not None and Path(model).suffix == ".onnx":
             yield from _run(f"Model {model}", lambda: graphs.check_graph(model))
         elif model is not None:
@@ -110,7 +110,7 @@ def run_checks(model: str | Path | None = None) -> Iterator[CheckResult]:
     else:
         from modelscope_ext.doctor import models  # imports torch
 
-        yield from _run("The model in this package", models.check_packaged_model)
+        yield from _run("The models in this package", models.check_packaged_models)
         if model is not None:
             yield from _run(f"Model {model}", lambda: models.check_model(model))
         yield from _run("GPU", models.check_gpu)

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 
 from modelscope_ext.inference.denoiser import Denoiser
-from modelscope_ext.pretrained import DEFAULT, graph_of
+from modelscope_ext.pretrained import MODELS, graph_of
 
 #: (level, what, fix), as in `CheckResult`.
 Found = Iterator[tuple[str, ...]]
 REINSTALL = "pip install --force-reinstall --no-deps modelscope-ext"
 
 
-def check_packaged_graph() -> Found:
-    """Check the ONNX file of the model in this package."""
-    yield from _check(graph_of(DEFAULT), REINSTALL)
+def check_packaged_graphs() -> Found:
+    """Check the ONNX files of the models in this package."""
+    for folder in dict.fromkeys(MODELS.values()):
+        yield from _check(graph_of(folder), REINSTALL)
 
 
 def check_graph(path: str | Path) -> Found:

@@ -10,16 +10,17 @@ import torch
 
 from modelscope_ext import hub, pretrained
 from modelscope_ext.checkpoint import FRCRN_TYPE, TYPES, CheckpointError, read_configuration
-from modelscope_ext.doctor.graphs import REINSTALL, Found, check_graph, check_packaged_graph, denoise_with
+from modelscope_ext.doctor.graphs import REINSTALL, Found, check_graph, check_packaged_graphs, denoise_with
 from modelscope_ext.hub import CONFIGURATION, RELEASED_WEIGHTS, WEIGHTS
 from modelscope_ext.inference.stock import is_stock, load_network
 from modelscope_ext.training.config import SegmentConfig
 
 
-def check_packaged_model() -> Found:
-    """Check the model in this package."""
-    yield from _check_folder(Path(pretrained.DEFAULT), REINSTALL)
-    yield from check_packaged_graph()
+def check_packaged_models() -> Found:
+    """Check the models in this package."""
+    for folder in dict.fromkeys(pretrained.MODELS.values()):
+        yield from _check_folder(folder, REINSTALL)
+    yield from check_packaged_graphs()
 
 
 def check_model(model: str | Path) -> Found:

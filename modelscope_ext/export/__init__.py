@@ -29,7 +29,6 @@ from modelscope_ext.hub import model_folder
 from modelscope_ext.inference.onnx_backend import FORMAT
 from modelscope_ext.models.cruse.network import Cruse
 from modelscope_ext.models.dual_path.network import DualPath
-from modelscope_ext.pretrained import DEFAULT
 
 __all__ = ["OPSET", "ExportError", "export_onnx"]
 
@@ -51,7 +50,7 @@ def export_onnx(
     """Write a network to an ONNX file after a comparison of both on noise, a voice and silence.
 
     Args:
-        model: a network, a model folder or an id of ModelScope's hub; None is the model in this package.
+        model: a network, a model folder or a name as in `hub.model_folder`; None is "file".
         path: the file. It appears if it is complete and gives what PyTorch gives.
         utterance: export whole utterances instead of a step with its state. None exports a step of causal networks.
         int8: store the recurrent matrices of a CRUSE's step in 8 bits: a smaller file and a faster step.
@@ -81,7 +80,7 @@ def export_onnx(
 
 def _network(model: "nn.Module | str | Path | None") -> nn.Module:
     if model is None or isinstance(model, (str, Path)):
-        return load_model(model_folder(DEFAULT if model is None else model))
+        return load_model(model_folder("file" if model is None else model))
     if model.training:
         raise ValueError("the network is in training mode; call eval() first")
     return model if model.window.device.type == "cpu" else copy.deepcopy(model).cpu()

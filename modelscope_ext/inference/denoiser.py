@@ -1,5 +1,6 @@
 """`Denoiser`: noisy audio in, clean audio of the same rate, shape, type, length and level out."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from modelscope_ext.inference.meter import level_gain
 from modelscope_ext.inference.onnx_backend import OnnxBackend
 from modelscope_ext.inference.recording import RecordingStats, scan_each
 from modelscope_ext.inference.stream import DenoiseStream
-from modelscope_ext.pretrained import DEFAULT, graph_of
+from modelscope_ext.pretrained import MODELS, graph_of
 
 if TYPE_CHECKING:  # ONNX files run without torch
     from torch import nn
@@ -43,7 +44,8 @@ class Denoiser:
     Args:
         model: one of
 
-            - None, the model in this package;
+            - None, the models in this package: "file" for arrays and files, "stream" for streams;
+            - one of these names. A folder of that name is `./file`;
             - a model folder (`configuration.json` and weights);
             - an id of ModelScope's hub such as `iic/speech_frcrn_ans_cirm_16k`;
             - an ONNX file of `modelscope-ext export`, which onnxruntime runs without torch;
@@ -51,8 +53,8 @@ class Denoiser:
         device: "cpu", "cuda" …; None is the CPU, where these networks run many times faster than real time, or the
             device of the given network. "openvino" runs an ONNX file of whole utterances by OpenVINO on the CPU.
         wet: 1 gives the denoised signal, 0 the input, values between a mixture.
-        attenuation_limit_db: largest attenuation of noise, approximately; `math.inf` sets no limit. None takes the
-            recommendation of the model's configuration.
+        attenuation_limit_db: largest attenuation of noise, approximately; `math.inf` sets no limit. None takes what
+            the model's configuration recommends.
         band: "full" keeps the speech above 8 kHz, where the recording has it, and lowers the noise there
             (`inference/full_band.py`). "speech" lowers all of it like noise.
 
@@ -84,12 +86,12 @@ class Denoiser:
             raise ValueError(f"band must be one of {', '.join(BANDS)}, got {band!r}")
         if not 0 <= wet <= 1:
             raise ValueError(f"wet must be 0 … 1, got {wet}")
-        self.backend, self.band = _backend(model, device), band
-        if attenuation_limit_db is None:
-            attenuation_limit_db = self.backend.limits.attenuation_limit_db
-        if not attenuation_limit_db >= 0:
+        if attenuation_limit_db is not None and not attenuation_limit_db >= 0:
             raise ValueError(f"attenuation_limit_db must be at least 0, got {attenuation_limit_db}")
-        self.dry_gain = 1 - wet * (1 - 10 ** (-attenuation_limit_db / 20))
+        self.backend, self.band = _backend("file" if model is None else model, device), band
+        self._device, self._other = device, model is None and MODELS["stream"] != MODELS["file"]
+        self._wet, self._limit_db = wet, attenuation_limit_db
+        self.dry_gain = self._dry_gain(self.backend)
 
     def __call__(self, audio: np.ndarray, sample_rate: int) -> np.ndarray:
         """Denoise an array.
@@ -146,7 +148,7 @@ class Denoiser:
     def stream(self, sample_rate: int, channels: int = 1, block: int | None = None) -> DenoiseStream:
         """Return a stream with `feed(chunk) -> chunk`, `flush()` and `latency_ms`; see `DenoiseStream`.
 
-        It has no warm-up as arrays and files have: the output of the first second is less clean.
+        It has no warm-up as arrays and files may have: the output of the first second is less clean.
 
         Args:
             sample_rate: Hz.
@@ -157,22 +159,37 @@ class Denoiser:
         Raises:
             ValueError: the network is not causal; it denoises arrays and files.
         """
-        if not self.backend.causal:
+        backend = self._live
+        if not backend.causal:
             raise ValueError(
-                f"{self.backend.name} needs a whole utterance before its first output, so it cannot stream; "
-                "call the Denoiser with the whole array or a file, or stream with a CRUSE, such as the default model"
+                f"{backend.name} needs a whole utterance before its first output, so it cannot stream; "
+                'call the Denoiser with the whole array or a file, or stream with the model "stream"'
             )
         validate_format(sample_rate, channels)
+
+        def make() -> DenoiseStream:
+            return DenoiseStream(backend, int(sample_rate), channels, self._dry_gain(backend), self.band, block)
+
         if block is not None:  # the first calls of a network take much longer than later ones
-            rehearsal = DenoiseStream(self.backend, int(sample_rate), channels, self.dry_gain, self.band, block)
+            rehearsal = make()
             for _ in range(REHEARSED_BLOCKS + rehearsal.delay // block):
                 rehearsal.feed(np.zeros((block, channels), np.float32))
-        return DenoiseStream(self.backend, int(sample_rate), channels, self.dry_gain, self.band, block)
+        return make()
+
+    @functools.cached_property
+    def _live(self) -> Backend:
+        """Return the back end of streams."""
+        return _backend("stream", self._device) if self._other else self.backend
+
+    def _dry_gain(self, backend: Backend) -> float:
+        """Return the share of the input in the output of a back end."""
+        limit_db = backend.limits.attenuation_limit_db if self._limit_db is None else self._limit_db
+        return 1 - self._wet * (1 - 10 ** (-limit_db / 20))
 
     def _stream(
         self, sample_rate: int, channels: int, blocks: Callable[[], Iterable[np.ndarray]] | None = None
     ) -> DenoiseStream:
-        """Return a stream; `blocks` gives the whole input to networks that need it first."""
+        """Return a stream of the network for files; `blocks` gives the whole input to those that need it first."""
         validate_format(sample_rate, channels)
         backend = self.backend
         if not backend.causal:
@@ -197,7 +214,7 @@ class Denoiser:
         while sum(map(len, first)) <= warmup and (block := next(blocks, None)) is not None:
             first.append(block)
         gain, dtype = None, np.dtype(np.float32)
-        if first and self.backend.causal:
+        if first and not (self.backend.limits.reference_level or self.backend.limits.unit_level):
             gain, dtype = level_gain(first[0], again), first[0].dtype
         before = np.concatenate(first, dtype=first[0].dtype)[warmup:0:-1] if warmup else ()
         discard, size = len(before), max(1, *map(len, first)) if first else 1
@@ -220,9 +237,9 @@ def _resampled(blocks: Iterable[np.ndarray], rate: int, channels: int, to: int) 
         yield resampler.flush().T
 
 
-def _backend(model: "str | Path | nn.Module | None", device: str | None) -> Backend:
-    model = DEFAULT if model is None else model
+def _backend(model: "str | Path | nn.Module", device: str | None) -> Backend:
     if isinstance(model, (str, Path)):
+        model = MODELS.get(model, model)
         if Path(model).suffix.lower() == ".onnx":
             return OnnxBackend(model, device)
         if device in (None, "cpu") and (graph := graph_of(model)):

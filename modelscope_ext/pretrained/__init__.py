@@ -1,11 +1,13 @@
-"""The model in the package, a model folder like others, and as an ONNX file for inference without torch."""
+"""The models in the package: model folders like others, and ONNX files of them for inference without torch."""
 
 from pathlib import Path
 
-__all__ = ["DEFAULT", "HIGH_BAND", "graph_of"]
+__all__ = ["DEFAULT", "HIGH_BAND", "MODELS", "graph_of"]
 
 #: Weights that this project trained; the `README.md` beside them is the card.
 DEFAULT = Path(__file__).parent / "speech_cruse_ans_16k"
+#: By their names: for arrays and files, and for streams. The same network does both.
+MODELS = {"file": DEFAULT, "stream": DEFAULT}
 #: Weights of `inference.band_gains`, a numpy archive; the card is beside them.
 HIGH_BAND = Path(__file__).parent / "high_band" / "weights.npz"
 

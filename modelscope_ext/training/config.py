@@ -70,7 +70,7 @@ class ValidationConfig:
 class TrainConfig:
     """A run of `MixtureRecipe`. `model` is a name and the options of `build`.
 
-    start: a model folder or "default" for the model inside this package. Training begins with its weights. Its window
+    start: a model as `hub.model_folder` takes it; "default" is "file". Training begins with its weights. Its window
         may be shorter (`Cruse.load_resized`) or it may have one direction of two (`DualPath.load_resized`).
     """
 

