@@ -75,7 +75,7 @@ class AudioFile:
             problems = list(dict.fromkeys(self._decoder.problems))
             if problems and not done:
                 raise AudioError(f"nothing can be read: {'; '.join(problems)}")
-        except AudioError as error:
+        except (AudioError, OSError) as error:
             raise AudioError(f"{name}{error}") from error
         if problems and self.warn:
             logger.warning("%s%s; %.2f s were read", name, "; ".join(problems), done / self.sample_rate)
@@ -99,7 +99,7 @@ def open_audio(source: str | Path | BinaryIO, track: int = 0, warn: bool = True)
         try:
             decoder = stack.enter_context(closing(open_decoder(file, name, track)))
             validate_format(decoder.sample_rate, decoder.channels)
-        except AudioError as error:
+        except (AudioError, OSError) as error:  # a failing disk names no file
             raise AudioError(f"{name}: {error}" if name else str(error)) from error
         yield AudioFile(file, decoder, name, track, warn)
 

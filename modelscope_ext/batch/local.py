@@ -50,3 +50,5 @@ def run(
             yield job, denoiser.file(job.source, job.target, progress, **options)
         except AudioError as error:
             yield job, error
+        except OSError as error:  # of a failing disk; the other files may be whole
+            yield job, AudioError(f"{job.source}: {error}")

@@ -4,6 +4,7 @@ Killed training is in test_training_loop, killed and cut downloads in test_hub, 
 test_dataset.
 """
 
+import errno
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from helpers import CRUSE_CONFIG, mixture_loop, segment_loop
 from processes import python
 
 from modelscope_ext.atomic import atomic_write
-from modelscope_ext.audio import AudioError
+from modelscope_ext.audio import AudioError, reading
 from modelscope_ext.cli import main
 from modelscope_ext.inference import file as enhance
 
@@ -233,6 +234,31 @@ def test_a_full_disk_spares_the_last_checkpoint(arranged, tmp_path, kind):
     assert checkpoint.read_bytes() == before
     assert not list(work.glob(".*.half"))
     torch.load(checkpoint, weights_only=True)
+
+
+# Failing
+
+
+def test_a_disk_that_fails_costs_its_file_only(tmp_path, monkeypatch, capsys):
+    source, open_decoder = tmp_path / "in", reading.open_decoder
+    source.mkdir()
+    for name in ("a.wav", "b.wav", "c.wav", "d.wav"):
+        shutil.copy(NOISY, source / name)
+
+    def open_or_fail(file, name, track):
+        decoder = open_decoder(file, name, track)
+        if name.endswith("b.wav"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        if name.endswith("c.wav"):
+            monkeypatch.setattr(decoder, "read", lambda length: file.seek(-1))
+        return decoder
+
+    monkeypatch.setattr(reading, "open_decoder", open_or_fail)
+    assert main(["denoise", "-q", str(source), "-o", str(tmp_path / "out")]) == 1
+    errors = capsys.readouterr().err
+    assert f"{source / 'b.wav'}: [Errno 5] Input/output error" in errors
+    assert f"{source / 'c.wav'}: [Errno 22] Invalid argument" in errors
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.wav", "d.wav"]
 
 
 # Read-only
