@@ -51,14 +51,24 @@ def test_the_wheel_holds_the_model_and_nothing_of_the_tests(tmp_path):
 
 
 def test_what_goes_to_an_index_is_complete(tmp_path):
-    """The source archive holds what its tests need; both pass the checks of the index."""
-    run(sys.executable, "-m", "build", "--no-isolation", "-o", tmp_path, ROOT)
+    """The source archive holds what its tests need; both pass the checks of the index, which shows all pictures."""
+    url = "https://example.org/ours"
+    run(sys.executable, "-m", "build", "--no-isolation", "-o", tmp_path, ROOT, MODELSCOPE_EXT_URL=f"{url}/")
     (archive,), (wheel,) = tmp_path.glob("*.tar.gz"), tmp_path.glob("*.whl")
     run(sys.executable, "-m", "twine", "check", "--strict", archive, wheel)
     run(sys.executable, "-m", "check_wheel_contents", wheel)
     with tarfile.open(archive) as opened:
         names = {name.partition("/")[2] for name in opened.getnames()}
     assert {"tests/conftest.py", "examples/noisy.wav", "setup.py", "requirements.lock", ".ci/run"} <= names
+    opened = zipfile.ZipFile(wheel)
+    metadata = opened.read(next(name for name in opened.namelist() if name.endswith("METADATA"))).decode()
+    assert f"Project-URL: Repository, {url}\n" in metadata
+    assert "License-Expression: Apache-2.0\n" in metadata
+    links = re.findall(r"(!?)\[[^]]*]\(([^)]+)\)", metadata)
+    assert all(re.match(r"https?:", link) for _, link in links)
+    pictures = [link for picture, link in links if picture]
+    assert len(pictures) >= 2
+    assert all((ROOT / link.removeprefix(f"{url}/raw/main/")).is_file() for link in pictures)
 
 
 USER = """
