@@ -24,6 +24,8 @@ __all__ = ["COMMANDS", "add_command", "execute", "main"]
 
 #: For commands of a light install that need the packages it leaves out.
 INSTALL_ALL = "this needs {}, which a light install leaves out: pip install 'modelscope-ext[full]'"
+#: What torch, Python and C++ say in a RuntimeError where memory is scarce.
+SCARCE = ("can't allocate memory", "can't start new thread", "bad alloc", "bad_alloc")
 #: Command → its line in `--help`; the module `cli/NAME.py` has the rest.
 COMMANDS = {
     "denoise": "denoise files and folders",
@@ -71,8 +73,13 @@ def execute(parse: Callable[[], argparse.Namespace]) -> int:
     except ModuleNotFoundError as error:
         print_error(INSTALL_ALL.format(error.name) if error.name else error)  # messages of ours say what to install
         return 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:  # a library that the system does not load, for want of memory
         print_error(error)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(text in str(error) for text in SCARCE):
+            raise
+        print_error(f"not enough memory: {str(error) or type(error).__name__}")
         return 1
 
 

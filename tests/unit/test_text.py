@@ -39,6 +39,23 @@ def test_errors_of_several_lines_have_lines_and_names_have_none(capsys):
     assert all(line.isprintable() for line in capsys.readouterr().err.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "not enough memory: MemoryError"),
+        (RuntimeError("can't start new thread"), "not enough memory: can't start new thread"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory: DefaultCPUAllocator: can't "),
+        (ImportError("x.so: failed to map segment"), "x.so: failed to map segment"),
+    ],
+)
+def test_scarce_memory_is_an_error_in_one_line(capsys, error, line):
+    def fail(args=None):
+        raise error
+
+    assert execute(fail) == 1
+    assert capsys.readouterr().err.startswith(f"modelscope-ext: {line}")
+
+
 def test_names_in_the_log_stay_in_their_line(capsys, monkeypatch):
     monkeypatch.setattr(logging.root, "handlers", [])
     common.configure_logging(quiet=False)
