@@ -25,7 +25,7 @@ def packed(frame: Any) -> Any:
 def samples_of(frame: Any) -> np.ndarray:
     """Return the (n, channels) samples of a frame in its own format; `to_ndarray` takes several times as long."""
     channels, dtype = frame.layout.nb_channels, TYPES[frame.format.name.removesuffix("p")]
-    if not frame.format.is_planar:
+    if channels == 1 or not frame.format.is_planar:
         return np.frombuffer(frame.planes[0], dtype, frame.samples * channels).reshape(-1, channels)
     return np.stack([np.frombuffer(plane, dtype, frame.samples) for plane in frame.planes], 1)
 

@@ -158,7 +158,7 @@ class Media:
             have += len(chunk)
         if not self._waiting:
             return np.zeros((0, self.channels), np.float32)
-        samples = np.concatenate(self._waiting)
+        samples = as_float(np.concatenate(self._waiting))  # which refuses what is not finite
         self._waiting = [samples[length:]] if len(samples) > length else []
         return samples[:length]
 
@@ -209,7 +209,9 @@ class Media:
         """Yield (n, channels) chunks; silence stands in for packets that cannot be decoded."""
         done = 0
         for frame in filter(None, map(self._packed, self._frames_left)):
-            data, channels = as_float(samples_of(frame)), frame.layout.nb_channels
+            data, channels = samples_of(frame), frame.layout.nb_channels
+            if data.dtype != np.float32:
+                data = as_float(data)
             if self._gap:
                 data = np.concatenate((np.zeros((round(self._gap * frame.sample_rate), channels), np.float32), data))
                 self._gap = 0
