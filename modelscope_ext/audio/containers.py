@@ -15,17 +15,10 @@ from modelscope_ext.audio.headers import file_size, read_at
 SEARCH = 2**20
 ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-#: Bit rates of layer 3 frames in MPEG-1 and MPEG-2.
-MP3_KBPS = (
-    (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-)
 #: Names of Matroska's elements: of the first level, and within a cluster.
 CLUSTER, TRACKS, TRACK_ENTRY, TRACK_NUMBER, SIMPLE_BLOCK = 0x1F43B675, 0x1654AE6B, 0xAE, 0xD7, 0xA3
 SECTIONS = {CLUSTER, TRACKS, 0x114D9B74, 0x1549A966, 0x1043A770, 0x1C53BB6B, 0x1941A469, 0x1254C367, 0xEC, 0xBF}
 BLOCKS = {SIMPLE_BLOCK, 0xA0, 0xE7, 0xA7, 0xAB, 0x5854, 0xAF, 0xEC, 0xBF}
-#: Most frames of padding.
-MP3_PADDING = 4
 #: Each byte with its bits in the other order.
 MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 EBML, SEGMENT = bytes.fromhex("1a45dfa3"), bytes.fromhex("18538067")
@@ -256,56 +249,3 @@ def _asf_end(file: BinaryIO) -> int | None:
         return None
     size, flags = struct.unpack_from("<Q", head, at + 40)[0], struct.unpack_from("<I", head, at + 88)[0]
     return None if flags & 1 or not size else size  # 1: a broadcast
-
-
-# mp3
-
-
-def is_mp3(file: BinaryIO) -> bool:
-    """Return True if a file begins with an MPEG audio frame of layer 1 to 3, after its ID3 tag if it has one."""
-    head = read_at(file, _after_tag(file), 4)
-    return len(head) == 4 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0 and bool(head[1] & 6) and head[2] < 0xF0
-
-
-def xing_size(file: BinaryIO) -> int | None:
-    """Return the size of an mp3 file by its Xing header without a tag at its end; None without that header."""
-    start = _after_tag(file)
-    head = read_at(file, start, 256)
-    at = max(head.find(b"Xing"), head.find(b"Info"))
-    if at < 0 or len(head) < at + 16 or head[at + 7] & 3 != 3:
-        return None
-    return start + struct.unpack_from(">I", head, at + 12)[0]
-
-
-def xing_samples(file: BinaryIO) -> int | None:
-    """Return the samples that an mp3 file has at least by its Xing header: all but padding; None without it."""
-    start = _after_tag(file)
-    head = read_at(file, start, 256)
-    at = max(head.find(b"Xing"), head.find(b"Info"))
-    if at < 0 or len(head) < at + 12 or not head[at + 7] & 1:
-        return None
-    frames = struct.unpack_from(">I", head, at + 8)[0]
-    return max(0, frames - MP3_PADDING) * (1152 if head[1] >> 3 & 3 == 3 else 576)
-
-
-def mp3_start(file: BinaryIO) -> tuple[int, bool]:
-    """Return where the sound of an mp3 file begins, and False if its Xing header marks a variable bit rate."""
-    start = _after_tag(file)
-    return start, b"Xing" not in read_at(file, start, 256)
-
-
-def mp3_frame_size(head: bytes) -> int | None:
-    """Return the size of a layer 3 frame by its first four bytes, None for other frames."""
-    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2 or head[2] >> 4 in (0, 15) or head[2] >> 2 & 3 == 3:
-        return None
-    version = head[1] >> 3 & 3  # 3: MPEG-1, 2: MPEG-2, 0: MPEG-2.5
-    kbps = MP3_KBPS[version != 3][(head[2] >> 4) - 1]
-    rate = (44100, 48000, 32000)[head[2] >> 2 & 3] >> {3: 0, 2: 1, 0: 2}.get(version, 0)
-    return (144 if version == 3 else 72) * kbps * 1000 // rate + (head[2] >> 1 & 1)
-
-
-def _after_tag(file: BinaryIO) -> int:
-    head = read_at(file, 0, 10)
-    if head[:3] != b"ID3" or len(head) < 10:
-        return 0
-    return 10 + sum((byte & 127) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))

@@ -12,7 +12,7 @@ from typing import BinaryIO, Protocol
 import numpy as np
 import soundfile
 
-from modelscope_ext.audio import containers, headers
+from modelscope_ext.audio import containers, headers, mp3
 from modelscope_ext.audio.media import SLACK_S, Fit, Media
 from modelscope_ext.audio.pcm import AudioError
 
@@ -57,7 +57,7 @@ def _choose(file: BinaryIO, name: str = "", track: int = 0) -> Decoder:
 
     FFmpeg reads an mp3 without a trustworthy Xing header, a further track and all that libsndfile refuses.
     """
-    if track or (containers.is_mp3(file) and not _xing_is_right(file)):
+    if track or (mp3.is_mp3(file) and not _xing_is_right(file)):
         with suppress(AudioError):
             return _Watched(file, track)
     try:
@@ -74,7 +74,7 @@ def _choose(file: BinaryIO, name: str = "", track: int = 0) -> Decoder:
 
 def _xing_is_right(file: BinaryIO) -> bool:
     """Return True if the size in an mp3 file's Xing header is that of the file with or without a tag of 128 bytes."""
-    promised = containers.xing_size(file)
+    promised = mp3.xing_size(file)
     return promised is not None and headers.file_size(file) - promised in (0, 128)
 
 
@@ -82,6 +82,8 @@ def _promise(file: BinaryIO) -> str | None:
     """Return the problem of a file that is shorter than its header says, or of damaged pages, or None."""
     if headers.read_at(file, 0, 4) == b"OggS":
         return containers.ogg_problem(file)
+    if mp3.has_sound_in_tag(file):
+        return "sound lies within its ID3 tag, whose size is wrong"
     size, promised = headers.file_size(file), containers.promised_size(file)
     if promised is None or promised <= size:
         return None
@@ -96,7 +98,7 @@ class _Watched(Media):
         if problem := _promise(file):
             self.problems.append(problem)
         self._file, self._done = file, 0
-        promised = containers.xing_size(file) if self.format == "MP3" else None
+        promised = mp3.xing_size(file) if self.format == "MP3" else None
         if promised is not None and promised > headers.file_size(file):
             self.problems.append(f"cut off, it has {headers.file_size(file)} of {promised} bytes")
 
@@ -112,7 +114,7 @@ class _Watched(Media):
 def _left_out(file: BinaryIO, decoder: Decoder, done: int) -> list[str]:
     """Return what a decoder left out without a word at the end of a file: at most one problem."""
     if decoder.format == "MP3":
-        promised = containers.xing_samples(file)
+        promised = mp3.xing_samples(file)
         return [f"it ends after {done} of {promised} samples"] if promised and done < promised else []
     is_short = decoder.seconds is None or done / decoder.sample_rate < decoder.seconds - SLACK_S
     damage = containers.ebml_damage(file) if is_short and headers.read_at(file, 0, 4) == containers.EBML else None
@@ -133,7 +135,7 @@ class _Sound:
         if self._sound.frames > MOST_SAMPLES:
             self._sound.close()
             raise AudioError("gives no length")
-        promised = containers.xing_samples(file) if self.format == "MP3" else None
+        promised = mp3.xing_samples(file) if self.format == "MP3" else None
         if promised and self._sound.frames < promised:
             self._sound.close()
             raise AudioError(f"it gives {self._sound.frames} of {promised} samples")  # FFmpeg may read them

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from modelscope_ext.audio.containers import mp3_frame_size
+from modelscope_ext.audio import mp3
 from modelscope_ext.audio.frames import packed, samples_of, without_tag
 from modelscope_ext.audio.pcm import AudioError, as_float
 from modelscope_ext.audio.resample import StreamResampler
@@ -202,7 +202,7 @@ class Media:
         """Return True for an mp3 frame without its end, which FFmpeg decodes all the same."""
         if not self._is_mp3 or not packet.size:
             return False
-        wanted = mp3_frame_size(bytes(memoryview(packet)[:4]))
+        wanted = mp3.frame_size(bytes(memoryview(packet)[:4]))
         return wanted is not None and packet.size < wanted
 
     def _samples(self) -> Iterator[np.ndarray]:

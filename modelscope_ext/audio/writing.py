@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 
 from modelscope_ext.atomic import atomic_write
-from modelscope_ext.audio import containers, tags
+from modelscope_ext.audio import containers, mp3, tags
 from modelscope_ext.audio.decoders import system_name
 from modelscope_ext.audio.encoders import Muxer, muxer_of
 from modelscope_ext.audio.files import SUFFIXES, WRITTEN
@@ -267,7 +267,7 @@ def _compression(source: AudioFile, form: Form) -> dict[str, Any]:
         return {}
     file, rate = source.bytes(), source.sample_rate
     if form.subtype == "MPEG_LAYER_III":
-        start, constant = containers.mp3_start(file)
+        start, constant = mp3.sound_start(file)
         kbps = 8e-3 * (file_size(file) - start) / source.seconds
         low, high = (32, 320) if rate >= 32000 else (8, 160) if rate >= 16000 else (8, 64)
         # A frame of few bits has no place for the header that gives the exact length.

@@ -412,6 +412,22 @@ def test_an_mp3_with_fewer_samples_than_its_header_promises_is_reported():
     assert len(warnings) == 1
 
 
+@pytest.mark.parametrize("by", ["libsndfile", "FFmpeg"])
+def test_sound_within_a_tag_of_a_wrong_size_is_reported(by):
+    options = {"id3v2_version": "3", "write_xing": str(int(by == "libsndfile"))}
+    content, _ = encoded("mp3", "libmp3lame", speech(44100, 6.0), 44100, options=options)
+    if content[:3] != b"ID3":
+        content = b"ID3\3\0\0\0\0\0\x14" + bytes(20) + content
+    whole, _, warnings = read(content)
+    assert not warnings
+    grown = content[:8] + bytes([content[8] + 60]) + content[9:]  # 7,680 bytes
+    assert grown[8] < 128
+    audio, _, warnings = read(grown)
+    assert len(audio) < len(whole)
+    assert len(warnings) == 1
+    assert "sound lies within its ID3 tag, whose size is wrong" in warnings[0]
+
+
 # Commands
 
 
