@@ -43,6 +43,7 @@ import os, signal, sys
 from modelscope_ext import cli
 from modelscope_ext.audio.reading import AudioFile
 from modelscope_ext.inference import file as enhance
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 enhance.BLOCK_S = 1.0
 blocks = AudioFile.blocks
 
