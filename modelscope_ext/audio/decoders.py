@@ -73,9 +73,10 @@ def _choose(file: BinaryIO, name: str = "", track: int = 0) -> Decoder:
 
 
 def _xing_is_right(file: BinaryIO) -> bool:
-    """Return True if the size in an mp3 file's Xing header is that of the file with or without a tag of 128 bytes."""
+    """Return True if an mp3 file's Xing header has its size, with or without a tag of 128 bytes, and all its frames."""
     promised = mp3.xing_size(file)
-    return promised is not None and headers.file_size(file) - promised in (0, 128)
+    is_size = promised is not None and headers.file_size(file) - promised in (0, 128)
+    return is_size and not mp3.has_more_frames(file)
 
 
 def _promise(file: BinaryIO) -> str | None:

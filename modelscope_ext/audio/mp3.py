@@ -15,6 +15,8 @@ KBPS = (
 )
 #: Most frames of padding.
 PADDING = 4
+#: Bytes that are read at a time.
+SEARCH = 2**20
 #: Bytes of a tag that are searched for sound, and frames in a row that are no chance.
 MOST_TAG, CHAIN = 2**24, 4
 
@@ -37,13 +39,31 @@ def xing_size(file: BinaryIO) -> int | None:
 
 def xing_samples(file: BinaryIO) -> int | None:
     """Return the samples that an mp3 file has at least by its Xing header: all but padding; None without it."""
-    start = _after_tag(file)
-    head = read_at(file, start, 256)
+    frames = _xing_frames(file)
+    is_mpeg_1 = read_at(file, _after_tag(file), 2)[-1:] >= b"\xf8"
+    return None if frames is None else max(0, frames - PADDING) * (1152 if is_mpeg_1 else 576)
+
+
+def has_more_frames(file: BinaryIO) -> bool:
+    """Return True if more frames follow each other than the Xing header counts, where decoders stop."""
+    most = _xing_frames(file)
+    position, count, first, window = _after_tag(file), 0, 0, b""
+    while most is not None and count <= most + 1:  # its own frame does not count
+        if position + 4 > first + len(window):
+            first, window = position, read_at(file, position, SEARCH)
+        size = frame_size(window[position - first : position - first + 4])
+        if size is None:
+            return False
+        position, count = position + size, count + 1
+    return most is not None
+
+
+def _xing_frames(file: BinaryIO) -> int | None:
+    head = read_at(file, _after_tag(file), 256)
     at = max(head.find(b"Xing"), head.find(b"Info"))
     if at < 0 or len(head) < at + 12 or not head[at + 7] & 1:
         return None
-    frames = struct.unpack_from(">I", head, at + 8)[0]
-    return max(0, frames - PADDING) * (1152 if head[1] >> 3 & 3 == 3 else 576)
+    return struct.unpack_from(">I", head, at + 8)[0]
 
 
 def sound_start(file: BinaryIO) -> tuple[int, bool]:

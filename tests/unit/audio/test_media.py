@@ -412,6 +412,16 @@ def test_an_mp3_with_fewer_samples_than_its_header_promises_is_reported():
     assert len(warnings) == 1
 
 
+def test_an_mp3_whose_header_counts_too_few_frames_is_read_to_the_end():
+    content, _ = encoded("mp3", "libmp3lame", speech(44100, 6.0), 44100)
+    at = max(content.find(b"Xing"), content.find(b"Info")) + 8
+    (frames,) = struct.unpack_from(">I", content, at)
+    whole, _, _ = read(content)
+    for count in (1, frames // 2):
+        audio, _, _ = read(content[:at] + struct.pack(">I", count) + content[at + 4 :])
+        assert len(whole) <= len(audio) + 1152 <= len(whole) + 5 * 1152
+
+
 @pytest.mark.parametrize("by", ["libsndfile", "FFmpeg"])
 def test_sound_within_a_tag_of_a_wrong_size_is_reported(by):
     options = {"id3v2_version": "3", "write_xing": str(int(by == "libsndfile"))}
