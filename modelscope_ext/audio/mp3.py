@@ -29,12 +29,8 @@ def is_mp3(file: BinaryIO) -> bool:
 
 def xing_size(file: BinaryIO) -> int | None:
     """Return the size of an mp3 file by its Xing header without a tag at its end; None without that header."""
-    start = _after_tag(file)
-    head = read_at(file, start, 256)
-    at = max(head.find(b"Xing"), head.find(b"Info"))
-    if at < 0 or len(head) < at + 16 or head[at + 7] & 3 != 3:
-        return None
-    return start + struct.unpack_from(">I", head, at + 12)[0]
+    found = _xing_header(file)
+    return _after_tag(file) + struct.unpack_from(">I", found, 12)[0] if len(found) >= 16 and found[7] & 3 == 3 else None
 
 
 def xing_samples(file: BinaryIO) -> int | None:
@@ -59,11 +55,15 @@ def has_more_frames(file: BinaryIO) -> bool:
 
 
 def _xing_frames(file: BinaryIO) -> int | None:
+    found = _xing_header(file)
+    return struct.unpack_from(">I", found, 8)[0] if len(found) >= 12 and found[7] & 1 else None
+
+
+def _xing_header(file: BinaryIO) -> bytes:
+    """Return the first frame from its Xing header on; nothing without one."""
     head = read_at(file, _after_tag(file), 256)
     at = max(head.find(b"Xing"), head.find(b"Info"))
-    if at < 0 or len(head) < at + 12 or not head[at + 7] & 1:
-        return None
-    return struct.unpack_from(">I", head, at + 8)[0]
+    return head[at:] if at >= 0 else b""
 
 
 def sound_start(file: BinaryIO) -> tuple[int, bool]:
