@@ -20,6 +20,7 @@ from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.metrics import require
 from modelscope_ext.progress import Bar
 from modelscope_ext.training.config import load_config
+from modelscope_ext.training.distributed import alone_at_work
 from modelscope_ext.training.fine_tuning import fine_tune
 from modelscope_ext.training.loop import TrainingLoop
 from modelscope_ext.training.mixtures import MixtureRecipe
@@ -85,8 +86,10 @@ def run(args: argparse.Namespace) -> None:
     if args.config:
         if args.model:
             raise ValueError('--model trains on --data; a --config names what it begins with as "start"')
-        recipe = MixtureRecipe(load_config(args.config), args.data_dir, args.work_dir, args.device, not args.quiet)
-        scores = TrainingLoop(recipe).run(args.steps)
+        config = load_config(args.config)
+        with alone_at_work(args.work_dir):
+            recipe = MixtureRecipe(config, args.data_dir, args.work_dir, args.device, not args.quiet)
+            scores = TrainingLoop(recipe).run(args.steps)
     elif not args.data.is_dir():
         raise ValueError(f"{args.data}: no such folder")
     else:
@@ -130,8 +133,8 @@ def _train_on_pairs(args: argparse.Namespace, folder: Path, options: dict[str, A
     parts, rule = load_parts(args.data, names, args.split_by, progress)
     if shared := {pair.clean.resolve() for pair in others} & {pair.clean.resolve() for pair in chain(*parts.values())}:
         raise ValueError(f"{min(shared)}: is in --data and in --gate; what was trained on cannot judge")
-    args.work_dir.mkdir(parents=True, exist_ok=True)
-    record_parts(args.work_dir / "parts.json", parts)
+    with alone_at_work(args.work_dir):
+        record_parts(args.work_dir / "parts.json", parts)
     counts = ", ".join(f"{len(pairs)} for {name}" for name, pairs in parts.items())
     logger.info("pairs: %s; no %s is in two of these parts", counts, rule)
     rows = tuple(load_rows(parts[name]) for name in PARTS[:2])

@@ -17,7 +17,7 @@ from modelscope_ext.models import CRUSE_TYPE, DUAL_PATH_TYPE, FRCRN_TYPE
 from modelscope_ext.plugin.model import CruseModel, FrcrnModel
 from modelscope_ext.training.batches import Segments
 from modelscope_ext.training.config import SegmentConfig
-from modelscope_ext.training.distributed import rank
+from modelscope_ext.training.distributed import alone_at_work, rank
 from modelscope_ext.training.fine_tuning import write_output
 from modelscope_ext.training.loop import TrainingLoop
 from modelscope_ext.training.segments import SegmentRecipe
@@ -171,9 +171,10 @@ class NoiseSuppressionTrainer(BaseTrainer):
             self.loop.load(checkpoint_path)
         elif checkpoint_path is not None:
             load_weights(self.model.model, checkpoint_path)
-        self.metric_values = self.loop.run()
-        if self.loop.finished and not rank():
-            write_output(self.model_dir, self.loop, self.loop.recipe.work_dir / "output")
+        with alone_at_work(self.work_dir):
+            self.metric_values = self.loop.run()
+            if self.loop.finished and not rank():
+                write_output(self.model_dir, self.loop, self.loop.recipe.work_dir / "output")
 
     def evaluate(self, checkpoint_path: str | None = None, *args, **kwargs) -> dict[str, float]:
         """Return the metrics over the evaluation data, with the weights of a checkpoint if one is given."""

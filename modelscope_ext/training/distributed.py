@@ -10,11 +10,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from modelscope_ext.atomic import alone_in
 
 #: Time limit of a training step that waits for the other processes.
 PEER_TIMEOUT = timedelta(minutes=5)
@@ -34,6 +37,20 @@ def init_process_group(device: str | None = None) -> None:
             dist.init_process_group("nccl" if gpu else "gloo", timeout=PEER_TIMEOUT)
     with _lost_peers():
         _barrier_group()
+
+
+@contextmanager
+def alone_at_work(folder: str | Path) -> Iterator[None]:
+    """Make the folder of a run and keep other trainings out of it; wait for one that is in it.
+
+    Of several processes of one training the first one alone waits.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    if int(os.environ.get("RANK", 0)):
+        yield
+        return
+    with alone_in(Path(folder)):
+        yield
 
 
 def rank() -> int:

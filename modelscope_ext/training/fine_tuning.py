@@ -13,7 +13,7 @@ from modelscope_ext.checkpoint import read_configuration
 from modelscope_ext.data.segments import to_segment
 from modelscope_ext.hub import CONFIGURATION, RELEASED_WEIGHTS
 from modelscope_ext.training.config import SegmentConfig
-from modelscope_ext.training.distributed import rank
+from modelscope_ext.training.distributed import alone_at_work, rank
 from modelscope_ext.training.loop import TrainingLoop
 from modelscope_ext.training.objectives import build_metrics, build_objective
 from modelscope_ext.training.segments import SegmentRecipe
@@ -52,10 +52,18 @@ def fine_tune(
     names = [names] if isinstance(names, (str, dict)) else names
     net, config = build_objective(folder), SegmentConfig.from_configuration(configuration)
     rows = data if isinstance(data, tuple) else _load_segments(Path(data))
-    loop = TrainingLoop(SegmentRecipe(net, config, work_dir, *rows, lambda: build_metrics(names), device, progress))
-    scores = loop.run()
-    if not loop.finished or rank():
-        return scores
+    with alone_at_work(work_dir):
+        recipe = SegmentRecipe(net, config, work_dir, *rows, lambda: build_metrics(names), device, progress)
+        loop = TrainingLoop(recipe)
+        scores = loop.run()
+        if loop.finished and not rank():
+            _judge(folder, loop, gate)
+    return scores
+
+
+def _judge(folder: Path, loop: TrainingLoop, gate: Callable[[Path], list[str]] | None) -> None:
+    """Write the result of a run that is finished, or raise ValueError with the complaints about it."""
+    work_dir = loop.recipe.work_dir
     if loop.done.step < loop.recipe.epoch:
         raise ValueError(f"{work_dir}: the time was over before the first evaluation; allow more minutes")
     output, refused = work_dir / "output", work_dir / "refused"
@@ -65,7 +73,6 @@ def fine_tune(
             raise ValueError(f"the result does not replace {folder} and stays in {refused}: {'; '.join(complaints)}")
         shutil.rmtree(output, ignore_errors=True)
         os.replace(refused, output)
-    return scores
 
 
 def _configuration(folder: Path, options: dict[str, Any]) -> dict[str, Any]:

@@ -1,17 +1,20 @@
 """The command that adapts a model to pairs of one's own, with a small network."""
 
 import json
+import logging
 import re
 import shutil
+import threading
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from conftest import RATE
-from helpers import log_rows
+from helpers import CRUSE_CONFIG, log_rows
 
 from modelscope_ext import Denoiser
+from modelscope_ext.atomic import alone_in
 from modelscope_ext.checkpoint import save_model
 from modelscope_ext.cli import main
 from modelscope_ext.evaluation import Evaluation
@@ -117,3 +120,23 @@ def test_wrong_paths_are_errors_before_any_work(train, tmp_path, model, options,
     assert code == 1
     assert reason in err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["pairs", "mixtures"])
+def test_of_two_in_one_folder_the_second_waits(tmp_path, model, pairs, corpora, kind, monkeypatch):
+    config, work, waits = tmp_path / "train.json", tmp_path / "run", threading.Event()
+    config.write_text(json.dumps({**CRUSE_CONFIG, "data": {**CRUSE_CONFIG["data"], "rooms": 0}, "steps": 1}))
+    own = ["--data", pairs, "--model", model, "--epochs", 1, "--iterations", 1, "--batch", 2, "--no-gate"]
+    options = own if kind == "pairs" else ["--config", config, "--data-dir", corpora]
+    arguments, codes = ["train", "-q", "--work-dir", work, "--device", "cpu", *options], []
+    log = logging.getLogger("modelscope_ext.atomic")
+    monkeypatch.setattr(log, "filters", [lambda record: waits.set() or True])
+    second = threading.Thread(target=lambda: codes.append(main(list(map(str, arguments)))))
+    work.mkdir()
+    with alone_in(work):
+        second.start()
+        assert waits.wait(60)
+        assert list(work.iterdir()) == []
+    second.join()
+    assert codes == [0]
+    assert (work / ("output" if kind == "pairs" else "best")).is_dir()
