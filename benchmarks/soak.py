@@ -33,17 +33,17 @@ class Soak:
     rate: int
     samples_in: int
     samples_out: int
-    milliseconds: np.ndarray  # a chunk of 10 ms, sorted
+    milliseconds: np.ndarray  # a chunk, sorted
     memory: list[float]
     difference: float  # of the last round from the array's, where 1 is full scale
     lag: int  # samples between the two
 
 
-def soak(denoiser: Denoiser, rate: int, minutes: float) -> Soak:
-    """Stream chunks of 10 ms, at least six rounds."""
+def soak(denoiser: Denoiser, rate: int, minutes: float, chunk_ms: int = 10) -> Soak:
+    """Stream chunks, at least six rounds; a round has a whole number of them."""
     audio = resample(soundfile.read(EXAMPLE, dtype="float32")[0], 16000, rate)
     audio = np.resize(audio, ROUND_S * rate)
-    rounds, chunk = max(SETTLED + 1, round(60 * minutes / ROUND_S)), rate // 100
+    rounds, chunk = max(SETTLED + 1, round(60 * minutes / ROUND_S)), rate * chunk_ms // 1000
     chunks = audio.reshape(-1, chunk)
     took = np.full(rounds * len(chunks), np.inf)  # written to now: later growth of memory has other causes
     at = {max(1, round(rounds * share)) for share in (1 / 12, 1 / 4, 1 / 2, 3 / 4, 1)}

@@ -9,11 +9,21 @@ import re
 import secrets
 import stat
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["alone_in", "atomic_write", "file_identity", "remove_stale_temp_files", "require_apart", "temp_name"]
+__all__ = [
+    "alone_in",
+    "atomic_write",
+    "file_identity",
+    "find_clash",
+    "remove_stale_temp_files",
+    "require_apart",
+    "require_outside",
+    "temp_name",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -105,11 +115,51 @@ def require_apart(targets: Iterable[str | Path | None], read: Iterable[str | Pat
     places = [Path(place) for place in read if place is not None and os.path.exists(place)]
     files = [file for place in places for file in (place.iterdir() if place.is_dir() else [place])]
     taken = dict.fromkeys(map(file_identity, files), "is read by this command and would be overwritten")
-    for target in targets:
-        if target is not None:
-            if reason := taken.get(identity := file_identity(target)):
-                raise OSError(f"{target}: {reason}")
-            taken[identity] = "would be written twice"
+    written = [Path(target) for target in targets if target is not None]
+    for target in written:
+        if reason := taken.get(identity := file_identity(target)):
+            raise OSError(f"{target}: {reason}")
+        taken[identity] = "would be written twice"
+    if clash := find_clash(written):
+        raise OSError(f"{clash[1]}: would be written twice, since {clash[0]} is the same on this disk")
+
+
+def require_outside(source: str | Path, *written: Path) -> None:
+    """Raise ValueError if a folder that is read is one of the folders to write, or lies in one."""
+    own = {file_identity(each) for each in (source, *Path(source).absolute().parents)}
+    for folder in written:
+        if file_identity(folder) in own:
+            raise ValueError(f"{source}: is read by this command and would be overwritten; choose another work folder")
+
+
+def find_clash(paths: Iterable[Path]) -> tuple[Path, Path] | None:
+    """Return two paths that this disk takes for one file, since it ignores the case of letters or how accents are made.
+
+    Files that exist are not looked at: `file_identity` knows them. Only the disk knows its rules, so it gets an empty
+    file for a moment where two names are alike.
+    """
+    seen: dict[str, Path] = {}
+    for path in paths:
+        alike = unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())
+        other = seen.setdefault(alike, path)
+        if other != path and _are_one(other, path):
+            return other, path
+    return None
+
+
+def _are_one(one: Path, other: Path) -> bool:
+    with suppress(OSError):
+        one.parent.mkdir(parents=True, exist_ok=True)
+        start = temp_name("")
+        probe = one.with_name(f"{start}{one.name}")
+        if os.path.samefile(one.parent, other.parent):
+            with probe.open("x"):
+                pass
+            try:
+                return probe.with_name(f"{start}{other.name}").exists()
+            finally:
+                probe.unlink()
+    return False
 
 
 def remove_stale_temp_files(folder: Path) -> None:

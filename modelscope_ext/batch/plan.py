@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from modelscope_ext.atomic import file_identity
+from modelscope_ext.atomic import file_identity, find_clash
 from modelscope_ext.audio import AudioError, require_writable
 from modelscope_ext.batch.storage import is_local, list_audio, resolve, url_of, version_tag
 
@@ -77,12 +77,19 @@ def plan(
                 raise AudioError(f"{target}: would overwrite its own input")
             jobs[path] = Job(path, source, target, info.get("size"), version_tag(info))
             read[place.identity(file)] = path
-    for path, job in jobs.items():
-        if read.get(out.identity(f"{out.path}/{path}"), path) != path:
-            raise AudioError(f"{job.target}: is an input too, and the result of {job.source} would overwrite it")
+    _require_apart(jobs, read, out)
     for problem in problems if unreadable is None else ():
         logger.warning("%s", problem)
     return list(jobs.values())
+
+
+def _require_apart(jobs: dict[str, Job], read: dict[object, str], out: "_Place") -> None:
+    """Raise AudioError if a result would overwrite another job's input or result."""
+    for path, job in jobs.items():
+        if read.get(out.identity(f"{out.path}/{path}"), path) != path:
+            raise AudioError(f"{job.target}: is an input too, and the result of {job.source} would overwrite it")
+    if is_local(out.fs) and (clash := find_clash(Path(out.path, path) for path in jobs)):
+        raise AudioError(f"{clash[0]} and {clash[1]} would be one file on this disk")
 
 
 def _require_file_name(output: Path | str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modelscope_ext.atomic import atomic_write
+from modelscope_ext.atomic import atomic_write, require_outside
 from modelscope_ext.checkpoint import read_configuration
 from modelscope_ext.data.segments import to_segment
 from modelscope_ext.hub import CONFIGURATION, RELEASED_WEIGHTS
@@ -47,6 +47,7 @@ def fine_tune(
         ValueError: the data or the folders cannot be used or the gate has complaints.
     """
     folder, work_dir = Path(folder), Path(work_dir)
+    require_outside(folder, work_dir / "output", work_dir / "refused")
     configuration = _configuration(folder, options or {})
     names = configuration.get("evaluation", {}).get("metrics", ["audio-noise-metric"])
     names = [names] if isinstance(names, (str, dict)) else names

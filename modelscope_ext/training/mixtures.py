@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from modelscope_ext import metrics
+from modelscope_ext.atomic import require_outside
 from modelscope_ext.checkpoint import load_model, save_model
 from modelscope_ext.data.corpus import Corpus, load_corpus
 from modelscope_ext.data.mixing import Mixer, validation_pairs
@@ -101,7 +102,7 @@ class MixtureRecipe:
         options = dict(config.model)
         net = build(options.pop("name"), **options)
         if config.start and not self.newest_checkpoint():
-            _begin(net, config.start)
+            _begin(net, config.start, self.work_dir / "best")
         self.net = to_device(net, device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.device = next(net.parameters()).device
         cpu = self.device.type == "cpu"
@@ -263,11 +264,13 @@ def _optimizers(net: nn.Module, config: TrainConfig) -> list[torch.optim.Optimiz
     return optimizers
 
 
-def _begin(net: nn.Module, start: str) -> None:
-    """Begin with the weights of a model folder."""
+def _begin(net: nn.Module, start: str, best: Path) -> None:
+    """Begin with the weights of a model folder, which is not the one that this run writes."""
     try:
         if not hasattr(net, "load_resized"):
             raise ValueError(f"{type(net).__name__} cannot begin from another network")
-        net.load_resized(load_model(model_folder("file" if start == "default" else start)))
+        folder = model_folder("file" if start == "default" else start)
+        require_outside(folder, best)
+        net.load_resized(load_model(folder))
     except ValueError as error:
         raise ValueError(f"cannot begin from {start}: {error}") from error

@@ -4,7 +4,9 @@ import json
 import os
 import sys
 import tempfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -89,27 +91,44 @@ def same(one: Path, other: Path) -> bool:
 def arrange(work: Path) -> dict[str, list]:
     """Write inputs in a folder; return the arguments of commands, with OUT for the place of results."""
     for kind in ("noisy", "clean"):
-        recordings(work / "pairs" / kind, 6, 3.0)
-    recordings(work / "noise", 2, 3.0)
+        recordings(work / "pairs" / kind, 4, 2.0)
+    recordings(work / "noise", 2, 2.0)
     data = {"speech": {"pairs/clean": 1.0}, "noise": {"noise": 1.0}, "rooms": 0, "mix": {"seconds": 0.5}}
     valid = {"speech": "pairs/clean", "noise": "noise", "pairs": 1, "seconds": 1.0, "every": 4}
     (work / "train.json").write_text(json.dumps({**CRUSE_CONFIG, "data": data, "validation": valid}))
     net = ["--model", Models(work / "net").folder]
+    scores = ["--metrics", "si_sdr,stoi", "--workers", 1]
     mixtures = ["prepare-data", "--speech", work / "pairs" / "clean", "--noise", work / "noise", "--seconds", 0.5]
     return {
         "denoise": ["denoise", work / "pairs" / "noisy", *net, "-o", "OUT/out"],
-        "prepare-data": [*mixtures, "--count", 200, "-o", "OUT/data"],
+        "prepare-data": [*mixtures, "--count", 40, "-o", "OUT/data"],
         "train": ["train", "--config", work / "train.json", "--data-dir", work, "--work-dir", "OUT/run"],
-        "evaluate": ["evaluate", "--pairs", work / "pairs", *net, "--metrics", "si_sdr,stoi", "--json", "OUT/e.json"],
+        "evaluate": ["evaluate", "--pairs", work / "pairs", *net, *scores, "--json", "OUT/e.json"],
         "report": ["report", work / "pairs" / "noisy", *net, "-o", "OUT/page.html"],
         "export": ["export", *net, "-o", "OUT/net.onnx"],
         "info": ["info", *net[1:]],
     }
 
 
-def start(arguments: list, folder: Path, **options: object) -> Command:
+def placed(arguments: list, folder: Path) -> list[str]:
+    """Return the arguments of a command whose results go to this folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    return Command(folder, *(str(each).replace("OUT", str(folder)) for each in arguments), **options)
+    return [str(each).replace("OUT", str(folder)) for each in arguments]
+
+
+def start(arguments: list, folder: Path, **options: object) -> Command:
+    return Command(folder, *placed(arguments, folder), **options)
+
+
+def in_rounds(arguments: list, work: Path, count: int, together: Any, messages: Path) -> None:
+    """Run a command again and again, each round at the same moment as another process and onto the same place."""
+    from modelscope_ext.cli import main
+
+    with messages.open("w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
+        for number in range(count):
+            given = placed(arguments, work / str(number))
+            together.wait(PATIENCE_S)
+            print(f"round {number} ended with {main(given)}")
 
 
 def environment(**more: str) -> dict[str, str]:

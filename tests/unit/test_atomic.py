@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from processes import python
 
-from modelscope_ext.atomic import atomic_write, remove_stale_temp_files, require_apart, temp_name
+from modelscope_ext.atomic import atomic_write, remove_stale_temp_files, require_apart, require_outside, temp_name
 from modelscope_ext.audio import write_audio
 from modelscope_ext.data.corpus import load_corpus
 
@@ -178,6 +178,28 @@ def test_what_is_read_is_not_written(tmp_path):
     with pytest.raises(OSError, match=r"new: would be written twice"):
         require_apart([tmp_path / "new", tmp_path / "folder" / "new"], read)
     require_apart([tmp_path / "new", model / "new"], read)
+
+
+def test_names_that_the_disk_takes_for_one_are_not_written_both(tmp_path, caseless, monkeypatch):
+    names = [tmp_path / "new" / name for name in ("Talk.wav", "other.wav", "talk.wav")]
+    with pytest.raises(OSError, match=r"talk\.wav: would be written twice, since .*Talk\.wav is the same on this disk"):
+        require_apart(names, [])
+    with pytest.raises(OSError, match="would be written twice"):
+        require_apart([tmp_path / "new" / "caf\u00e9", tmp_path / "new" / "cafe\u0301"], [])
+    assert list((tmp_path / "new").iterdir()) == []
+    monkeypatch.undo()
+    require_apart(names, [])
+
+
+def test_a_folder_that_is_written_is_not_read(tmp_path):
+    (tmp_path / "run" / "output").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    written = [tmp_path / "run" / "output", tmp_path / "run" / "refused"]
+    for source in ("run/output", "run/output/inner", "link/output", "run/refused"):
+        with pytest.raises(ValueError, match="is read by this command and would be overwritten"):
+            require_outside(tmp_path / source, *written)
+    for source in ("run", "run/outputs", "other"):
+        require_outside(tmp_path / source, *written)
 
 
 def test_a_missing_folder_has_no_stale_files(tmp_path):

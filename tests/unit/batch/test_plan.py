@@ -72,6 +72,15 @@ def test_storage_is_planned_like_a_disk(folder):
         memory.rm("/", recursive=True)
 
 
+def test_two_results_that_the_disk_takes_for_one_are_an_error(folder, caseless):
+    for name in ("one/Talk.wav", "two/talk.wav"):
+        Path(name).parent.mkdir()
+        Path(name).write_bytes(Path("in/a.wav").read_bytes())
+    for cluster in (False, True):
+        with pytest.raises(AudioError, match=r"out/Talk\.wav and .*out/talk\.wav would be one file on this disk"):
+            plan(["one", "two"], "out", cluster=cluster)
+
+
 def test_two_inputs_of_one_result_are_an_error(folder):
     with pytest.raises(AudioError, match=r"^in/sub/c.wav and in/sub/c.wav would both become out/c.wav$"):
         plan([folder / "sub", folder / "sub" / "c.wav"], "out")

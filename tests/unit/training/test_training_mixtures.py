@@ -108,6 +108,12 @@ def test_a_start_that_does_not_fit_is_an_error(config, corpora, tmp_path):
         mixture_loop(config, corpora, tmp_path / "run")
 
 
+def test_a_run_does_not_replace_the_model_that_it_begins_with(config, corpora, tmp_path):
+    config.write_text(json.dumps({**CRUSE_CONFIG, "start": str(tmp_path / "run" / "best")}))
+    with pytest.raises(ValueError, match=r"cannot begin from .*best: is read by this command and would be overwritten"):
+        mixture_loop(config, corpora, tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

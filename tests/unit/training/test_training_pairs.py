@@ -104,6 +104,7 @@ def test_too_little_time_is_an_error_that_says_so(train, tmp_path):
         (["--data", "{}/model"], "model: holds no pairs"),
         (["--model", "{}/none"], "none/configuration.json: no such file"),
         (["--model", "{}/empty"], "empty: has no weights"),
+        (["--model", "{}/other/output", "--work-dir", "{}/other", "--no-gate"], "would be overwritten; choose another"),
         (["--gate", "{}/none"], "none: no such folder"),
         (["--gate", "{}/pairs"], "is in --data and in --gate"),
         (["--work-dir", "{}/file"], "File exists"),
@@ -114,6 +115,7 @@ def test_too_little_time_is_an_error_that_says_so(train, tmp_path):
 def test_wrong_paths_are_errors_before_any_work(train, tmp_path, model, options, reason, monkeypatch):
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
+    shutil.copytree(model, tmp_path / "other" / "output")
     (tmp_path / "empty" / "configuration.json").write_text(json.dumps({"model": {"type": CRUSE_TYPE, "name": NAME}}))
     monkeypatch.setattr("modelscope_ext.cli.train.evaluate", None)  # it would fail
     code, _, err = train(*(option.format(tmp_path) for option in options))
