@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modelscope_ext.stft import analysis, overlap_add, synthesis
+from modelscope_ext.stft import analysis, istft, overlap_add, stft, synthesis
 
 
 class StreamingModel(nn.Module):
@@ -22,6 +22,7 @@ class StreamingModel(nn.Module):
     `forward(audio, state)` takes (B, N) audio and returns the finished samples and the new state. The output is delayed
     by `algorithmic_delay` and comes in whole hops. Cutting the input into other chunks only cuts the output elsewhere.
     An output sample depends on at most `latency` samples of input from itself on. `enhance(audio)` aligns an utterance.
+    Networks that are not `causal` have only `enhance`.
     """
 
     sample_rate = 16000
@@ -51,7 +52,13 @@ class StreamingModel(nn.Module):
         return len(self.window) // 2
 
     def forward(self, audio: Tensor, state: tuple | None = None) -> tuple[Tensor, tuple]:
-        """Return the finished samples (B, whole hops) and the new state."""
+        """Return the finished samples (B, whole hops) and the new state.
+
+        Raises:
+            ValueError: the audio has another shape or the network is bidirectional and cannot stream.
+        """
+        if not self.causal:
+            raise ValueError("a bidirectional network needs the whole recording: use enhance")
         if audio.ndim != 2:
             raise ValueError(f"need (B, N) audio, got shape {tuple(audio.shape)}")
         state = state or self.initial_state(audio.shape[0])
@@ -73,6 +80,9 @@ class StreamingModel(nn.Module):
     def enhance(self, audio: Tensor) -> Tensor:
         """Denoise whole (B, N) utterances; the output has the same length and no delay."""
         length = audio.shape[1]
+        if not self.causal:
+            spec = stft(audio, self.window)
+            return istft(spec * self.mask(spec, self.initial_state(len(audio)))[0], self.window, length)
         padded = functional.pad(audio, (0, self.algorithmic_delay + -length % self.hop))
         return self(padded)[0][:, self.algorithmic_delay : self.algorithmic_delay + length]
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 from modelscope_ext.models.dual_path.config import DualPathConfig
 from modelscope_ext.models.grouped_rnn import grouped_gru
 from modelscope_ext.models.streaming import StreamingModel, bounded_mask
-from modelscope_ext.stft import istft, sqrt_hann, stft
+from modelscope_ext.stft import sqrt_hann
 
 WINDOW = 512  # samples
 BANDS = 64  # after the first convolution
@@ -34,7 +34,7 @@ class DualPathState(NamedTuple):
 
     audio: Tensor  # (B, < window) input samples that do not fill a frame yet
     tail: Tensor  # (B, hop) second half of the last output frame
-    rnn: tuple[Tensor, ...]  # (1, B * inner_bands, inner_channels) for each block
+    rnn: tuple[Tensor, ...]  # (directions, B * inner_bands, inner_channels) for each block
 
 
 class _Recurrent(nn.Module):
@@ -155,25 +155,9 @@ class DualPath(StreamingModel):
         """Return the state before the first sample: silence."""
         zeros = self.window.new_zeros
         rows = batch * self.config.inner_bands
-        hidden = tuple(zeros(1, rows, self.config.inner_channels) for _ in self.blocks)
+        directions = 2 if self.config.bidirectional else 1
+        hidden = tuple(zeros(directions, rows, self.config.inner_channels) for _ in self.blocks)
         return DualPathState(zeros(batch, self.hop), zeros(batch, self.hop), hidden)
-
-    def enhance(self, audio: Tensor) -> Tensor:
-        """Denoise whole (B, N) utterances without a delay."""
-        if self.causal:
-            return super().enhance(audio)
-        spec = stft(audio, self.window)
-        return istft(spec * self._masks(spec, (None,) * len(self.blocks))[0], self.window, audio.shape[1])
-
-    def forward(self, audio: Tensor, state: DualPathState | None = None) -> tuple[Tensor, DualPathState]:
-        """Return finished samples and the new state; see `StreamingModel`.
-
-        Raises:
-            ValueError: the network is bidirectional and cannot stream.
-        """
-        if not self.causal:
-            raise ValueError("a bidirectional network needs the whole recording: use enhance")
-        return super().forward(audio, state)
 
     def mask(self, spec: Tensor, state: DualPathState) -> tuple[Tensor, DualPathState]:
         """Return complex factors of magnitude below 1 in the shape of the spectra (B, T, F) and the new state."""
