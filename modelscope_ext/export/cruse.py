@@ -24,6 +24,7 @@ from modelscope_ext.export.graph import (
     utterance_of_frames,
 )
 from modelscope_ext.models.cruse.network import Cruse
+from modelscope_ext.models.grouped_rnn import GroupedRNN
 
 #: Names of the states of a recurrent layer.
 OF_STATE = {"GRU": ["rnn"], "LSTM": ["rnn", "cell"]}
@@ -196,9 +197,19 @@ class _Utterance(_Step):
         return frames
 
     def recurrent(self, x: str) -> str:
-        graph, rnn = self.graph, self.net.rnn
-        order = {"GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}[rnn.kind]  # of the gates, in ONNX
+        graph, net = self.graph, self.net
         x = graph("Reshape", graph("Transpose", x, perm=[2, 0, 1, 3]), [0, 0, self.config.rnn_width])  # (T, B, R)
+        y = self.one_direction(net.rnn, x)
+        if self.config.bidirectional:
+            other = self.one_direction(net.backward_rnn, x, "reverse")
+            y = graph("Add", y, graph("Mul", graph("Sub", other, y), net.backward_share))
+        y = graph("Reshape", y, [0, 0, self.config.channels, self.config.freqs[-1]])
+        return graph("Transpose", y, perm=[1, 2, 0, 3])
+
+    def one_direction(self, rnn: GroupedRNN, x: str, direction: str = "forward") -> str:
+        """Return the output of recurrent layers, (T, B, R) as their input."""
+        graph = self.graph
+        order = {"GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}[rnn.kind]  # of the gates, in ONNX
         options = {"linear_before_reset": 1} if rnn.kind == "GRU" else {}
         parts = self.groups(x)
         for layer in range(rnn.layers):
@@ -211,13 +222,13 @@ class _Utterance(_Step):
                 )
                 inputs = part, w_ih, w_hh, torch.cat((b_ih, b_hh), 1), "", *starts[p]
                 outputs = 1 + len(OF_STATE[rnn.kind])
-                y, *end = graph(rnn.kind, *inputs, outputs=outputs, hidden_size=rnn.width, **options)
+                y, *end = graph(
+                    rnn.kind, *inputs, outputs=outputs, hidden_size=rnn.width, direction=direction, **options
+                )
                 parts[p] = graph("Squeeze", y, [1])  # (T, 1, B, R / P) → (T, B, R / P)
                 ends.append(end)
             self.keep(layer, ends)
-        x = graph("Concat", *parts, axis=2)
-        x = graph("Reshape", x, [0, 0, self.config.channels, self.config.freqs[-1]])
-        return graph("Transpose", x, perm=[1, 2, 0, 3])
+        return graph("Concat", *parts, axis=2)
 
     def groups(self, x: str) -> list[str]:
         """Return each group's part of the last of three axes."""

@@ -260,7 +260,7 @@ class Cruse(StreamingModel):
         """Load the weights of a trained network whose window may be shorter or that may be causal.
 
         Convolutions are copied. Each recurrent unit is a copy of the unit of the nearest frequency of its channel.
-        Copies of one unit share its input weights. A backward direction that is new begins as a copy of the forward one.
+        Copies of one unit share its input weights. A new backward direction begins as a copy of the forward one.
 
         Raises:
             ValueError: the networks differ in more than the window, the other window is longer, or groups cut channels.
@@ -286,7 +286,7 @@ class Cruse(StreamingModel):
                 value = value[..., units] * shares if name.startswith("rnn.weight") else value
                 weights[name] = value.flatten(1, 2)
             elif name == "backward_share":
-                weights[name] = weights[name][units]
+                weights[name] = weights[name].unflatten(0, (-1, other.rnn.width))[:, units].flatten()
         if both and other.causal:
             backward = {f"backward_{name}": value for name, value in weights.items() if name.startswith("rnn.")}
             weights |= backward | {"backward_share": self.backward_share}

@@ -1,5 +1,6 @@
 """ONNX files give the output of PyTorch and run without it; others are not written."""
 
+import itertools
 import json
 import pickle
 import subprocess
@@ -33,6 +34,11 @@ VARIANTS = {
     "five layers, no padding, no skips": ("CRUSE5-32-2xGRU4", {"skip": "none"}),
     "one layer, plain skips": ("CRUSE1-8-1xLSTM8", {"skip": "add"}),
 }
+#: Those that need whole utterances.
+BOTH_DIRECTIONS = {
+    "GRU in both directions": ("CRUSE3-16-1xGRU2", {"bidirectional": True, "mask": "complex"}),
+    "two layers of LSTMs in both directions": ("CRUSE2-16-2xLSTM1", {"bidirectional": True}),
+}
 
 
 def random_net(name, **options):
@@ -48,6 +54,8 @@ def random_net(name, **options):
         elif type(module).__name__ == "_ChannelScale":
             torch.nn.init.normal_(module.weight)
             torch.nn.init.normal_(module.bias)
+    if net.config.bidirectional:
+        torch.nn.init.uniform_(net.backward_share)
     return net
 
 
@@ -75,13 +83,15 @@ def utterance(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("kind", ["step", "blocks", "utterance"])
+@pytest.mark.parametrize(
+    ("kind", "variant"),
+    [*itertools.product(["step", "blocks"], VARIANTS), *(("utterance", each) for each in VARIANTS | BOTH_DIRECTIONS)],
+)
 def test_every_cruse_exports(variant, kind, tmp_path):
     """Compare many frames of real audio in a batch with PyTorch; ONNX's checker accepts the graph."""
     import onnx
 
-    name, options = VARIANTS[variant]
+    name, options = (VARIANTS | BOTH_DIRECTIONS)[variant]
     net = random_net(name, **options)
     export_onnx(net, tmp_path / "net.onnx", kind == "utterance", blocks=kind == "blocks")
     onnx.checker.check_model(tmp_path / "net.onnx", full_check=True)

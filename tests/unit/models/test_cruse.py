@@ -48,7 +48,9 @@ def test_published_variants_cost_what_the_paper_says(name):
         assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(PARAMETERS[name], rel=0.03)
 
 
-@pytest.mark.parametrize("options", [*({"skip": skip} for skip in SKIPS), {"mask": "complex"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [*({"skip": skip} for skip in SKIPS), {"mask": "complex"}, {"bidirectional": True}], ids=str
+)
 def test_honest_macs_are_what_hooks_count(options):
     """Hooks count every multiplication by a weight for a frame."""
     net = randomised("CRUSE4-128-1xGRU4", **options)
@@ -69,7 +71,7 @@ def test_honest_macs_are_what_hooks_count(options):
     for module in net.modules():
         module.register_forward_hook(lambda m, i, o: count(m, i, o[0] if isinstance(o, tuple) else o))
     with torch.no_grad():
-        net(torch.randn(1, 160))
+        net.mask(torch.randn(1, 1, 161, dtype=torch.complex64), net.initial_state())
     # Convolutions at the edges of the frequency axis multiply zeros; they are counted like the others.
     assert net.macs_per_frame() == pytest.approx(sum(counted), rel=0.01)
 
@@ -196,6 +198,40 @@ def test_weights_of_another_window_are_resized(name, mask, noisy):
     cut = build("CRUSE4-6-1xGRU11")  # 6 channels x 11 frequencies: 6 features a group
     with pytest.raises(ValueError, match="its groups cut channels into parts"):
         cut.load_resized(cut)
+
+
+def test_both_directions_see_the_future_and_do_not_stream(noisy):
+    net, audio = randomised(SMALL, bidirectional=True).double(), torch.from_numpy(noisy[None, :8000]).double()
+    changed = audio.clone()
+    changed[:, 5000:] = 0.3
+    with torch.no_grad():
+        assert (net.enhance(changed) - net.enhance(audio))[:, :3000].abs().amax() > 1e-10  # rounding is at 1e-17
+        assert net.enhance(audio[:, :3999]).shape == (1, 3999)
+    with pytest.raises(ValueError, match="whole recording"):
+        net(audio)
+    net.enhance(audio).square().sum().backward()
+    assert not [name for name, weight in net.named_parameters() if weight.grad is None or not weight.grad.any()]
+
+
+@pytest.mark.parametrize("window", [320, 512])
+def test_both_directions_begin_from_a_causal_network(noisy, window):
+    options = {"batch_norm": False, "bidirectional": True}
+    causal, both, same = randomised(SMALL, batch_norm=False), *(randomised(SMALL, **options) for _ in range(2))
+    longer = randomised(SMALL, **options, window=window)
+    audio = torch.from_numpy(noisy[None, :16000])
+    with torch.no_grad():
+        both.load_resized(causal)
+        assert torch.equal(both.backward_rnn.weight_hh_l0, causal.rnn.weight_hh_l0)
+        same.load_resized(both)
+        assert torch.equal(same.enhance(audio), both.enhance(audio))
+        both.backward_share.zero_()
+        wanted = causal.enhance(audio)
+        assert torch.allclose(both.enhance(audio), wanted, atol=1e-6)
+        longer.load_resized(both)
+        error = float((longer.enhance(audio) - wanted).square().mean() / wanted.var())
+        assert error < (1e-9 if window == 320 else 0.1)
+    with pytest.raises(ValueError, match="cannot begin from the weights of another network: CruseConfig"):
+        causal.load_resized(both)
 
 
 def test_a_trained_net_with_a_longer_window_is_close_at_once(noisy):
