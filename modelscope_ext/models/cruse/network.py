@@ -283,7 +283,7 @@ class Cruse(StreamingModel):
         for name in list(weights):
             if name.startswith(("rnn.", "backward_rnn.")):
                 value = weights[name].unflatten(1, (-1, other.rnn.width))[:, :, units]  # (P, gates, H, or one less)
-                value = value[..., units] * shares if name.startswith("rnn.weight") else value
+                value = value[..., units] * shares if "rnn.weight" in name else value
                 weights[name] = value.flatten(1, 2)
             elif name == "backward_share":
                 weights[name] = weights[name].unflatten(0, (-1, other.rnn.width))[:, units].flatten()
