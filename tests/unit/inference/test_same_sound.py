@@ -17,9 +17,9 @@ NETWORKS = {
     "default": (None, 4.0),
     "default, 48 kHz": (None, 2.6),
     "CRUSE": (lambda: build("CRUSE2-8-1xGRU2"), 4.0),
-    "CRUSE in both directions": (lambda: build("CRUSE2-8-1xGRU2", bidirectional=True), 50.0),
+    "CRUSE in both directions": (lambda: build("CRUSE2-8-1xGRU2", bidirectional=True), 36.0),
     "DualPath": (lambda: build("DualPath-T"), 4.0),
-    "DualPath in both directions": (lambda: build("DualPath-T", bidirectional=True), 50.0),
+    "DualPath in both directions": (lambda: build("DualPath-T", bidirectional=True), 36.0),
     "FRCRN": (lambda: build("FRCRN"), 1.5),
 }
 
