@@ -28,7 +28,8 @@ export const cut = (audio, start, end) => audio.map((channel) => channel.subarra
 // The network, audio (channels, n hops) and its state, by onnxruntime-web.
 export class Network {
   static async load(folder) {
-    const [about, model] = await Promise.all(["model.json", "model.onnx"].map((name) => fetch(new URL(name, folder))));
+    const [about, packed] = await Promise.all(["model.json", "model.deflate"].map((name) => fetch(new URL(name, folder))));
+    const model = new Response(packed.body.pipeThrough(new DecompressionStream("deflate")));
     ort.env.wasm.wasmPaths = { wasm: new URL("ort-wasm-simd-threaded.wasm", folder).href };
     const network = new Network();
     network.about = await about.json();
