@@ -3,6 +3,7 @@
 Positions and sizes are in bytes from the beginning of a file.
 """
 
+import itertools
 import math
 import struct
 import zlib
@@ -88,6 +89,12 @@ def _ogg_starts(file: BinaryIO) -> list[int]:
     return [0, *starts[1:]]
 
 
+def ogg_streams(file: BinaryIO) -> int:
+    """Return the number of streams of sound, picture and other things side by side in an ogg file; 0 in others."""
+    pages = _ogg_pages(file) if read_at(file, 0, 4) == b"OggS" else ()
+    return sum(1 for _ in itertools.takewhile(lambda page: page[2] & 2, pages))
+
+
 def ogg_problem(file: BinaryIO) -> str | None:
     """Return why sound of an ogg file is missing or None: decoders leave out damaged pages without a word.
 
@@ -110,6 +117,26 @@ def _ogg_checksum(page: bytes) -> int:
     """Return the CRC of a page, which is that of zlib with all bits in the other order and without inversion."""
     crc = zlib.crc32(page.translate(MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int.from_bytes(crc.to_bytes(4, "little").translate(MIRRORED), "big")
+
+
+def ogg_packets(pages: bytes, rest: bytes) -> tuple[list[bytes], bytes]:
+    """Return the packets that end in whole ogg pages of one stream, and the beginning of the next packet.
+
+    Args:
+        pages: one after the other.
+        rest: beginning of the first packet, from the pages before.
+    """
+    packets, position = [], 0
+    while position < len(pages):
+        lengths = pages[position + 27 : position + 27 + pages[position + 26]]
+        position += 27 + len(lengths)
+        for length in lengths:
+            rest += pages[position : position + length]
+            position += length
+            if length < 255:
+                packets.append(rest)
+                rest = b""
+    return packets, rest
 
 
 def ogg_sound_size(file: BinaryIO) -> int:

@@ -14,7 +14,7 @@ import soundfile
 
 from modelscope_ext.audio import containers, headers, mp3
 from modelscope_ext.audio.media import SLACK_S, Fit, Media
-from modelscope_ext.audio.pcm import AudioError
+from modelscope_ext.audio.pcm import AudioError, from_ogg
 
 #: A file whose header claims more samples gives no length.
 MOST_SAMPLES = 2**60
@@ -55,13 +55,15 @@ def open_decoder(file: BinaryIO, name: str = "", track: int = 0) -> Decoder:
 def _choose(file: BinaryIO, name: str = "", track: int = 0) -> Decoder:
     """Return libsndfile's decoder or FFmpeg's where it alone is right.
 
-    FFmpeg reads an mp3 without a trustworthy Xing header, a further track and all that libsndfile refuses.
+    FFmpeg reads an mp3 without a trustworthy Xing header, a further track, an ogg file with further streams and all
+    that libsndfile refuses.
     """
-    if track or (mp3.is_mp3(file) and not _xing_is_right(file)):
+    parts = containers.parts(file)
+    several = len(parts) == 1 and containers.ogg_streams(file) > 1
+    if track or several or (mp3.is_mp3(file) and not _xing_is_right(file)):
         with suppress(AudioError):
             return _Watched(file, track)
     try:
-        parts = containers.parts(file)
         return _Joined(file, parts) if len(parts) > 1 else _Sound(file, name)
     except AudioError as error:
         try:
@@ -147,7 +149,7 @@ class _Sound:
     def _open(self, file: BinaryIO, name: str) -> soundfile.SoundFile:
         place = headers.find_sound(file)
         opened: str | bytes | BinaryIO = system_name(Path(name)) if name else headers.Window(file)
-        if place and (place.missing or place.more or place.unknown):
+        if place and (place.missing or place.more or place.unknown or headers.has_tail(file, place)):
             there = place.end - place.start
             if place.missing:
                 self.problems.append(f"cut off, it has {there} of {place.claimed} bytes of samples")
@@ -168,6 +170,8 @@ class _Sound:
         except soundfile.LibsndfileError as error:
             return self._go_on(length, _reason(error))
         self._done += len(block)
+        if self.format == "OGG":
+            block = from_ogg(block)
         if not len(block) and self._done < self._sound.frames:
             self.problems.append(f"cut off, it ends after {self._done} of {self._sound.frames} samples")
         elif not len(block):

@@ -17,6 +17,7 @@ from modelscope_ext.audio.media import open_container
 from modelscope_ext.audio.pcm import from_float
 from modelscope_ext.audio.reading import AudioFile
 from modelscope_ext.audio.resample import StreamResampler
+from modelscope_ext.audio.vorbis import VorbisTrack, nominal
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,6 @@ MUXERS = {
 ENCODERS = {
     "mp3": ("libmp3lame",),
     "opus": ("libopus",),
-    "vorbis": ("libvorbis", "libopus"),  # FFmpeg's own is no match
     "amr_nb": ("libopencore_amrnb",),
     "amr_wb": ("libvo_amrwbenc",),
     "wmapro": ("wmav2",),
@@ -100,6 +100,7 @@ class Track:
         file: the same track, as it is read.
 
     Attributes:
+        stream: PyAV's stream of the result.
         time: seconds of the source up to which the track is encoded.
 
     Raises:
@@ -110,13 +111,9 @@ class Track:
         import av
 
         self._av, self._file = av, file
-        if source.codec_context is None:
-            raise ValueError("FFmpeg does not know the codec of the source; choose the suffix .wav")
-        same = muxer.name in _names(source.container.format.name)
-        codec = source.codec_context.codec.canonical_name
-        wanted = codec if same or muxer.name == "matroska" else muxer.codec
-        rate, self._stream = _add_stream(out, (wanted, muxer.codec), file.sample_rate)
-        stream, options = self._stream, self._stream.codec_context.codec
+        same, codec, wanted = _wanted(muxer, source)
+        rate, self.stream = _add_stream(out, (wanted, muxer.codec), file.sample_rate)
+        stream, options = self.stream, self.stream.codec_context.codec
         encoder = options.name
         if same and options.canonical_name != codec and file.warn:
             logger.warning("%s: %s is written, as there is no encoder for %s", file.name, options.canonical_name, codec)
@@ -130,9 +127,6 @@ class Track:
         stream.format = _sample_format([each.name for each in options.audio_formats or []], source.format)
         if options.lossy and not options.lossless:
             stream.bit_rate = min(_bit_rate(av, file, source) or BIT_RATE * file.channels, 512_000 * file.channels)
-        if same:
-            stream.metadata.update(source.metadata)
-            stream.disposition = source.disposition
         self._rate, self._dtype = rate, np.dtype(TYPES[stream.format.name.removesuffix("p")])
         self._planar = stream.format.is_planar and file.channels < MANY  # PyAV converts others
         self._format = stream.format.name if self._planar else stream.format.name.removesuffix("p")
@@ -146,7 +140,7 @@ class Track:
 
     def start(self) -> None:
         """Take what the encoder chose when it was opened."""
-        self._size = self._stream.frame_size or 1024
+        self._size = self.stream.frame_size or 1024
 
     def encode(self, block: np.ndarray) -> list[Any]:
         """Return the packets that are ready after (n, channels) samples."""
@@ -157,7 +151,7 @@ class Track:
         rest = self._resampler.flush() if self._resampler else self._left[:0]
         packets = self._encode(rest, last=True)
         self.time = math.inf
-        packets += self._stream.encode(None)
+        packets += self.stream.encode(None)
         return [packet for packet in packets if not (self._late and packet.pts is not None and packet.pts > self._last)]
 
     def _encode(self, block: np.ndarray, last: bool = False) -> list[Any]:
@@ -168,20 +162,50 @@ class Track:
         whole = len(samples) if last else len(samples) // self._size * self._size
         packets = []
         for start in range(0, whole, self._size):
-            packets += self._stream.encode(self._frame(samples[start : min(whole, start + self._size)]))
+            packets += self.stream.encode(self._frame(samples[start : min(whole, start + self._size)]))
         self._left = samples[whole:]
         return packets
 
     def _frame(self, samples: np.ndarray) -> Any:
         data = from_float(samples, self._dtype)
         data = data.T if self._planar else data.reshape(1, -1)
-        frame = self._av.AudioFrame.from_ndarray(np.ascontiguousarray(data), self._format, self._stream.layout)
+        frame = self._av.AudioFrame.from_ndarray(np.ascontiguousarray(data), self._format, self.stream.layout)
         frame.sample_rate, frame.time_base = self._rate, Fraction(1, self._rate)
         self.time = float(self._file.time_of(self._done * self._file.sample_rate / self._rate))
         self._last = max(round(self.time * self._rate), self._last + 1)
         frame.pts = self._last
         self._done += len(samples)
         return frame
+
+
+def add_track(out: Any, muxer: Muxer, source: Any, file: AudioFile) -> Track | VorbisTrack:
+    """Return an encoder of a track for a container; see `Track`."""
+    same, codec, wanted = _wanted(muxer, source)
+    track: Track | VorbisTrack
+    if wanted == "vorbis":
+        import av
+
+        bit_rate = nominal(source.codec_context.extradata or b"") if codec == "vorbis" else 0
+        track = VorbisTrack(out, file, bit_rate or _bit_rate(av, file, source) or BIT_RATE * file.channels)
+    else:
+        track = Track(out, muxer, source, file)
+    if same:
+        track.stream.metadata.update(source.metadata)
+        track.stream.disposition = source.disposition
+    return track
+
+
+def _wanted(muxer: Muxer, source: Any) -> tuple[bool, str, str]:
+    """Return True for a container of the same kind, the codec of the source and that of the result.
+
+    Raises:
+        ValueError: the codec of the source is not known.
+    """
+    if source.codec_context is None:
+        raise ValueError("FFmpeg does not know the codec of the source; choose the suffix .wav")
+    same = muxer.name in _names(source.container.format.name)
+    codec = source.codec_context.codec.canonical_name
+    return same, codec, codec if same or muxer.name == "matroska" else muxer.codec
 
 
 def _bit_rate(av: Any, file: AudioFile, source: Any) -> int | None:

@@ -8,9 +8,9 @@ from modelscope_ext.audio.encoders import MUXERS
 
 #: Suffixes of audio and video files that are written, and of all.
 WRITTEN = frozenset((".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"))
-WRITTEN |= {".aifc", ".au", ".caf", ".voc", *(f".{name}" for name in MUXERS)}
+WRITTEN |= {".aifc", ".au", ".caf", ".voc", ".sph", *(f".{name}" for name in MUXERS)}
 SUFFIXES = WRITTEN | {".spx", ".mxf", ".awb", ".qcp", ".gsm", ".dts", ".ape", ".mpc", ".tak", ".dsf", ".mp1", ".mpga"}
-SUFFIXES |= {".vob", ".ra", ".rm", ".snd", ".sph"}
+SUFFIXES |= {".vob", ".ra", ".rm", ".snd"}
 
 
 #: Beginnings of files that are audio or video whatever their name.

@@ -104,6 +104,11 @@ def find_sound(file: BinaryIO) -> Sound | None:
     return None
 
 
+def has_tail(file: BinaryIO, sound: Sound) -> bool:
+    """Return True for a w64 file with chunks after the samples: libsndfile takes them for samples."""
+    return read_at(file, 0, 16) == WAVE_64 and aligned(sound.end, "<Q") < file_size(file)
+
+
 def repaired(file: BinaryIO, sound: Sound) -> BinaryIO | None:
     """Return the file with the true sizes in its header or None where they do not fit it."""
     length = sound.end - sound.start
@@ -122,16 +127,27 @@ def repaired(file: BinaryIO, sound: Sound) -> BinaryIO | None:
 
 
 def chunk_list(file: BinaryIO, position: int, layout: str) -> Iterator[tuple[bytes, int, int]]:
-    """Yield name, position and length of the chunks from a position on; `layout` is that of their length."""
-    size = file_size(file)
-    header = 4 + struct.calcsize(layout)
+    """Yield name, position and length of the chunks from a position on; `layout` is that of their length.
+
+    Those of w64 files, "<Q", have names of 16 bytes and lengths with their header.
+    """
+    size, is_64 = file_size(file), layout[1] == "Q"
+    header = (16 if is_64 else 4) + struct.calcsize(layout)
     for _ in range(1000):
         data = read_at(file, position, header)
         if len(data) < header or position > size:
             return
-        (length,) = struct.unpack(layout, data[4:])
-        yield data[:4], position, length
-        position += header + max(0, length) + (length % 2 if layout[1] == "I" else 0)
+        (length,) = struct.unpack(layout, data[16 if is_64 else 4 :])
+        length -= header if is_64 else 0
+        yield data[:16] if is_64 else data[:4], position, length
+        if length < 0 and not is_64:
+            return
+        position = aligned(position + header + max(0, length), layout)
+
+
+def aligned(position: int, layout: str) -> int:
+    """Return where the next chunk begins after one that ends at a position."""
+    return position + -position % {"I": 2, "q": 1, "Q": 8}[layout[1]]
 
 
 def _chunks(file: BinaryIO, position: int, layout: str, wanted: bytes) -> int | None:
@@ -212,15 +228,9 @@ def _caf(file: BinaryIO, head: bytes, size: int) -> Sound | None:
 
 
 def _w64(file: BinaryIO, head: bytes, size: int) -> Sound | None:
-    position = 40
-    for _ in range(1000):
-        data = read_at(file, position, 24)
-        if len(data) < 24:
-            return None
-        (length,) = struct.unpack("<Q", data[16:])
-        if data[:16] == DATA_64:
-            start, claimed = position + 24, max(0, length - 24)
-            end = min(size, start + claimed) if claimed else size
-            return Sound(start, claimed, end, ((16, "<Q", start), (position + 16, "<Q", 24)), not claimed)
-        position += max(24, -(-length // 8) * 8)
-    return None
+    found = next((chunk for chunk in chunk_list(file, 40, "<Q") if chunk[0] == DATA_64), None)
+    if found is None:
+        return None
+    start, claimed = found[1] + 24, max(0, found[2])
+    end = min(size, start + claimed) if claimed else size
+    return Sound(start, claimed, end, ((16, "<Q", start), (found[1] + 16, "<Q", 24)), not claimed)

@@ -137,6 +137,8 @@ class Media:
         self._fit = Fit(self.sample_rate, self.channels)
         codec = self._stream.codec_context
         self.format, self.subtype = WRITTEN_AS.get((self._container_name, codec.codec.canonical_name), (None, None))
+        if self._container_name == "ogg" and len(self._container.streams) > 1:
+            self.format = None  # libsndfile writes one stream
         if self.subtype is None and codec.name in ("flac", "alac", "tta", "wavpack"):
             self.subtype = "PCM_16" if codec.format.name.startswith("s16") else "PCM_24"
         if self.subtype is None and codec.name.startswith("pcm_"):

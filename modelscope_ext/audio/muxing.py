@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from modelscope_ext.audio.encoders import Muxer, Track
+from modelscope_ext.audio.encoders import Muxer, Track, add_track
 from modelscope_ext.audio.media import open_container, reason_of
 from modelscope_ext.audio.pcm import AudioError
 from modelscope_ext.audio.reading import AudioFile
+from modelscope_ext.audio.vorbis import VorbisTrack
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +69,12 @@ class MediaWriter:
         self._out = av.open(out, "w", format=self._muxer.name, options=precise)
         self._out.metadata.update(self._source.metadata)
         denoised = {file.track: file for file in files}
-        self._tracks: dict[int, Track] = {}
+        self._tracks: dict[int, Track | VorbisTrack] = {}
         self._copied: dict[int, Any] = {}
         audio = {stream.index: number for number, stream in enumerate(self._source.streams.audio)}
         for stream in self._source.streams:
             if (number := audio.get(stream.index, -1)) in denoised:
-                self._tracks[number] = Track(self._out, self._muxer, stream, denoised[number])
+                self._tracks[number] = add_track(self._out, self._muxer, stream, denoised[number])
             elif self._holds(stream, keep_data):
                 self._copy(stream)
         if chapters := self._source.chapters():

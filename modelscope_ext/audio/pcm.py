@@ -19,6 +19,9 @@ CHANNEL_SECONDS = 100.0
 CANCELLED = 0.1
 #: Integers given as floating point are below it. Far above it the energy of a spectrum overflows.
 MAX_SAMPLE = 2.0**31
+#: Number of channels → the place in an ogg file of each channel of a wav file.
+OGG_ORDER = {3: (0, 2, 1), 5: (0, 2, 1, 3, 4), 6: (0, 2, 1, 5, 3, 4), 7: (0, 2, 1, 6, 5, 3, 4)}
+OGG_ORDER[8] = (0, 2, 1, 7, 5, 6, 3, 4)
 #: A signal whose lowest and highest samples differ by at most two 16-bit steps is silent.
 SILENT_SPAN = 2.0**-14
 
@@ -77,6 +80,18 @@ def mix(audio: np.ndarray) -> np.ndarray:
         return audio[:, 0]
     mean, power = audio.mean(1), np.einsum("nc,nc->c", audio, audio)
     return audio[:, power.argmax()] if np.vdot(mean, mean) < CANCELLED * power.mean() / audio.shape[1] else mean
+
+
+def from_ogg(audio: np.ndarray) -> np.ndarray:
+    """Return (n, channels) samples of an ogg file with the channels in the order of wav files."""
+    order = OGG_ORDER.get(audio.shape[1])
+    return audio[:, order] if order else audio
+
+
+def to_ogg(audio: np.ndarray) -> np.ndarray:
+    """Return (n, channels) samples with the channels in the order of ogg files: the inverse of `from_ogg`."""
+    order = OGG_ORDER.get(audio.shape[1])
+    return audio[:, np.argsort(order)] if order else audio
 
 
 def validate_format(sample_rate: int, channels: int = 1) -> None:

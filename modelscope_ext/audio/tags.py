@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from modelscope_ext.audio import containers
-from modelscope_ext.audio.headers import chunk_list, file_size, find_sound, read_at
+from modelscope_ext.audio.headers import aligned, chunk_list, file_size, find_sound, read_at
 from modelscope_ext.audio.reading import AudioFile
 
 logger = logging.getLogger(__name__)
@@ -17,7 +17,11 @@ logger = logging.getLogger(__name__)
 STRINGS = {"title", "artist", "album", "date", "genre", "comment", "copyright", "tracknumber"}
 #: Chunks that describe the samples of their own file.
 OWN = {b"ds64", b"fmt ", b"data", b"fact", b"PEAK", b"JUNK", b"junk", b"PAD ", b"FLLR", b"levl", b"MD5 "}
-OWN |= {b"COMM", b"SSND", b"FVER"}
+OWN |= {b"COMM", b"SSND", b"FVER", b"desc", b"free", b"kuki", b"pakt", b"peak", b"riff", b"wave"}
+#: First chunk of a file and the layout of lengths, by the first bytes; others are as in a wav.
+LAYOUTS = {b"FORM": (12, ">I"), b"caff": (8, ">q"), b"riff": (40, "<Q")}
+#: Bytes of the header of a NIST SPHERE file.
+NIST_HEADER = 1024
 #: Bytes below which a wav needs no 64-bit header.
 SHORT = 2**32
 #: Bytes that are copied at a time.
@@ -30,9 +34,15 @@ def copy_tags(source: AudioFile, target: Path) -> None:
     head = read_at(original, 0, 64)
     original.seek(0)
     try:
-        if head[:4] in (b"RIFF", b"RF64", b"FORM"):
+        if head[:4] in (b"RIFF", b"RF64", *LAYOUTS):
             with target.open("rb+") as file:
                 _copy_chunks(original, file)
+        elif head[:4] in (b".snd", b"dns."):
+            with target.open("rb+") as file:
+                _copy_annotation(original, file)
+        elif head[:7] == b"NIST_1A":
+            with target.open("rb+") as file:
+                _copy_fields(original, file)
         elif head[:4] == b"fLaC":
             _copy_flac(original, target)
         elif head[:4] == b"OggS":
@@ -63,27 +73,63 @@ def shorten_header(path: Path) -> None:
 
 
 def _copy_chunks(source: BinaryIO, target: BinaryIO) -> None:
-    """Append the chunks of a wav or aiff file that describe no samples; copy the speaker mask."""
-    layout = ">I" if read_at(target, 0, 4) == b"FORM" else "<I"
+    """Copy the chunks of a wav, w64, aiff or caf file that describe no samples, and the speaker mask."""
+    kind = read_at(target, 0, 4)
+    first, layout = LAYOUTS.get(kind, (12, "<I"))
+    if LAYOUTS.get(read_at(source, 0, 4)) != LAYOUTS.get(kind):
+        raise ValueError("its content is of another kind than its name")
+    header = {"I": 8, "q": 12, "Q": 24}[layout[1]]
     place = find_sound(source)
-    if place is None:
+    chunks = list(chunk_list(source, first, layout))
+    if place is None and kind != b"caff":  # such as an avi
         return
-    before = itertools.takewhile(lambda chunk: chunk[1] + 8 < place.start, chunk_list(source, 12, layout))
-    chunks = [*before, *chunk_list(source, place.end + place.end % 2, layout)]
+    if place is not None:
+        after = chunk_list(source, aligned(place.end, layout), layout)
+        chunks = [*itertools.takewhile(lambda chunk: chunk[1] + header < place.start, chunks), *after]
+    chunks = [(name, at, length) for name, at, length in chunks if 0 <= length <= file_size(source) - at - header]
     _copy_mask(source, chunks, target)
+    extra = [(at, header + length) for name, at, length in chunks if name[: 4 if layout == "<Q" else None] not in OWN]
+    ours = find_sound(target) if kind == b"riff" else None
+    if ours:
+        content = b"".join(read_at(source, at, length).ljust(aligned(length, layout), b"\0") for at, length in extra)
+        _insert(target, ours.start - header, content)  # libsndfile takes what follows for samples
+    else:
+        _append(source, extra, target, layout)
+    size = file_size(target)
+    if kind != b"caff":  # which has no length of all
+        field = {b"RF64": (20, "<Q", size - 8), b"riff": (16, "<Q", size)}.get(kind, (4, layout, size - 8))
+        target.seek(field[0])
+        target.write(struct.pack(*field[1:]))
+
+
+def _append(source: BinaryIO, places: list[tuple[int, int]], target: BinaryIO, layout: str) -> None:
+    """Append pieces of a file, each from a position on; both end where a chunk may begin."""
     position = file_size(target)
-    for name, at, length in chunks:
-        if name in OWN or at + 8 + length > file_size(source):
-            continue
-        target.seek(position := position + position % 2)
-        for start in range(at, at + 8 + length, BLOCK):
-            target.write(read_at(source, start, min(BLOCK, at + 8 + length - start)))
-        position += 8 + length
-    size = position + position % 2
-    target.truncate(size)
-    large = read_at(target, 0, 4) == b"RF64"
-    target.seek(20 if large else 4)
-    target.write(struct.pack("<Q" if large else layout, size - 8))
+    for at, length in places:
+        target.seek(position := aligned(position, layout))
+        for start in range(at, at + length, BLOCK):
+            target.write(read_at(source, start, min(BLOCK, at + length - start)))
+        position += length
+    target.truncate(aligned(position, layout))
+
+
+def _insert(target: BinaryIO, begin: int, content: bytes) -> None:
+    """Insert bytes at a position."""
+    end = file_size(target)
+    try:
+        target.write(bytes(len(content)))  # which a full disk refuses before anything has moved
+        target.flush()
+    except OSError:
+        target.truncate(end)
+        raise
+    while content and end > begin:
+        start = max(begin, end - BLOCK)
+        block = read_at(target, start, end - start)
+        target.seek(start + len(content))
+        target.write(block)
+        end = start
+    target.seek(begin)
+    target.write(content)
 
 
 def _copy_mask(source: BinaryIO, chunks: list[tuple[bytes, int, int]], target: BinaryIO) -> None:
@@ -93,6 +139,33 @@ def _copy_mask(source: BinaryIO, chunks: list[tuple[bytes, int, int]], target: B
         mask = read_at(source, found[0][1] + 28, 4)
         target.seek(found[1][1] + 28)
         target.write(mask)
+
+
+def _copy_annotation(source: BinaryIO, target: BinaryIO) -> None:
+    """Insert the text that stands before the samples of an au file."""
+    head = read_at(source, 0, 8)
+    (start,) = struct.unpack(">I" if head[:4] == b".snd" else "<I", head[4:])
+    text = read_at(source, 24, start - 24) if 24 < start < BLOCK else b""
+    if not text.strip(b"\0"):
+        return
+    text += bytes(-len(text) % 8)
+    (begin,) = struct.unpack(">I", read_at(target, 4, 4))
+    _insert(target, begin, text)
+    target.seek(4)
+    target.write(struct.pack(">I", begin + len(text)))
+
+
+def _copy_fields(source: BinaryIO, target: BinaryIO) -> None:
+    """Insert the fields of a NIST SPHERE header that describe no samples."""
+    theirs, ours = (read_at(file, 0, NIST_HEADER).partition(b"end_head")[0].splitlines() for file in (source, target))
+    known = {line.split()[0] for line in ours if line.split()}
+    fields = [line for line in theirs[2:] if line.split() and line.split()[0] not in known]
+    fields = [line for line in fields if not line.startswith(b"sample_")]
+    header = b"\n".join([*ours, *fields, b"end_head\n"])
+    if len(header) > NIST_HEADER:
+        raise ValueError("they need a header of more than 1 KiB")
+    target.seek(0)
+    target.write(header.ljust(NIST_HEADER))
 
 
 def _copy_flac(source: BinaryIO, target: Path) -> None:

@@ -3,11 +3,9 @@
 Axes: (n, channels), float32; rates in Hz.
 """
 
-import io
 import logging
 import os
 import shutil
-import struct
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,19 +15,19 @@ import numpy as np
 import soundfile
 
 from modelscope_ext.atomic import atomic_write
-from modelscope_ext.audio import containers, mp3, tags
+from modelscope_ext.audio import containers, mp3, tags, vorbis
 from modelscope_ext.audio.decoders import system_name
-from modelscope_ext.audio.encoders import Muxer, muxer_of
+from modelscope_ext.audio.encoders import MUXERS, Muxer, muxer_of
 from modelscope_ext.audio.files import SUFFIXES, WRITTEN
 from modelscope_ext.audio.headers import Window, file_size, read_at
 from modelscope_ext.audio.muxing import MediaWriter
-from modelscope_ext.audio.pcm import AudioError
+from modelscope_ext.audio.pcm import AudioError, to_ogg
 from modelscope_ext.audio.reading import AudioFile, open_audio
 
 logger = logging.getLogger(__name__)
 
 #: Suffix → format of libsndfile, where it is not the suffix in capitals.
-NAMES = {"oga": "OGG", "opus": "OGG", "aif": "AIFF", "aifc": "AIFF", "wave": "WAV"}
+NAMES = {"oga": "OGG", "opus": "OGG", "aif": "AIFF", "aifc": "AIFF", "wave": "WAV", "sph": "NIST"}
 #: Subtypes that belong to their format; in another format its default is written.
 LOSSY = ("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
 #: Formats of more than one file, or without a header, and what libsndfile cannot encode or ends with a wrong sample.
@@ -88,7 +86,10 @@ def output_form(source: AudioFile, path: str | Path) -> Form:
     if same and source.format and _is_written(source.format, source.subtype):
         return _checked(source, path, Form(source.format, source.subtype, None, same))
     require_writable(path)
-    if muxer := muxer_of(path):
+    muxer = muxer_of(path)
+    if same and suffix in (".ogg", ".oga") and not source.format:  # with a picture, or several tracks
+        muxer = MUXERS["ogx"]
+    if muxer:
         return Form("", None, muxer, same)
     name = suffix.lstrip(".")
     format = NAMES.get(name, name.upper())
@@ -144,7 +145,7 @@ def write_like(files: list[AudioFile], path: str | Path, form: Form) -> Iterator
     source = files[0]
     if form.muxer is None:
         wanted = _compression(source, form)
-        strings = {} if form.same and form.format != "CAF" else source.tags  # libsndfile copies those of CAF files
+        strings = {} if form.same else source.tags
         rate, channels = source.sample_rate, source.channels
         with write_audio(path, rate, channels, form.format, form.subtype, source=source, **wanted) as sound:
             for name in tags.STRINGS & strings.keys():
@@ -189,10 +190,10 @@ def write_trial(source: AudioFile, out: BinaryIO, path: Path, form: Form) -> Ite
 
 class _SoundWriter:
     def __init__(self, sound: soundfile.SoundFile) -> None:
-        self._sound = sound
+        self._sound, self._is_ogg = sound, sound.format == "OGG"
 
     def write(self, block: np.ndarray, track: int = 0) -> None:
-        self._sound.write(block)
+        self._sound.write(to_ogg(block) if self._is_ogg else block)
 
 
 @contextmanager
@@ -276,19 +277,9 @@ def _compression(source: AudioFile, form: Form) -> dict[str, Any]:
     if form.subtype == "OPUS":
         kbps = 8e-3 * containers.ogg_sound_size(file) / source.seconds / source.channels
         return {"compression_level": _share(256, 6, kbps)}
-    (wanted,) = struct.unpack("<i", read_at(file, 48, 4))  # the nominal bit rate in the first header
-    levels = [step / 20 for step in range(21)]
-    return {"compression_level": min(levels, key=lambda level: abs(_nominal(source, level) - wanted))}
+    wanted = vorbis.nominal(read_at(file, 0, 256)) or round(8 * containers.ogg_sound_size(file) / source.seconds)
+    return {"compression_level": vorbis.level_of(rate, source.channels, wanted)}
 
 
 def _share(best: float, least: float, kbps: float) -> float:
     return min(max((best - kbps) / (best - least), 0.0), 0.999)
-
-
-def _nominal(source: AudioFile, level: float) -> int:
-    """Return the nominal bit rate of a Vorbis file at a level of compression."""
-    file = io.BytesIO()
-    rate, channels = source.sample_rate, source.channels
-    with soundfile.SoundFile(file, "w", rate, channels, "VORBIS", format="OGG", compression_level=level) as sound:
-        sound.write(np.zeros((1, channels), np.float32))
-    return struct.unpack_from("<i", file.getvalue(), 48)[0]

@@ -23,14 +23,30 @@ import torch
 from fuzz_arrays import RATE, audio, check_array
 from fuzz_commands import command, processes, stream
 from fuzz_common import Models, patience
+from fuzz_media import media
 from fuzz_pipelines import pipeline
 from fuzz_sounds import files
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-DOORS = {"files": files, "command": command, "processes": processes, "stream": stream, "pipeline": pipeline}
+DOORS = {
+    "files": files,
+    "media": media,
+    "command": command,
+    "processes": processes,
+    "stream": stream,
+    "pipeline": pipeline,
+}
 #: How a campaign is shared out; processes take seconds each.
-SHARES = {"arrays": 0.3, "files": 0.3, "command": 0.14, "processes": 0.01, "stream": 0.1, "pipeline": 0.15}
+SHARES = {
+    "arrays": 0.2,
+    "files": 0.2,
+    "media": 0.2,
+    "command": 0.14,
+    "processes": 0.01,
+    "stream": 0.1,
+    "pipeline": 0.15,
+}
 #: Bytes of memory beyond those at the start.
 SPARE = 3 * 2**30
 

@@ -22,7 +22,14 @@ from hypothesis import strategies as st
 from modelscope_ext.audio import AudioError, StreamResampler, from_float, open_audio, write_audio
 
 #: Inputs of each door, without and with the slow tests. A campaign takes thousands. Processes take seconds each.
-COUNTS = {"files": (20, 150), "command": (8, 60), "processes": (0, 1), "stream": (8, 50), "pipeline": (12, 80)}
+COUNTS = {
+    "files": (20, 150),
+    "media": (20, 200),
+    "command": (8, 60),
+    "processes": (0, 1),
+    "stream": (8, 50),
+    "pipeline": (12, 80),
+}
 
 
 @pytest.fixture(scope="module")
