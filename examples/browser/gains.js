@@ -29,44 +29,56 @@ const weights = Float64Array.from({ length: bytes.byteLength / 2 }, (_, i) => ha
 const DENSE = 32;
 const HIDDEN = 48;
 let used = 0;
-const take = (length) => weights.subarray(used, (used += length));
-const layer = (inputs, outputs) => ({ matrix: take(inputs * outputs), bias: take(outputs) });
+
+// A function that multiplies by a matrix (inputs, outputs), whose first weights come next, and adds a bias.
+function layer(inputs, outputs) {
+  const [start, bias] = [used, used + inputs * outputs];
+  used = bias + outputs;
+  return (input, out) => {
+    for (let k = 0; k < outputs; k++) out[k] = weights[bias + k];
+    for (let i = 0; i < inputs; i += 4) { // the inputs end with zeros if they are no multiple of four
+      const [a, b, c, d] = [input[i], input[i + 1], input[i + 2], input[i + 3]];
+      const row = start + i * outputs;
+      for (let k = row, o = 0; o < outputs; k++, o++) {
+        out[o] += a * weights[k] + b * weights[k + outputs] + c * weights[k + 2 * outputs] + d * weights[k + 3 * outputs];
+      }
+    }
+  };
+}
 const dense = layer(FEATURES, DENSE);
 const gru = layer(DENSE, 3 * HIDDEN);
 const recurrent = layer(HIDDEN, 3 * HIDDEN);
 const toExponent = layer(HIDDEN, 1);
 
-function apply({ matrix, bias }, input) {
-  const out = bias.slice();
-  const width = out.length;
-  for (let i = 0, at = 0; i < input.length; i++, at += width) {
-    const x = input[i];
-    if (x) for (let k = 0; k < width; k++) out[k] += x * matrix[at + k];
-  }
-  return out;
-}
-
 export class BandGains {
   constructor() {
     this.frame = 0;
     this.hidden = Array.from({ length: HIGH }, () => new Float64Array(HIDDEN));
+    const sizes = { input: FEATURES + 3, common: DENSE, given: 3 * HIDDEN, own: 3 * HIDDEN, exponent: 1 };
+    for (const [name, size] of Object.entries(sizes)) this[name] = new Float64Array(size);
   }
 
   // Return the gains for the energies of the next frame: above 8 kHz, of the network's input and of its output.
   update(high, before, after) {
     const share = kept(before, after);
-    return this.features(high, before, after).map((features, band) => {
-      const given = apply(gru, apply(dense, features).map((x) => Math.max(0, x)));
-      const own = apply(recurrent, this.hidden[band]);
-      const hidden = this.hidden[band];
-      for (let i = 0; i < HIDDEN; i++) {
-        const reset = logistic(given[i] + own[i]);
-        const update = logistic(given[HIDDEN + i] + own[HIDDEN + i]);
-        const fresh = Math.tanh(given[2 * HIDDEN + i] + reset * own[2 * HIDDEN + i]);
-        hidden[i] = fresh + update * (hidden[i] - fresh);
-      }
-      return share ** Math.exp(Math.min(5, apply(toExponent, hidden)[0]));
-    });
+    return this.features(high, before, after).map((features, band) => share ** this.power(features, this.hidden[band]));
+  }
+
+  power(features, hidden) {
+    const { input, common, given, own, exponent } = this;
+    input.set(features);
+    dense(input, common);
+    for (let i = 0; i < DENSE; i++) common[i] = Math.max(0, common[i]);
+    gru(common, given);
+    recurrent(hidden, own);
+    for (let i = 0; i < HIDDEN; i++) {
+      const reset = logistic(given[i] + own[i]);
+      const update = logistic(given[HIDDEN + i] + own[HIDDEN + i]);
+      const fresh = 2 * logistic(2 * (given[2 * HIDDEN + i] + reset * own[2 * HIDDEN + i])) - 1; // tanh
+      hidden[i] = fresh + update * (hidden[i] - fresh);
+    }
+    toExponent(hidden, exponent);
+    return Math.exp(Math.min(5, exponent[0]));
   }
 
   // Steps 1 to 3: the features of each band.

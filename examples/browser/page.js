@@ -19,12 +19,14 @@ function onSwitch(button, changed) {
 
 // Files
 
-let worker = null; // of the file that is being denoised
+let worker = newWorker(); // of files: it stays because its code gets faster
 let player = null;
 
 function stopFile() {
-  worker?.terminate();
-  worker = null;
+  if (!$("working").hidden) {
+    worker.terminate();
+    worker = newWorker();
+  }
   $("working").hidden = true;
 }
 
@@ -43,7 +45,6 @@ function denoise(file, decoded) {
   say($("status"), "loading");
   const blobs = { before: [], after: [] };
   const began = performance.now();
-  worker = newWorker();
   worker.onerror = (event) => problem({ word: "failed", detail: event.message });
   worker.onmessage = ({ data }) => {
     if (data.kind === "block") {
@@ -51,7 +52,7 @@ function denoise(file, decoded) {
       blobs.after.push(data.after);
       showProgress(data, (performance.now() - began) / 1000);
     } else if (data.kind === "done") {
-      stopFile();
+      $("working").hidden = true;
       show(file, data, [new Blob(blobs.before), new Blob(blobs.after)]);
     } else if (data.word === "undecodable" && !decoded) {
       decodeWhole(file, data).then((all) => denoise(file, all), problem);

@@ -6,9 +6,9 @@ import { HighBand } from "./band.js";
 
 ort.env.wasm.numThreads = 1;
 
-const MOST = 32; // hops at once
+const MOST = 128; // hops at once
 
-const silence = (channels, length) => Array.from({ length: channels }, () => new Float32Array(length));
+export const silence = (channels, length) => Array.from({ length: channels }, () => new Float32Array(length));
 
 export function joined(parts) {
   if (parts.length === 1) return parts[0];
@@ -93,9 +93,13 @@ class Resampler {
       const used = Math.min(taps.length, last + 1);
       for (let c = 0; c < out.length; c++) {
         const samples = this.buffer[c];
-        let sum = 0;
-        for (let i = 0; i < used; i++) sum += taps[i] * samples[last - i];
-        out[c][m - done] = sum;
+        let [even, odd] = [0, 0];
+        for (let i = 0; i < used - 1; i += 2) {
+          even += taps[i] * samples[last - i];
+          odd += taps[i + 1] * samples[last - i - 1];
+        }
+        if (used % 2) even += taps[used - 1] * samples[last - used + 1];
+        out[c][m - done] = even + odd;
       }
     }
     this.done = ready;

@@ -1,14 +1,20 @@
-// Denoises one file or one microphone. The page starts a worker for each and ends it to cancel.
+// Denoises files, one after the other, or one microphone. The page ends it to cancel.
 
 import { ADTS, AudioSampleSink, BlobSource, FLAC, Input, MATROSKA, MP3, MP4, OGG, QTFF, WAVE, WEBM } from "mediabunny";
 import { Spectrograms } from "./spectrogram.js";
-import { cut, DenoiseStream, joined, Network } from "./stream.js";
+import { cut, DenoiseStream, joined, Network, silence } from "./stream.js";
 
 const FORMATS = [MP4, QTFF, MATROSKA, WEBM, MP3, WAVE, OGG, ADTS, FLAC];
 const MAX_HOURS = 3;
 const MAX_BYTES = 2 ** 32 - 44; // of a wav file
 
-const loading = Network.load(new URL(".", import.meta.url));
+const loading = load();
+
+async function load() {
+  const network = await Network.load(new URL(".", import.meta.url));
+  await new DenoiseStream(network, 48000, 1).feed(silence(1, 3 * 48000)); // the browser makes hot code fast
+  return network;
+}
 
 // An error with a message of words.js.
 class Problem extends Error {
@@ -130,7 +136,6 @@ function pcm(audio) {
 
 async function denoiseLive({ port, rate }) {
   const network = await loading;
-  await new DenoiseStream(network, rate, 1).feed([new Float32Array(rate)]); // the first steps are slow
   const stream = new DenoiseStream(network, rate, 1);
   let busy = 0;
   let frames = 0;
