@@ -55,12 +55,13 @@ def open_decoder(file: BinaryIO, name: str = "", track: int = 0) -> Decoder:
 def _choose(file: BinaryIO, name: str = "", track: int = 0) -> Decoder:
     """Return libsndfile's decoder or FFmpeg's where it alone is right.
 
-    FFmpeg reads an mp3 without a trustworthy Xing header, a further track, an ogg file with further streams and all
-    that libsndfile refuses.
+    FFmpeg reads an mp3 without a trustworthy Xing header, a further track, an ogg file with further streams, a voc
+    file, whose blocks libsndfile takes for one, and all that libsndfile refuses.
     """
     parts = containers.parts(file)
     several = len(parts) == 1 and containers.ogg_streams(file) > 1
-    if track or several or (mp3.is_mp3(file) and not _xing_is_right(file)):
+    is_voc = headers.read_at(file, 0, 19) == b"Creative Voice File"
+    if track or several or is_voc or (mp3.is_mp3(file) and not _xing_is_right(file)):
         with suppress(AudioError):
             return _Watched(file, track)
     try:

@@ -31,6 +31,7 @@ WRITTEN_AS = {
     ("wav", "pcm_s16le"): ("WAV", "PCM_16"),
     ("aiff", "pcm_s16be"): ("AIFF", "PCM_16"),
     ("voc", "pcm_u8"): ("VOC", "PCM_U8"),
+    ("voc", "pcm_s16le"): ("VOC", "PCM_16"),
 }
 #: Kind of FFmpeg's uncompressed codecs → subtype of libsndfile.
 PCM = {"s16": "PCM_16", "s24": "PCM_24", "s32": "PCM_32", "f32": "FLOAT", "f64": "DOUBLE", "mul": "ULAW", "ala": "ALAW"}
@@ -193,11 +194,17 @@ class Media:
             yield from frames
 
     def _keep_beginning(self) -> int:
-        """Return the samples of padding of a wma file. FFmpeg's decoder drops twice as many: a frame of the sound."""
+        """Return the samples of padding of a wma file. FFmpeg's decoder drops twice as many: a frame of the sound.
+
+        At the end of ALAC in a caf file it drops as many samples of the sound as the last packet is short of.
+        """
         codec = self._stream.codec_context
-        if codec.name not in ("wmav1", "wmav2"):
+        is_alac = codec.name == "alac" and self._container.format.name == "caf"
+        if not is_alac and codec.name not in ("wmav1", "wmav2"):
             return 0
         codec.flags2 |= SKIP_MANUAL
+        if is_alac:
+            return 0
         return 512 << sum(codec.sample_rate > rate for rate in (16000, 22050, 48000))
 
     def _is_partial(self, packet: Any) -> bool:
