@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Writes a model as an ONNX file, which `denoise --model` runs without PyTorch. The file is compared with "
         "PyTorch first. It is refused where samples differ by more than 0.0001."
     )
-    add_model(parser)
+    add_model(parser, "file with --utterance, else stream")
     parser.add_argument("--format", choices=["onnx"], default="onnx", help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="OUT.onnx", help="the file to write")
     kind = parser.add_mutually_exclusive_group()

@@ -50,7 +50,8 @@ def export_onnx(
     """Write a network to an ONNX file after a comparison of both on noise, a voice and silence.
 
     Args:
-        model: a network, a model folder or a name as in `hub.model_folder`; None is "file".
+        model: a network, a model folder or a name as in `hub.model_folder`; None is "file" for whole utterances and
+            "stream" for others.
         path: the file. It appears if it is complete and gives what PyTorch gives.
         utterance: export whole utterances instead of a step with its state. None exports a step of causal networks.
         int8: store the recurrent matrices of a CRUSE's step in 8 bits: a smaller file and a faster step.
@@ -67,7 +68,7 @@ def export_onnx(
         import onnx
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("export needs onnx; get it with: pip install 'modelscope-ext[onnx]'") from error
-    net = _network(model)
+    net = _network(("file" if utterance else "stream") if model is None else model)
     kind = _kind(net, utterance, blocks)
     proto = _graph(net, kind, int8).model(OPSET)
     onnx.helper.set_model_props(proto, {key: str(value) for key, value in _metadata(net, kind).items()})
@@ -78,9 +79,9 @@ def export_onnx(
             raise ExportError(f"{path}: not written; {difference}")
 
 
-def _network(model: "nn.Module | str | Path | None") -> nn.Module:
-    if model is None or isinstance(model, (str, Path)):
-        return load_model(model_folder("file" if model is None else model))
+def _network(model: "nn.Module | str | Path") -> nn.Module:
+    if isinstance(model, (str, Path)):
+        return load_model(model_folder(model))
     if model.training:
         raise ValueError("the network is in training mode; call eval() first")
     return model if model.window.device.type == "cpu" else copy.deepcopy(model).cpu()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 __all__ = ["DEFAULT", "HIGH_BAND", "MODELS", "graph_of"]
 
-#: Weights that this project trained; the `README.md` beside them is the card.
+#: Causal, with weights that this project trained; the `README.md` beside them is the card.
 DEFAULT = Path(__file__).parent / "speech_cruse_ans_16k"
 #: By their names: for arrays and files, and for streams. The same network does both.
 MODELS = {"file": DEFAULT, "stream": DEFAULT}

@@ -70,8 +70,8 @@ class ValidationConfig:
 class TrainConfig:
     """A run of `MixtureRecipe`. `model` is a name and the options of `build`.
 
-    start: a model as `hub.model_folder` takes it; "default" is "file". Training begins with its weights. Its window
-        may be shorter (`Cruse.load_resized`) or it may have one direction of two (`DualPath.load_resized`).
+    start: a model as `hub.model_folder` takes it; "default" is "stream" or, in both directions, "file". Training begins
+        with its weights. Its window may be shorter and it may have one direction of two (`load_resized`).
     """
 
     free = ("steps", "threads", "workers", "checkpoint_seconds", "validation")  # may change within a run

@@ -269,7 +269,7 @@ def _begin(net: nn.Module, start: str, best: Path) -> None:
     try:
         if not hasattr(net, "load_resized"):
             raise ValueError(f"{type(net).__name__} cannot begin from another network")
-        folder = model_folder("file" if start == "default" else start)
+        folder = model_folder(("stream" if net.causal else "file") if start == "default" else start)
         require_outside(folder, best)
         net.load_resized(load_model(folder))
     except ValueError as error:

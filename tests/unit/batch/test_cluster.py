@@ -23,7 +23,7 @@ from modelscope_ext.batch.manifest import Manifest
 from modelscope_ext.batch.plan import Job
 from modelscope_ext.batch.ray import Batch, CrashCounter, Worker, make_blocks
 from modelscope_ext.cli import main
-from modelscope_ext.pretrained import DEFAULT
+from modelscope_ext.pretrained import MODELS
 
 RATE = 16000
 
@@ -95,7 +95,7 @@ def test_only_what_is_missing_or_has_changed_is_done_again(folder, tmp_path):
     assert again() == ["sub/b.flac"]
     assert again(wet=0.5) == ["a.wav", "sub/b.flac"]
     assert again(wet=0.5, attenuation_limit_db=200) == ["a.wav", "sub/b.flac"]
-    shutil.copytree(DEFAULT, tmp_path / "model")
+    shutil.copytree(MODELS["file"], tmp_path / "model")
     assert again(wet=0.5, attenuation_limit_db=200, model=tmp_path / "model") == []
     described = tmp_path / "model" / "configuration.json"
     described.write_text(described.read_text() + " ")

@@ -22,7 +22,7 @@ from modelscope_ext.export.parity import TOLERANCE
 from modelscope_ext.inference.chunking import ChunkedInference
 from modelscope_ext.inference.onnx_backend import OnnxBackend
 from modelscope_ext.inference.torch_backend import TorchBackend
-from modelscope_ext.pretrained import DEFAULT, graph_of
+from modelscope_ext.pretrained import DEFAULT, MODELS, graph_of
 
 #: A representative of every option of `CruseConfig`.
 VARIANTS = {
@@ -66,7 +66,7 @@ def level_db(audio):
 @pytest.fixture(scope="module")
 def step(tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "step.onnx"
-    export_onnx(None, path)
+    export_onnx("stream", path)
     return path
 
 
@@ -79,7 +79,7 @@ def denoiser():
 @pytest.fixture(scope="module")
 def utterance(tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "utterance.onnx"
-    export_onnx(None, path, utterance=True)
+    export_onnx("stream", path, utterance=True)
     return path
 
 
@@ -334,6 +334,7 @@ def test_files_run_without_torch(kind, request, tmp_path, denoiser):
         [sys.executable, "-c", WITHOUT_TORCH, model, source, target], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    denoiser = denoiser if model else Denoiser(load_model(MODELS["file"]))
     denoiser.file(source, tmp_path / "ours.wav")
     ours, theirs = (soundfile.read(tmp_path / name)[0] for name in ("ours.wav", "out.wav"))
     assert np.abs(ours - theirs).max() < TOLERANCE

@@ -144,7 +144,8 @@ def test_chunks_do_not_change_a_stream(denoiser, noisy, rate, channels):
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [(16000, 5), (16000, 1.5), (44100, 3)])
-def test_an_array_is_a_stream_after_a_time_reversed_warm_up(denoiser, noisy, rate, seconds):
+def test_an_array_is_a_stream_after_a_time_reversed_warm_up(noisy, rate, seconds):
+    denoiser = Denoiser("stream")
     audio = np.resize(noisy, round(seconds * rate))
     warmup = audio[1 : 2 * rate + 1][::-1]
     expected = streamed(denoiser, np.concatenate((warmup, audio)), rate)[len(warmup) :]

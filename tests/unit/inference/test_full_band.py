@@ -11,7 +11,7 @@ from modelscope_ext.cli import main
 from modelscope_ext.inference.backend import Limits
 from modelscope_ext.inference.band_gains import BandGains, weights
 from modelscope_ext.inference.stream import DenoiseStream
-from modelscope_ext.pretrained import DEFAULT
+from modelscope_ext.pretrained import MODELS
 
 RATES = [17000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000]
 
@@ -158,7 +158,7 @@ def test_the_command_takes_the_band(tmp_path):
 
 def test_every_back_end_has_the_band(denoiser, noisy):
     audio = resample(noisy[:32000], 16000, 48000) + white(2, 48000) / 10
-    assert np.abs(denoiser(audio, 48000) - Denoiser(load_model(DEFAULT))(audio, 48000)).max() < 1e-3
+    assert np.abs(denoiser(audio, 48000) - Denoiser(load_model(MODELS["file"]))(audio, 48000)).max() < 1e-3
 
 
 def recorded(count=6):
