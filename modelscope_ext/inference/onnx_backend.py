@@ -1,6 +1,7 @@
 """ONNX files of `modelscope-ext export` by onnxruntime or OpenVINO; PyTorch is not needed."""
 
 import functools
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ STEP, BLOCKS = "step", "blocks"
 MOST_HOPS = 128
 #: Blocks of fewer hops are processed one by one: memory that is bound once is faster.
 FEWEST_HOPS = 4
+#: Most numbers of a stream's state.
+MOST_STATE = 2**24
 
 
 class OnnxBackend:
@@ -68,6 +71,11 @@ class OnnxBackend:
         fits = 1000 <= numbers[0] <= 1_000_000 and numbers[1] >= 1 and 0 <= min(numbers) <= max(numbers) <= 1_000_000
         if not (fits and 0 <= self.limits.warmup_s <= 3):
             raise ValueError(f"{path}: its metadata are absurd: {str(found)[:300]}")
+        state = [each.shape[1:] for each in session.get_inputs() if each.name not in ("audio", "means")]
+        if not all(isinstance(length, int) for shape in state for length in shape) or (
+            sum(map(math.prod, state)) > MOST_STATE
+        ):
+            raise ValueError(f"{path}: its state is absurd: {str(state)[:300]}")
         self._most_hops = MOST_HOPS if found["kind"] == BLOCKS else 1
         threads = 1 if self.causal else int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)
         self._make = functools.partial(_OpenVino if device == "openvino" else _session, path, threads)

@@ -210,13 +210,44 @@ def in_a_node(graph):
     graph.node.append(onnx.helper.make_node("Constant", [], ["weights"], value=weights))
 
 
+def computed(operator, *values, doubled=0, **attributes):
+    """Return a function that adds what onnxruntime would compute of constants when it loads the file."""
+
+    def add(graph):
+        names = [f"given_{number}" for number in range(len(values))]
+        graph.initializer.extend(map(onnx.numpy_helper.from_array, map(np.array, values), names))
+        results = [*(f"result_{number}" for number in range(doubled)), "weights"]
+        for number, result in enumerate(results):
+            inputs = [results[number - 1]] * 2 if number else names
+            graph.node.append(onnx.helper.make_node(operator, inputs, [result], **attributes))
+
+    return add
+
+
+COLUMN = np.ones((40_000, 1), np.float32)
+COMPUTED = {
+    "a sum of a row and a column": (computed("Add", COLUMN, COLUMN.T), "far larger than the file"),
+    "a product of them": (computed("MatMul", COLUMN, COLUMN.T), "computes constants by 'MatMul'"),
+    "the same twice, again and again": (
+        computed("Concat", COLUMN, COLUMN, doubled=20, axis=0),
+        "far larger than the file",
+    ),
+    "a row many times": (computed("Gather", COLUMN.T, np.zeros(40_000, np.int64)), "far larger than the file"),
+    "axes without end": (computed("Gather", [[0]], [[0]], doubled=25), "absurd shapes"),
+    "a shape": (computed("ConstantOfShape", [HUGE]), "uses the operator 'ConstantOfShape'"),
+    "zeros around it": (computed("Pad", [1.0], [0, HUGE]), "computes constants by 'Pad'"),
+}
+
+
 @pytest.mark.parametrize(
     ("add", "reason"),
     [
         (sparse, "has sparse weights"),
         (external, "has weights in another file"),
         (in_a_node, "has tensors or graphs in"),
+        *COMPUTED.values(),
     ],
+    ids=["sparse", "external", "in a node", *COMPUTED],
 )
 def test_onnx_weights_take_no_more_than_their_file(exported, little_memory, add, reason):
     model = onnx.load(exported)
@@ -227,7 +258,24 @@ def test_onnx_weights_take_no_more_than_their_file(exported, little_memory, add,
     path.write_bytes(model.SerializeToString())
     with path.with_name("large.bin").open("wb") as file:
         file.truncate(4 * HUGE)  # a hole
-    with pytest.raises(ValueError, match=rf"changed\.onnx: {reason}"):
+    with pytest.raises(ValueError, match=rf"changed\.onnx: .*{reason}"):
+        Denoiser(path)
+
+
+def test_a_state_of_gigabytes_is_not_made(exported, little_memory):
+    model = onnx.load(exported)
+    shape = onnx.helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, ["batch", HUGE])
+    model.graph.input.append(shape)
+    path = exported.with_name("changed.onnx")
+    onnx.save(model, path)
+    with pytest.raises(ValueError, match=r"changed\.onnx: its state is absurd"):
+        Denoiser(path)
+
+
+def test_many_small_parts_are_refused(exported, little_memory):
+    path = exported.with_name("changed.onnx")
+    path.write_bytes(exported.read_bytes() + b"\x3a\x80\xda\xc4\x09" + b"\x0a\x00" * 10_000_000)  # empty nodes
+    with pytest.raises(ValueError, match=r"changed\.onnx: has more parts than any exported file"):
         Denoiser(path)
 
 
