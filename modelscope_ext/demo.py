@@ -302,7 +302,9 @@ def _names(host: str | None) -> list[str]:
     A page of strangers may give its own name the address of this computer, and would then read what is served here.
     """
     host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    return ["127.0.0.1", "localhost"] if host in ("127.0.0.1", "localhost") else ["*"]
+    # Of an address in IPv6 old versions of starlette see the bracket alone, with which no name begins.
+    names = ["127.0.0.1", "localhost", "[::1]", "::1", "["]
+    return names if host in names else ["*"]
 
 
 class _OwnServerOnly:

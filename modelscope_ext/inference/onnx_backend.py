@@ -20,6 +20,8 @@ STEP, BLOCKS = "step", "blocks"
 MOST_HOPS = 128
 #: Blocks of fewer hops are processed one by one: memory that is bound once is faster.
 FEWEST_HOPS = 4
+#: An operator of files in 8 bits, whose rounding depends on the loudest of the signals that it gets at once.
+QUANTIZED = b"DynamicQuantizeMatMul"
 #: Most numbers of a stream's state.
 MOST_STATE = 2**24
 
@@ -77,6 +79,7 @@ class OnnxBackend:
         ):
             raise ValueError(f"{path}: its state is absurd: {str(state)[:300]}")
         self._most_hops = MOST_HOPS if found["kind"] == BLOCKS else 1
+        self._apart = found["kind"] == STEP and QUANTIZED in path.read_bytes()  # each signal on its own
         threads = 1 if self.causal else int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)
         self._make = functools.partial(_OpenVino if device == "openvino" else _session, path, threads)
         self._process = os.getpid()
@@ -92,8 +95,17 @@ class OnnxBackend:
         """Pickle the path: sessions of onnxruntime cannot be pickled."""
         return OnnxBackend, (self._path, self._device)
 
-    def feed(self, audio: np.ndarray, state: "_Steps | None" = None) -> tuple[np.ndarray, "_Steps"]:
+    def feed(
+        self, audio: np.ndarray, state: "_Steps | list[_Steps] | None" = None
+    ) -> tuple[np.ndarray, "_Steps | list[_Steps]"]:
         """See `Backend`."""
+        if not self._apart or len(audio) == 1:
+            return self._feed(audio, state)
+        states = state or [None] * len(audio)
+        fed = [self._feed(row[None], each) for row, each in zip(audio, states, strict=True)]
+        return np.concatenate([out for out, _ in fed]), [each for _, each in fed]
+
+    def _feed(self, audio: np.ndarray, state: "_Steps | None") -> tuple[np.ndarray, "_Steps"]:
         state, hop = state or _Steps(self._session, len(audio)), self._hop
         audio = np.concatenate((state.waiting, audio), 1) if state.waiting.shape[1] else audio
         whole = audio.shape[1] // hop * hop
@@ -107,9 +119,10 @@ class OnnxBackend:
         state.waiting = audio[:, whole:]
         return out, state
 
-    def flush(self, state: "_Steps") -> np.ndarray:
+    def flush(self, state: "_Steps | list[_Steps]") -> np.ndarray:
         """See `Backend`."""
-        return self.feed(np.zeros((len(state.waiting), self.limits.latency), np.float32), state)[0]
+        signals = len(state) if isinstance(state, list) else len(state.waiting)
+        return self.feed(np.zeros((signals, self.limits.latency), np.float32), state)[0]
 
     def enhance(
         self, audio: np.ndarray, stats: np.ndarray | None = None, more: bool = False

@@ -1,6 +1,7 @@
 """Commands in processes of their own and what they work on, for `attacks.py`."""
 
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -17,6 +18,12 @@ ROOT = HERE.parent.parent
 sys.path += [str(ROOT / "tests"), str(ROOT / "benchmarks")]
 from helpers import CRUSE_CONFIG  # noqa: E402
 from processes import Background  # noqa: E402
+
+# What commands import takes seconds of a core, and some attacks need hundreds of processes.
+NAMES = ("denoise", "prepare_data", "train", "evaluate", "report", "export", "info")
+COMMANDS = [f"modelscope_ext.cli.{name}" for name in NAMES]
+LATE = ["modelscope_ext.export.parity", "matplotlib.pyplot", "onnx", "onnxruntime", "pystoi", "scipy.signal", "pandas"]
+multiprocessing.get_context("forkserver").set_forkserver_preload([*COMMANDS, *LATE, "torch.distributed", "datasets"])
 
 # The processes would import all that the main script does, and a limit of memory would come too late.
 vars(sys.modules["__main__"]).pop("__file__", None)

@@ -37,6 +37,7 @@ Outcomes = Iterator[str]
 def many(work: Path, count: int) -> Outcomes:
     """Denoise a folder of tiny files, a thousandth of them damaged; memory must not grow with them."""
     recordings(work / "one", 1, 0.1)
+    net = str(Models(work / "net").onnx)
     content, peaks = (work / "one" / "0.wav").read_bytes(), []
     for number in (count // 10, count):
         folder = work / f"in{number}"
@@ -45,7 +46,7 @@ def many(work: Path, count: int) -> Outcomes:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"text" if file % 1000 == 7 else content)
         bad, out = len(range(7, number, 1000)), work / f"out{number}"
-        command = [sys.executable, "-m", "modelscope_ext", "denoise", str(folder), "-o", str(out)]
+        command = [sys.executable, "-m", "modelscope_ext", "denoise", "--model", net, str(folder), "-o", str(out)]
         with (work / "log").open("w+") as log:
             begun, process = time.monotonic(), subprocess.Popen(command, stderr=log, env=environment())
             _, status, used = os.wait4(process.pid, 0)

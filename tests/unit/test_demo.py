@@ -2,17 +2,24 @@
 
 import http.client
 import io
+import json
+import os
 import runpy
 import shutil
+import signal
 import socket
 import sys
+import threading
+import time
 import urllib.request
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import soundfile
 from conftest import EXAMPLES, RATE, wait_for
+from processes import Background, free_port
 
 from modelscope_ext import demo, metrics
 from modelscope_ext.cli import main
@@ -103,12 +110,61 @@ def address():
     assert connections == []
 
 
-@pytest.mark.parametrize(("host", "code"), [("127.0.0.1", 200), ("localhost", 200), ("evil.example", 400)])
+HOSTS = [("127.0.0.1", 200), ("localhost", 200), ("[::1]", 200), ("evil.example", 400), ("127.0.0.1.evil.example", 400)]
+
+
+@pytest.mark.parametrize(("host", "code"), HOSTS)
 def test_other_names_of_this_computer_are_refused(address, host, code):
     """A page of strangers may give its name this computer's address."""
     connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
     connection.request("GET", "/config", headers={"Host": f"{host}:{urlsplit(address).port}"})
     assert connection.getresponse().status == code
+
+
+def send(address, path):
+    """Upload a file without a browser; return where the server keeps it."""
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="talk.wav"\r\n\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    body += path.read_bytes() + b"\r\n--x--\r\n"
+    request = urllib.request.Request(f"{address}gradio_api/upload", body, headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return Path(json.loads(answer.read())[0])
+
+
+def test_uploads_are_deleted_after_a_while(monkeypatch, tmp_path):
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
+    monkeypatch.setattr(demo, "KEPT_S", 1)
+    page = demo.build_page()
+    try:
+        kept = send(demo.launch(page, "127.0.0.1", wait=False), NOISY)
+        assert kept.is_relative_to(page.work.name)
+        until = time.monotonic() + 60
+        while kept.exists() and time.monotonic() < until:
+            threading.Event().wait(0.1)
+        assert not kept.exists()
+    finally:
+        page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_nothing_is_left_when_the_page_ends(tmp_path, number):
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    temp, messages = tmp_path / "temp", tmp_path / "messages"
+    temp.mkdir()
+    settings = {"TMPDIR": str(temp), "OMP_NUM_THREADS": "1"}
+    program = "import signal, sys\nfrom modelscope_ext.cli import main\nsignal.signal(2, signal.default_int_handler)\n"
+    port = free_port()
+    page = Background(["-c", f"{program}sys.exit(main(['demo', '--port', '{port}']))"], messages, settings)
+    until = time.monotonic() + 200
+    while not (messages.exists() and "the page is at" in messages.read_text()) and time.monotonic() < until:
+        threading.Event().wait(0.1)
+    assert send(f"http://127.0.0.1:{port}/", NOISY).is_relative_to(temp)
+    os.kill(page.pid, number)
+    page.wait(60)
+    assert list(temp.iterdir()) == []
+    assert "Traceback" not in messages.read_text()
 
 
 def upload(browser, address, path):

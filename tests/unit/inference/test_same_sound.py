@@ -30,7 +30,7 @@ def signal(seconds, rate):
     return (rng.standard_normal(len(level)) * level).astype(np.float32)
 
 
-@pytest.fixture(params=[*NETWORKS, "ONNX step", "ONNX utterance"], scope="module")
+@pytest.fixture(params=[*NETWORKS, "ONNX step", "ONNX step, 8 bits", "ONNX utterance"], scope="module")
 def case(request, tmp_path_factory):
     """Return a model, its denoiser, a signal and the result for it alone."""
     torch.manual_seed(0)
@@ -42,7 +42,8 @@ def case(request, tmp_path_factory):
         model = net and net.eval()
     else:
         model, seconds = tmp_path_factory.mktemp("onnx") / "net.onnx", 4.0
-        export_onnx(build("CRUSE2-8-1xGRU2").eval(), model, utterance="utterance" in request.param)
+        kind = {"utterance": "utterance" in request.param, "int8": "8 bits" in request.param}
+        export_onnx(build("CRUSE2-8-1xGRU2").eval(), model, **kind)
     denoiser, rate = Denoiser(model), 48000 if "48" in request.param else RATE
     audio = signal(seconds, rate)
     return model, denoiser, audio, rate, denoiser(audio, rate)
