@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 MAX_S, MAX_MB = 300, 100
 #: End of the attenuation slider; it means no limit.
 LIMIT_DB = 60
+WORK = "modelscope-ext-demo-"  # start of the name of the folder with uploads and results
 #: Seconds until earlier results are deleted.
 KEPT_S = 3600
 DEFAULT_NAME = "the model in this package"
@@ -174,12 +175,15 @@ def build_page(models: Sequence[str] = (), device: str | None = None, limited: b
         ModuleNotFoundError: gradio is missing; `pip install 'modelscope-ext[demo]'` installs it.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    work = tempfile.TemporaryDirectory(prefix=WORK)
+    if WORK in os.environ.get("GRADIO_TEMP_DIR", WORK):  # not of the user
+        os.environ["GRADIO_TEMP_DIR"] = str(
+            Path(work.name, "uploads")
+        )  # read at gradio's import; removed with the rest
     try:
         import gradio
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("the page needs gradio: pip install 'modelscope-ext[demo]'") from error
-    work = tempfile.TemporaryDirectory(prefix="modelscope-ext-demo-")
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(Path(work.name, "uploads")))  # removed with the rest
 
     def run(
         source: str | None, strength: float, limit_db: float, model: str, words: dict[str, str], progress: Any
@@ -297,13 +301,9 @@ def launch(page: Any, host: str | None = None, port: int | None = None, *, wait:
 
 
 def _names(host: str | None) -> list[str]:
-    """Return the names by which browsers may call the server.
-
-    A page of strangers may give its own name the address of this computer, and would then read what is served here.
-    """
+    """Return the names by which browsers may call the server: a page of strangers could give this computer its own."""
     host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    # Of an address in IPv6 old versions of starlette see the bracket alone, with which no name begins.
-    names = ["127.0.0.1", "localhost", "[::1]", "::1", "["]
+    names = ["127.0.0.1", "localhost", "[::1]", "::1", "["]  # old versions of starlette see the bracket alone
     return names if host in names else ["*"]
 
 

@@ -109,6 +109,7 @@ def _become(arguments, cwd, environment, *outputs):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
+    tempfile.tempdir = None  # what was imported before may have asked for it
     sys.path[:0] = ["", *environment["PYTHONPATH"].split(os.pathsep)]
     warnings.filterwarnings("error", category=UserWarning)
     kind, program, *sys.argv[1:] = arguments

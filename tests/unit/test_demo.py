@@ -8,6 +8,7 @@ import runpy
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -18,8 +19,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import soundfile
-from conftest import EXAMPLES, RATE, wait_for
-from processes import Background, free_port
+from conftest import EXAMPLES, RATE, ROOT, wait_for
+from processes import free_port
 
 from modelscope_ext import demo, metrics
 from modelscope_ext.cli import main
@@ -151,19 +152,23 @@ def test_uploads_are_deleted_after_a_while(monkeypatch, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_nothing_is_left_when_the_page_ends(tmp_path, number):
     pytest.importorskip("gradio", reason="gradio is not installed")
-    temp, messages = tmp_path / "temp", tmp_path / "messages"
-    temp.mkdir()
-    settings = {"TMPDIR": str(temp), "OMP_NUM_THREADS": "1"}
+    (tmp_path / "temp").mkdir()
+    port, messages = free_port(), tmp_path / "messages"
     program = "import signal, sys\nfrom modelscope_ext.cli import main\nsignal.signal(2, signal.default_int_handler)\n"
-    port = free_port()
-    page = Background(["-c", f"{program}sys.exit(main(['demo', '--port', '{port}']))"], messages, settings)
-    until = time.monotonic() + 200
-    while not (messages.exists() and "the page is at" in messages.read_text()) and time.monotonic() < until:
-        threading.Event().wait(0.1)
-    assert send(f"http://127.0.0.1:{port}/", NOISY).is_relative_to(temp)
-    os.kill(page.pid, number)
-    page.wait(60)
-    assert list(temp.iterdir()) == []
+    command = [sys.executable, "-c", f"{program}sys.exit(main(['demo', '--port', '{port}']))"]
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "temp")}
+    settings.pop("GRADIO_TEMP_DIR", None)
+    with messages.open("w") as file:  # a process of its own, whose end is an ordinary one
+        page = subprocess.Popen(command, env=settings, stderr=file, stdout=file)
+    try:
+        until = time.monotonic() + 200
+        while "the page is at" not in messages.read_text() and time.monotonic() < until:
+            threading.Event().wait(0.1)
+        assert send(f"http://127.0.0.1:{port}/", NOISY).is_relative_to(tmp_path / "temp")
+    finally:
+        page.send_signal(number)
+        page.wait(100)
+    assert list((tmp_path / "temp").iterdir()) == []
     assert "Traceback" not in messages.read_text()
 
 
