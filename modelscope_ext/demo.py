@@ -21,11 +21,9 @@ logger = logging.getLogger(__name__)
 
 #: Limits of an upload to a page for others in seconds and megabytes; a page for this computer has none.
 MAX_S, MAX_MB = 300, 100
-#: End of the attenuation slider; it means no limit.
-LIMIT_DB = 60
+LIMIT_DB = 60  # end of the attenuation slider; it means no limit
 WORK = "modelscope-ext-demo-"  # start of the name of the folder with uploads and results
-#: Seconds until earlier results are deleted.
-KEPT_S = 3600
+KEPT_S = 3600  # until earlier results are deleted
 DEFAULT_NAME = "the model in this package"
 EXAMPLE = Path(__file__).parent / "templates" / "example.mp3"
 #: The browser must load nothing from other servers.
