@@ -3,7 +3,8 @@
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,11 @@ class OnnxBackend:
         self, audio: np.ndarray, state: "_Steps | list[_Steps] | None" = None
     ) -> tuple[np.ndarray, "_Steps | list[_Steps]"]:
         """See `Backend`."""
-        if not self._apart or len(audio) == 1:
-            return self._feed(audio, state)
-        states = state or [None] * len(audio)
-        fed = [self._feed(row[None], each) for row, each in zip(audio, states, strict=True)]
+        with _explained(self._path):
+            if not self._apart or len(audio) == 1:
+                return self._feed(audio, state)
+            states = state or [None] * len(audio)
+            fed = [self._feed(row[None], each) for row, each in zip(audio, states, strict=True)]
         return np.concatenate([out for out, _ in fed]), [each for _, each in fed]
 
     def _feed(self, audio: np.ndarray, state: "_Steps | None") -> tuple[np.ndarray, "_Steps"]:
@@ -140,7 +142,8 @@ class OnnxBackend:
         """Run whole utterances."""
         if self._process != os.getpid():  # a forked child has none of its parent's threads
             self._session, self._process = self._make(), os.getpid()
-        return self._session.run([output], inputs)[0]
+        with _explained(self._path):
+            return self._session.run([output], inputs)[0]
 
 
 class _Steps:
@@ -250,6 +253,17 @@ def _session(path: Path, threads: int) -> Any:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's classes have no other base
         raise ValueError(f"{path}: not an ONNX file, or damaged ({_first_line(error)})") from error
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Raise ValueError with the name of the file for what onnxruntime raises while a graph runs."""
+    try:
+        yield
+    except Exception as error:  # onnxruntime's classes have no other base; with bound arrays it takes RuntimeError
+        if not type(error).__module__.startswith("onnxruntime") and not str(error).startswith("Error in execution"):
+            raise
+        raise ValueError(f"{path}: onnxruntime cannot run it ({_first_line(error)})") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -287,6 +287,20 @@ def test_an_onnx_file_of_gigabytes_is_not_read(tmp_path, little_memory):
         Denoiser(path)
 
 
+@pytest.mark.parametrize("utterance", [False, True])
+def test_a_graph_that_fails_while_it_runs_is_an_error_with_its_name(tmp_path, utterance):
+    path = tmp_path / "forged.onnx"
+    export_onnx(build(MODEL["name"]).eval(), path, utterance)
+    model = onnx.load(path)
+    (node,) = [node for node in model.graph.node if "enhanced" in node.output]
+    node.output[0] = "before"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([7, -1]), "seven"))
+    model.graph.node.append(onnx.helper.make_node("Reshape", ["before", "seven"], ["enhanced"]))
+    onnx.save(model, path)
+    with pytest.raises(ValueError, match=r"forged\.onnx: onnxruntime cannot run it \("):
+        Denoiser(path)(np.zeros(16000, np.float32), 16000)
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff" * 1000, b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x3a\x05\x0a"])
 def test_damaged_onnx_files_are_refused(tmp_path, content):
     path = tmp_path / "damaged.onnx"
