@@ -140,7 +140,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert "modelscope_ext.metrics.si_sdr" in (tmp_path / "site" / "reference" / "index.html").read_text()
     pages = [path for path in (tmp_path / "site").rglob("index.html") if path.parent.name != "try"]
     assert len(pages) == len(list(DOCS.rglob("*.md")))
-    assert (tmp_path / "site" / "try" / "model.onnx").exists()
+    assert (tmp_path / "site" / "try" / "model.deflate").exists()
 
 
 @pytest.mark.parametrize("path", CHINESE, ids=relative)

@@ -106,8 +106,9 @@ def check_file(denoise: Callable[[Path, Path], object], source: Path, target: Pa
     wanted, length = samples(source), counted(target)
     blocks = soundfile.info(os.fsencode(target)).subtype.startswith(("IMA", "MS_", "GSM", "G72"))
     assert wanted <= length <= wanted + (4096 if blocks else 0), f"{length} samples of {wanted}"
-    with contextlib.suppress(soundfile.LibsndfileError):  # an independent decoder, which stops early at some faults
-        assert length >= counted(source)
+    if source.suffix != ".w64":  # whose later chunks libsndfile takes for samples
+        with contextlib.suppress(soundfile.LibsndfileError):  # an independent decoder, which stops early at some faults
+            assert length >= counted(source)
     return "done"
 
 

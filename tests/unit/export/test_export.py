@@ -54,7 +54,7 @@ def random_net(name, **options):
         elif type(module).__name__ == "_ChannelScale":
             torch.nn.init.normal_(module.weight)
             torch.nn.init.normal_(module.bias)
-    if net.config.bidirectional:
+    if getattr(net.config, "bidirectional", False):
         torch.nn.init.uniform_(net.backward_share)
     return net
 
