@@ -174,10 +174,8 @@ def build_page(models: Sequence[str] = (), device: str | None = None, limited: b
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     work = tempfile.TemporaryDirectory(prefix=WORK)
-    if WORK in os.environ.get("GRADIO_TEMP_DIR", WORK):  # not of the user
-        os.environ["GRADIO_TEMP_DIR"] = str(
-            Path(work.name, "uploads")
-        )  # read at gradio's import; removed with the rest
+    if WORK in os.environ.get("GRADIO_TEMP_DIR", WORK):  # not of the user; gradio reads it when it is imported
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(work.name, "uploads"))
     try:
         import gradio
     except ModuleNotFoundError as error:
