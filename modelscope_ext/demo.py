@@ -1,5 +1,6 @@
 """A page that denoises recordings and videos in the browser; it works without a network and sends no data elsewhere."""
 
+import functools
 import logging
 import math
 import os
@@ -22,8 +23,7 @@ logger = logging.getLogger(__name__)
 #: Limits of an upload to a page for others in seconds and megabytes; a page for this computer has none.
 MAX_S, MAX_MB = 300, 100
 LIMIT_DB = 60  # end of the attenuation slider; it means no limit
-WORK = "modelscope-ext-demo-"  # start of the name of the folder with uploads and results
-KEPT_S = 3600  # until earlier results are deleted
+WORK, KEPT_S = "modelscope-ext-demo-", 3600  # start of the folder's name; seconds until results are deleted
 DEFAULT_NAME = "the model in this package"
 EXAMPLE = Path(__file__).parent / "templates" / "example.mp3"
 #: The browser must load nothing from other servers.
@@ -173,7 +173,7 @@ def build_page(models: Sequence[str] = (), device: str | None = None, limited: b
         ModuleNotFoundError: gradio is missing; `pip install 'modelscope-ext[demo]'` installs it.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    work = tempfile.TemporaryDirectory(prefix=WORK)
+    work = _work()
     if WORK in os.environ.get("GRADIO_TEMP_DIR", WORK):  # not of the user; gradio reads it when it is imported
         os.environ["GRADIO_TEMP_DIR"] = str(Path(work.name, "uploads"))
     try:
@@ -181,9 +181,7 @@ def build_page(models: Sequence[str] = (), device: str | None = None, limited: b
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("the page needs gradio: pip install 'modelscope-ext[demo]'") from error
 
-    def run(
-        source: str | None, strength: float, limit_db: float, model: str, words: dict[str, str], progress: Any
-    ) -> tuple[str, str, str]:
+    def run(source: str | None, strength: float, limit_db: float, model: str, words: Any, progress: Any) -> Any:
         if source is None:
             raise gradio.Error(words["nothing"], print_exception=False)
         _remove_old(Path(work.name))
@@ -202,8 +200,14 @@ def build_page(models: Sequence[str] = (), device: str | None = None, limited: b
         return _players(result, words), str(result.target), str(result.picture)
 
     page = _layout(gradio, [DEFAULT_NAME, *models], limited, run)
-    page.work, page.limited = work, limited  # the folder exists as long as the page
+    page.work, page.limited = work, limited
     return page
+
+
+@functools.cache
+def _work() -> tempfile.TemporaryDirectory:
+    """Return the folder of all pages of this process: gradio looks for their uploads in one place."""
+    return tempfile.TemporaryDirectory(prefix=WORK)
 
 
 def _layout(gradio: Any, models: list[str], limited: bool, run: Callable) -> Any:
@@ -287,9 +291,7 @@ def launch(page: Any, host: str | None = None, port: int | None = None, *, wait:
             app_kwargs={"middleware": [Middleware(_OwnServerOnly), Middleware(TrustedHostMiddleware, _names(host))]},
         )
     except OSError as error:
-        raise OSError(
-            f"port {port or '7860 to 7959'} is taken by another program; choose another with --port"
-        ) from error
+        raise OSError(f"port {port or '7860 to 7959'} is taken by another program; choose one with --port") from error
     logger.info("the page is at %s; Ctrl-C ends it", address)
     if wait:
         page.block_thread()

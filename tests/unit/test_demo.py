@@ -134,7 +134,6 @@ def send(address, path):
 
 def test_uploads_are_deleted_after_a_while(monkeypatch, tmp_path):
     pytest.importorskip("gradio", reason="gradio is not installed")
-    monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
     monkeypatch.setattr(demo, "KEPT_S", 1)
     page = demo.build_page()
     try:
@@ -146,6 +145,15 @@ def test_uploads_are_deleted_after_a_while(monkeypatch, tmp_path):
         assert not kept.exists()
     finally:
         page.close()
+
+
+def test_a_page_works_beside_later_ones(address):
+    gradio_client = pytest.importorskip("gradio_client", reason="gradio is not installed")
+    demo.build_page()
+    upload = gradio_client.handle_file(str(NOISY))
+    client = gradio_client.Client(address, verbose=False, download_files=False)
+    players, _, _ = client.predict(upload, 100, 26, demo.DEFAULT_NAME, api_name="/denoise")
+    assert players.count("<audio") == 2
 
 
 @pytest.mark.slow
