@@ -33,7 +33,7 @@ def parts(file: BinaryIO) -> list[tuple[int, int]]:
     head = read_at(file, 0, 4)
     if head == b"OggS":
         starts = _ogg_starts(file)
-    elif head in (b"RIFF", b"FORM"):
+    elif head in (b"RIFF", b"RIFX", b"FORM"):
         starts = _form_starts(file)
     elif head == b"fLaC":
         starts = [
@@ -186,14 +186,18 @@ def _boxes_end(file: BinaryIO) -> int | None:
     return position
 
 
-def _voc_end(file: BinaryIO) -> int | None:
+def voc_blocks(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
+    """Yield kind, position and end of the blocks of a voc file; the last one has the kind 0 in a whole file."""
     position, size = int.from_bytes(read_at(file, 20, 2), "little"), file_size(file)
     while position < size:
         head = read_at(file, position, 4)
-        if not head[0]:
-            return position + 1
-        position += 4 + int.from_bytes(head[1:], "little")
-    return position
+        end = position + 4 + int.from_bytes(head[1:], "little") if head[0] else position + 1
+        yield head[0], position, end
+        position = end if head[0] else size
+
+
+def _voc_end(file: BinaryIO) -> int | None:
+    return max((end for _, _, end in voc_blocks(file)), default=None)
 
 
 def _nist_end(file: BinaryIO) -> int | None:

@@ -150,7 +150,7 @@ class _Sound:
     def _open(self, file: BinaryIO, name: str) -> soundfile.SoundFile:
         place = headers.find_sound(file)
         opened: str | bytes | BinaryIO = system_name(Path(name)) if name else headers.Window(file)
-        if place and (place.missing or place.more or place.unknown or headers.has_tail(file, place)):
+        if place and (place.missing or place.more or place.unknown or headers.has_misread_chunks(file, place)):
             there = place.end - place.start
             if place.missing:
                 self.problems.append(f"cut off, it has {there} of {place.claimed} bytes of samples")

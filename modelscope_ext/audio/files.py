@@ -48,7 +48,7 @@ def _is_media(path: Path) -> bool:
             head = file.read(16)
     except OSError:
         return False
-    if head.startswith(b"RIFF"):
+    if head.startswith((b"RIFF", b"RIFX")):
         return head[8:12] in (b"WAVE", b"AVI ")
     if head.startswith(b"FORM"):
         return head[8:11] == b"AIF"

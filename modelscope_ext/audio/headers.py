@@ -104,15 +104,23 @@ def find_sound(file: BinaryIO) -> Sound | None:
     return None
 
 
-def has_tail(file: BinaryIO, sound: Sound) -> bool:
-    """Return True for a w64 file with chunks after the samples: libsndfile takes them for samples."""
+def has_misread_chunks(file: BinaryIO, sound: Sound) -> bool:
+    """Return True for a file that libsndfile reads right in the form of `repaired` only.
+
+    It takes what follows the samples of a w64 file for samples, and a chunk "cue " for the other byte order.
+    """
+    if read_at(file, 0, 4) == b"RIFX":
+        return any(name == b"cue " for name, _, _ in chunk_list(file, 12, ">I"))
     return read_at(file, 0, 16) == WAVE_64 and aligned(sound.end, "<Q") < file_size(file)
 
 
 def repaired(file: BinaryIO, sound: Sound) -> BinaryIO | None:
-    """Return the file with the true sizes in its header or None where they do not fit it."""
+    """Return the file with the true sizes in its header or None where they do not fit it; it ends with its samples."""
     length = sound.end - sound.start
     header = bytearray(read_at(file, 0, sound.start))
+    for name, at, _ in chunk_list(file, 12, ">I") if header[:4] == b"RIFX" else ():
+        if name == b"cue " and at < sound.start:
+            header[at : at + 4] = b"JUNK"
     if header[:4] == b"RIFF" and sound.end >= 2**32:  # the 64-bit form, with a further chunk
         sizes = struct.pack("<QQQI", sound.end + 36 - 8, length, 0, 0)
         header = bytearray(b"RF64\xff\xff\xff\xffWAVEds64" + struct.pack("<I", len(sizes)) + sizes) + header[12:]

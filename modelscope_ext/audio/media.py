@@ -13,6 +13,7 @@ import numpy as np
 
 from modelscope_ext.audio import mp3
 from modelscope_ext.audio.frames import packed, samples_of, without_tag
+from modelscope_ext.audio.headers import read_at
 from modelscope_ext.audio.pcm import AudioError, as_float
 from modelscope_ext.audio.resample import StreamResampler
 
@@ -292,6 +293,9 @@ def open_container(file: BinaryIO) -> Any:
     """
     import av  # takes a quarter of a second
 
+    if read_at(file, 0, 4) == b"RIFX":
+        raise AudioError("FFmpeg takes its samples for those of the other byte order")
+    file.seek(0)
     try:
         return av.open(file, options={"format_whitelist": CONTAINERS}, metadata_errors="replace")
     except (av.FFmpegError, ValueError) as error:

@@ -4,8 +4,9 @@ import contextlib
 import itertools
 import logging
 import struct
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from modelscope_ext.audio import containers
 from modelscope_ext.audio.headers import aligned, chunk_list, file_size, find_sound, read_at
@@ -19,7 +20,7 @@ STRINGS = {"title", "artist", "album", "date", "genre", "comment", "copyright", 
 OWN = {b"ds64", b"fmt ", b"data", b"fact", b"PEAK", b"JUNK", b"junk", b"PAD ", b"FLLR", b"levl", b"MD5 "}
 OWN |= {b"COMM", b"SSND", b"FVER", b"desc", b"free", b"kuki", b"pakt", b"peak", b"riff", b"wave"}
 #: First chunk of a file and the layout of lengths, by the first bytes; others are as in a wav.
-LAYOUTS = {b"FORM": (12, ">I"), b"caff": (8, ">q"), b"riff": (40, "<Q")}
+LAYOUTS = {b"RIFX": (12, ">I"), b"FORM": (12, ">I"), b"caff": (8, ">q"), b"riff": (40, "<Q")}
 #: Bytes of the header of a NIST SPHERE file.
 NIST_HEADER = 1024
 #: Bytes below which a wav needs no 64-bit header.
@@ -32,27 +33,25 @@ def copy_tags(source: AudioFile, target: Path) -> None:
     """Copy all that a file has beside its sound into a file of the same kind; log a warning if that fails."""
     original = source.bytes()
     head = read_at(original, 0, 64)
-    original.seek(0)
+    kinds: tuple[tuple[bool, Callable[[BinaryIO, Any], None]], ...] = (
+        (head[:4] in (b"RIFF", b"RF64", *LAYOUTS), _copy_chunks),
+        (head[:4] in (b".snd", b"dns."), _copy_annotation),
+        (head[:7] == b"NIST_1A", _copy_fields),
+        (head[:19] == b"Creative Voice File", _refuse_texts),
+        (head[:4] == b"fLaC", _copy_flac),
+        (head[:4] == b"OggS", _copy_comments),
+        (head[4:8] == b"ftyp", _copy_atoms),
+        (head[:16] == containers.ASF, _copy_asf),
+        (True, _copy_id3),
+    )
+    copy = next(copy for fits, copy in kinds if fits)
     try:
-        if head[:4] in (b"RIFF", b"RF64", *LAYOUTS):
+        if copy in (_copy_chunks, _copy_annotation, _copy_fields):
             with target.open("rb+") as file:
-                _copy_chunks(original, file)
-        elif head[:4] in (b".snd", b"dns."):
-            with target.open("rb+") as file:
-                _copy_annotation(original, file)
-        elif head[:7] == b"NIST_1A":
-            with target.open("rb+") as file:
-                _copy_fields(original, file)
-        elif head[:4] == b"fLaC":
-            _copy_flac(original, target)
-        elif head[:4] == b"OggS":
-            _copy_comments(original, target, b"OpusHead" in head)
-        elif head[4:8] == b"ftyp":
-            _copy_atoms(original, target)
-        elif head[:16] == containers.ASF:
-            _copy_asf(original, target)
+                copy(original, file)
         else:
-            _copy_id3(original, target)
+            original.seek(0)
+            copy(original, target)
     except Exception as error:  # tags of any content, and a library that meets them
         logger.warning("%s: its tags are not copied (%s)", source.name, str(error) or type(error).__name__)
 
@@ -76,7 +75,7 @@ def _copy_chunks(source: BinaryIO, target: BinaryIO) -> None:
     """Copy the chunks of a wav, w64, aiff or caf file that describe no samples, and the speaker mask."""
     kind = read_at(target, 0, 4)
     first, layout = LAYOUTS.get(kind, (12, "<I"))
-    if LAYOUTS.get(read_at(source, 0, 4)) != LAYOUTS.get(kind):
+    if {kind, read_at(source, 0, 4)} not in ({b"RIFF", b"RF64"}, {kind}):
         raise ValueError("its content is of another kind than its name")
     header = {"I": 8, "q": 12, "Q": 24}[layout[1]]
     place = find_sound(source)
@@ -87,7 +86,7 @@ def _copy_chunks(source: BinaryIO, target: BinaryIO) -> None:
         after = chunk_list(source, aligned(place.end, layout), layout)
         chunks = [*itertools.takewhile(lambda chunk: chunk[1] + header < place.start, chunks), *after]
     chunks = [(name, at, length) for name, at, length in chunks if 0 <= length <= file_size(source) - at - header]
-    _copy_mask(source, chunks, target)
+    _copy_mask(source, chunks, target, layout)
     extra = [(at, header + length) for name, at, length in chunks if name[: 4 if layout == "<Q" else None] not in OWN]
     ours = find_sound(target) if kind == b"riff" else None
     if ours:
@@ -132,9 +131,9 @@ def _insert(target: BinaryIO, begin: int, content: bytes) -> None:
     target.write(content)
 
 
-def _copy_mask(source: BinaryIO, chunks: list[tuple[bytes, int, int]], target: BinaryIO) -> None:
+def _copy_mask(source: BinaryIO, chunks: list[tuple[bytes, int, int]], target: BinaryIO, layout: str) -> None:
     """Copy the speaker mask if both files have one, in an extensible chunk "fmt "."""
-    found = [next((c for c in each if c[0] == b"fmt "), None) for each in (chunks, chunk_list(target, 12, "<I"))]
+    found = [next((c for c in each if c[0] == b"fmt "), None) for each in (chunks, chunk_list(target, 12, layout))]
     if found[0] and found[1] and min(length for _, _, length in found) >= 40:
         mask = read_at(source, found[0][1] + 28, 4)
         target.seek(found[1][1] + 28)
@@ -168,6 +167,11 @@ def _copy_fields(source: BinaryIO, target: BinaryIO) -> None:
     target.write(header.ljust(NIST_HEADER))
 
 
+def _refuse_texts(source: BinaryIO, target: Path) -> None:
+    if any(kind == 5 for kind, _, _ in containers.voc_blocks(source)):
+        raise ValueError("no encoder writes texts into voc files")
+
+
 def _copy_flac(source: BinaryIO, target: Path) -> None:
     from mutagen.flac import FLAC, Padding, SeekTable, StreamInfo
 
@@ -179,11 +183,12 @@ def _copy_flac(source: BinaryIO, target: Path) -> None:
         ours.save()
 
 
-def _copy_comments(source: BinaryIO, target: Path, opus: bool) -> None:
+def _copy_comments(source: BinaryIO, target: Path) -> None:
     from mutagen.oggopus import OggOpus
     from mutagen.oggvorbis import OggVorbis
 
-    kind = OggOpus if opus else OggVorbis
+    kind = OggOpus if b"OpusHead" in read_at(source, 0, 64) else OggVorbis
+    source.seek(0)
     if theirs := kind(source).tags:
         ours = kind(target)
         ours.tags[:] = theirs[:]

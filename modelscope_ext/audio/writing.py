@@ -144,7 +144,7 @@ def write_like(files: list[AudioFile], path: str | Path, form: Form) -> Iterator
     """
     source = files[0]
     if form.muxer is None:
-        wanted = _compression(source, form)
+        wanted = _options(source, form)
         strings = {} if form.same else source.tags
         rate, channels = source.sample_rate, source.channels
         with write_audio(path, rate, channels, form.format, form.subtype, source=source, **wanted) as sound:
@@ -176,7 +176,7 @@ def write_trial(source: AudioFile, out: BinaryIO, path: Path, form: Form) -> Ite
     """
     with open_audio(source.name, source.track, warn=False) as file:  # with time stamps of its own
         if form.muxer is None:
-            wanted = _compression(file, form)
+            wanted = _options(file, form)
             with soundfile.SoundFile(
                 out, "w", file.sample_rate, file.channels, form.subtype, format=form.format, **wanted
             ) as sound:
@@ -216,7 +216,7 @@ def write_audio(
         format: libsndfile's name.
         subtype: libsndfile's name, None for the format's default.
         source: file whose permissions, and tags if it has the same format, are copied.
-        options: `compression_level` and `bitrate_mode` of `SoundFile`.
+        options: `endian`, `compression_level` and `bitrate_mode` of `SoundFile`.
 
     Raises:
         AudioError: the folder cannot be written to, the disk is full or the format does not take this audio.
@@ -255,15 +255,17 @@ def _write_reason(error: soundfile.LibsndfileError, folder: Path) -> str:
     return error.error_string.strip().rstrip(".")
 
 
-def _compression(source: AudioFile, form: Form) -> dict[str, Any]:
-    """Return libsndfile's options for a bit rate like the source's; its formulas are in mpeg_l3_encode.c and
-    ogg_opus.c.
+def _options(source: AudioFile, form: Form) -> dict[str, Any]:
+    """Return libsndfile's options for a byte order or a bit rate like the source's; its formulas are in
+    mpeg_l3_encode.c and ogg_opus.c.
     """
+    if form.same and form.format in ("WAV", "WAVEX") and read_at(source.bytes(), 0, 4) == b"RIFX":
+        return {"endian": "BIG"}
     if form.subtype not in LOSSY or source.subtype != form.subtype:
         return {}
     if source.seconds is None and len(parts := containers.parts(source.bytes())) > 1:  # joined: as the first
         with open_audio(Window(source.bytes(), *parts[0]), warn=False) as first:
-            return _compression(first, form)
+            return _options(first, form)
     if not source.seconds:
         return {}
     file, rate = source.bytes(), source.sample_rate

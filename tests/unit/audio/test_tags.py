@@ -1,4 +1,4 @@
-"""Texts and other data beside the sound of w64, caf, au and sph files."""
+"""Texts and other data beside the sound of w64, caf, au, sph and voc files and wavs of the other byte order."""
 
 import struct
 
@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from conftest import speech
 
-from modelscope_ext.audio import open_audio
+from modelscope_ext.audio import AudioError, open_audio
 
 NOTE = b"NOTE" + bytes.fromhex("f3acd3118cd100c04f8edb8a")
 
@@ -81,3 +81,45 @@ def test_the_fields_of_a_sph_file_are_kept(dry, tmp_path, caplog):
     many = b"".join(b"field_%d -s4 abcd\n" % number for number in range(45))
     (tmp_path / "b.sph").write_bytes(content[:1024].replace(b"end_head", many + b"end_head")[:1024] + content[1024:])
     denoised(dry, tmp_path / "b.sph")
+
+
+@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_a_wav_of_the_other_byte_order_keeps_it_and_its_chunks(dry, tmp_path, caplog, subtype, tail):
+    """A chunk "cue " makes libsndfile take the samples for those of the usual order, as FFmpeg always does."""
+    audio = np.repeat(speech(16000, 1.0), 2, axis=1)
+    with soundfile.SoundFile(tmp_path / "a.wav", "w", 16000, 2, subtype, "BIG") as file:
+        file.title = "Grüße"
+        file.write(audio)
+    content = (tmp_path / "a.wav").read_bytes()
+    extra = b"cue " + struct.pack(">2I2I4s3I", 28, 1, 1, 0, b"data", 0, 0, 8000) + b"note\0\0\0\3abc\0"
+    at = len(content) if tail else content.index(b"LIST")
+    content = content[:at] + extra + content[at:]
+    (tmp_path / "a.wav").write_bytes(content[:4] + struct.pack(">I", len(content) - 8) + content[8:])
+    assert np.abs(read(tmp_path / "a.wav") - audio).max() <= 2**-15
+    result = denoised(dry, tmp_path / "a.wav")
+    assert result[:4] == b"RIFX"
+    assert struct.unpack_from(">I", result, 4) == (len(result) - 8,)
+    assert extra in result
+    assert result.count("Grüße".encode()) == 1
+    assert caplog.text == ""
+
+
+def test_a_broken_wav_of_the_other_byte_order_is_an_error(tmp_path):
+    """FFmpeg would read it as noise."""
+    soundfile.write(tmp_path / "a.wav", speech(16000, 1.0), 16000, "PCM_16", "BIG")
+    content = (tmp_path / "a.wav").read_bytes()
+    at = content.index(b"fmt ") + 8
+    (tmp_path / "a.wav").write_bytes(content[:at] + b"\x12\x34" + content[at + 2 :])
+    with pytest.raises(AudioError, match=r"a\.wav: not readable as audio"):
+        read(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("text", [b"", b"A take\0"])
+def test_the_text_of_a_voc_file_is_lost_with_a_warning(dry, tmp_path, caplog, text):
+    soundfile.write(tmp_path / "a.voc", speech(16000, 1.0), 16000, "PCM_16")
+    content = (tmp_path / "a.voc").read_bytes()
+    block = b"\5" + len(text).to_bytes(3, "little") + text if text else b""
+    (tmp_path / "a.voc").write_bytes(content[:26] + block + content[26:])
+    denoised(dry, tmp_path / "a.voc")
+    assert ("a.voc: its tags are not copied (no encoder writes texts into voc files)" in caplog.text) == bool(text)
