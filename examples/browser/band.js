@@ -12,6 +12,8 @@ const LOW_BINS = [1, 4, 8, 16, 32, 46, 61];
 const hann = (size) => Float64Array.from({ length: size }, (_, i) => 0.5 - 0.5 * Math.cos((2 * Math.PI * i) / size));
 const netWindow = hann(SPAN);
 const netFft = new Fft(SPAN);
+const netRe = new Float64Array(SPAN); // the network's input …
+const netIm = new Float64Array(SPAN); // … and output, transformed at once
 
 export function append(a, b) {
   const both = new Float32Array(a.length + b.length);
@@ -27,14 +29,16 @@ export class HighBand {
     this.hop = Math.round(rate / FRAMES);
     this.window = hann(2 * this.hop).map(Math.sqrt);
     this.fft = new Fft(2 ** Math.ceil(Math.log2(2 * this.hop)));
-    this.share = Float64Array.from({ length: this.fft.size / 2 + 1 }, (_, k) => 1 - kept(this.frequency(k)) ** 2);
-    this.planBands();
+    this.re = new Float64Array(this.fft.size);
+    this.im = new Float64Array(this.fft.size);
+    this.planBands(kept);
     this.audio = new Float32Array(this.hop); // from the beginning of the next frame on
     this.before = this.after = new Float32Array(SPAN); // the network's input and output from `start` on
     this.start = -SPAN;
     this.frame = 0;
     this.tail = new Float32Array(this.hop);
     this.rule = new BandGains();
+    this.gains = [0, 1].map(() => new Float64Array(HIGH + 1)); // of two frames
   }
 
   static covers(rate) {
@@ -45,19 +49,23 @@ export class HighBand {
     return (bin * this.rate) / this.fft.size;
   }
 
-  planBands() {
-    const edges = EDGES_HZ.map((edge) => Math.min(this.share.length, Math.ceil((edge * this.fft.size) / this.rate)));
+  // Plan the bands, and for each bin the band `below` and how the gain depends on it (`near`) and on the next one (`far`).
+  planBands(kept) {
+    const bins = this.fft.size / 2 + 1;
+    const edges = EDGES_HZ.map((edge) => Math.min(bins, Math.ceil((edge * this.fft.size) / this.rate)));
     this.bands = edges.slice(1).map((end, i) => ({ start: edges[i], end })).filter(({ start, end }) => start < end);
     for (const band of this.bands) band.centre = this.frequency((band.start + band.end - 1) / 2);
-    // A bin's gain is linear between the centres of bands: that of `below` plus `weight` times the step to the next one.
-    this.below = new Uint8Array(this.share.length);
-    this.weight = new Float64Array(this.share.length);
-    for (let k = 0; k < this.share.length; k++) {
+    this.below = new Uint8Array(bins);
+    this.near = new Float64Array(bins);
+    this.far = new Float64Array(bins);
+    for (let k = 0; k < bins; k++) {
       const above = this.bands.findIndex(({ centre }) => centre >= this.frequency(k));
       this.below[k] = above === -1 ? this.bands.length - 1 : Math.max(0, above - 1);
-      if (above < 1) continue;
-      const [a, b] = [this.bands[above - 1], this.bands[above]];
-      this.weight[k] = (this.frequency(k) - a.centre) / (b.centre - a.centre);
+      const [a, b] = [this.bands[above - 1], this.bands[above]]; // the gain is linear between the centres of bands
+      const weight = above < 1 ? 0 : (this.frequency(k) - a.centre) / (b.centre - a.centre);
+      const share = 1 - kept(this.frequency(k)) ** 2;
+      this.near[k] = (1 - weight) * share;
+      this.far[k] = weight * share;
     }
   }
 
@@ -72,7 +80,7 @@ export class HighBand {
     const count = Math.min(whole, Math.floor(((known + 1) * rate - 1) / (hop * RATE)) + 1 - this.frame);
     if (count <= 0) return new Float32Array(0);
     const out = new Float32Array(count * hop);
-    for (let t = 0; t < count; t++) this.process(t, out);
+    for (let t = 0; t < count; t += 2) this.process(t, Math.min(2, count - t), out);
     const drop = this.frame === 0 ? hop : 0; // the half frame before the first sample
     this.frame += count;
     this.audio = this.audio.slice(count * hop);
@@ -94,35 +102,59 @@ export class HighBand {
     return Math.floor(((this.frame + t) * this.hop * RATE) / this.rate);
   }
 
-  process(t, out) {
-    const { hop, fft, window, below, weight, share } = this;
-    const re = new Float64Array(fft.size);
-    const im = new Float64Array(fft.size);
-    for (let i = 0; i < 2 * hop; i++) re[i] = this.audio[t * hop + i] * window[i];
-    fft.transform(re, im);
-    const gains = this.rule.update(this.above(re, im), ...this.lower(t));
-    for (let k = 0; k <= fft.size / 2; k++) {
-      const low = gains[below[k]];
-      const gain = share[k] * (weight[k] ? low + weight[k] * (gains[below[k] + 1] - low) : low);
-      re[k] *= gain;
-      im[k] *= -gain; // the conjugate: its forward transform is the inverse
-      if (k > 0 && k < fft.size / 2) {
-        re[fft.size - k] = re[k];
-        im[fft.size - k] = -im[k];
-      }
+  // Process one frame or two: the second one is the imaginary part.
+  process(t, frames, out) {
+    const { hop, fft, window, re, im } = this;
+    const start = t * hop;
+    for (let i = 0; i < 2 * hop; i++) {
+      re[i] = this.audio[start + i] * window[i];
+      im[i] = frames === 2 ? this.audio[start + hop + i] * window[i] : 0;
     }
+    re.fill(0, 2 * hop);
+    im.fill(0, 2 * hop);
     fft.transform(re, im);
-    for (let i = 0; i < hop; i++) {
-      out[t * hop + i] = this.tail[i] + (re[i] / fft.size) * window[i];
-      this.tail[i] = (re[hop + i] / fft.size) * window[hop + i];
+    for (let i = 0; i < frames; i++) this.rule.update(this.above(i), ...this.lower(t + i), this.gains[i]);
+    this.weigh();
+    fft.transform(im, re);
+    this.add(re, out, start);
+    if (frames === 2) this.add(im, out, start + hop);
+  }
+
+  // Multiply the spectra of both frames by their gains.
+  weigh() {
+    const { re, im, below, near, far, gains: [first, second] } = this;
+    const { size } = this.fft;
+    for (let k = 0; k <= size / 2; k++) {
+      const band = below[k];
+      const a = near[k] * first[band] + far[k] * first[band + 1];
+      const b = near[k] * second[band] + far[k] * second[band + 1];
+      const both = (a + b) / (2 * size);
+      const differ = (a - b) / (2 * size);
+      const other = (size - k) % size;
+      const x = re[k];
+      const y = im[k];
+      const u = re[other];
+      const v = im[other];
+      re[k] = both * x + differ * u;
+      im[k] = both * y - differ * v;
+      re[other] = both * u + differ * x;
+      im[other] = both * v - differ * y;
     }
   }
 
-  // The energies of the bands above 8 kHz.
-  above(re, im) {
+  add(frame, out, start) {
+    const { hop, window, tail } = this;
+    for (let i = 0; i < hop; i++) {
+      out[start + i] = tail[i] + frame[i] * window[i];
+      tail[i] = frame[hop + i] * window[hop + i];
+    }
+  }
+
+  // The energies of the bands above 8 kHz of the first or the second frame.
+  above(which) {
     const energies = new Float64Array(HIGH);
     this.bands.forEach(({ start, end }, i) => {
-      for (let k = start; k < end; k++) energies[i] += (re[k] ** 2 + im[k] ** 2) / ((end - start) * this.hop);
+      energies[i] = this.fft.energy(this.re, this.im, which ? -1 : 1, start, end) / ((end - start) * this.hop);
     });
     return energies;
   }
@@ -130,22 +162,18 @@ export class HighBand {
   // Step 2: the energies of the bands of the network's input and output.
   lower(t) {
     const start = this.centre(t) - this.start - SPAN;
-    const re = new Float64Array(SPAN); // of the network's input …
-    const im = new Float64Array(SPAN); // … and output, transformed at once
     for (let i = 0; i < SPAN; i++) {
-      re[i] = this.before[start + i] * netWindow[i];
-      im[i] = this.after[start + i] * netWindow[i];
+      netRe[i] = this.before[start + i] * netWindow[i];
+      netIm[i] = this.after[start + i] * netWindow[i];
     }
-    netFft.transform(re, im);
-    const [put, got] = [new Float64Array(LOW), new Float64Array(LOW)];
-    for (let i = 0; i < LOW; i++) {
-      const scale = 4 * SPAN * (LOW_BINS[i + 1] - LOW_BINS[i]);
-      for (let k = LOW_BINS[i]; k < LOW_BINS[i + 1]; k++) {
-        const other = SPAN - k;
-        put[i] += ((re[k] + re[other]) ** 2 + (im[k] - im[other]) ** 2) / scale;
-        got[i] += ((im[k] + im[other]) ** 2 + (re[other] - re[k]) ** 2) / scale;
+    netFft.transform(netRe, netIm);
+    return [1, -1].map((sign) => {
+      const energies = new Float64Array(LOW);
+      for (let i = 0; i < LOW; i++) {
+        const [first, end] = [LOW_BINS[i], LOW_BINS[i + 1]];
+        energies[i] = netFft.energy(netRe, netIm, sign, first, end) / (SPAN * (end - first));
       }
-    }
-    return [put, got];
+      return energies;
+    });
   }
 }

@@ -10,7 +10,16 @@ const TOP_DB = -30;
 const window_ = Float64Array.from({ length: SIZE }, (_, i) => 0.5 - 0.5 * Math.cos((2 * Math.PI * i) / SIZE));
 const fft = new Fft(SIZE);
 
-const mono = (audio) => audio[0].map((_, i) => audio.reduce((sum, channel) => sum + channel[i], 0) / audio.length);
+const re = new Float64Array(SIZE);
+const im = new Float64Array(SIZE);
+
+function mono(audio) {
+  const sum = new Float32Array(audio[0].length);
+  for (const channel of audio) {
+    for (let i = 0; i < sum.length; i++) sum[i] += channel[i] / audio.length;
+  }
+  return sum;
+}
 
 export class Spectrograms {
   constructor() {
@@ -33,8 +42,6 @@ export class Spectrograms {
   }
 
   addFrame([x, y], start) {
-    const re = new Float64Array(SIZE);
-    const im = new Float64Array(SIZE);
     for (let i = 0; i < SIZE; i++) {
       re[i] = x[start + i] * window_[i];
       im[i] = y[start + i] * window_[i];
@@ -45,11 +52,11 @@ export class Spectrograms {
       this.last = { count: 0, powers: new Float32Array(SIZE) };
       this.columns.push(this.last);
     }
+    const { powers } = this.last;
     this.last.count++;
     for (let k = 0; k < SIZE / 2; k++) {
-      const other = (SIZE - k) % SIZE;
-      this.last.powers[k] += (re[k] + re[other]) ** 2 + (im[k] - im[other]) ** 2;
-      this.last.powers[SIZE / 2 + k] += (im[k] + im[other]) ** 2 + (re[other] - re[k]) ** 2;
+      powers[k] += fft.energy(re, im, 1, k, k + 1);
+      powers[SIZE / 2 + k] += fft.energy(re, im, -1, k, k + 1);
     }
   }
 
@@ -68,7 +75,7 @@ export class Spectrograms {
       const levels = new Uint8ClampedArray(width * height);
       this.columns.forEach(({ count, powers }, column) => {
         for (let k = 0; k < height; k++) {
-          const db = 10 * Math.log10(powers[first + k] / count / (SIZE / 2) ** 2 + 1e-20);
+          const db = 10 * Math.log10(powers[first + k] / count / (SIZE / 4) ** 2 + 1e-20);
           levels[(height - 1 - k) * width + column] = (255 * (db - FLOOR_DB)) / (TOP_DB - FLOOR_DB);
         }
       });

@@ -76,36 +76,36 @@ class Resampler {
     this.half = Math.ceil((halfLength * factor) / this.down) * this.down;
     this.waits = this.half / (source * this.up); // seconds
     this.phases = phasesOf(this.half, factor, this.up);
-    this.buffer = silence(channels, 0);
-    this.start = this.fed = this.done = 0; // first sample in the buffer, samples taken, samples returned
+    this.taps = this.phases[0].length;
+    this.buffer = silence(channels, this.taps); // before the first sample
+    this.start = -this.taps; // of the buffer
+    this.fed = this.done = 0; // samples taken and returned
   }
 
   feed(audio) {
-    const { up, down, half, done } = this;
+    const { up, down, half, taps, done } = this;
     this.buffer = joined([this.buffer, audio]);
     this.fed += audio[0].length;
     const ready = Math.max(done, Math.floor((this.fed * up - half - 1) / down) + 1);
-    const out = silence(audio.length, ready - done);
-    for (let m = done; m < ready; m++) {
-      const at = m * down + half;
-      const taps = this.phases[at % up];
-      const last = Math.floor(at / up) - this.start;
-      const used = Math.min(taps.length, last + 1);
-      for (let c = 0; c < out.length; c++) {
-        const samples = this.buffer[c];
-        let [even, odd] = [0, 0];
-        for (let i = 0; i < used - 1; i += 2) {
-          even += taps[i] * samples[last - i];
-          odd += taps[i + 1] * samples[last - i - 1];
-        }
-        if (used % 2) even += taps[used - 1] * samples[last - used + 1];
-        out[c][m - done] = even + odd;
-      }
-    }
+    const out = this.buffer.map((samples) => this.resampled(samples, ready - done));
     this.done = ready;
-    const needed = Math.max(this.start, Math.floor((ready * down - half) / up));
+    const needed = Math.floor((ready * down + half) / up) - taps + 1;
     this.buffer = this.buffer.map((channel) => channel.slice(needed - this.start));
     this.start = needed;
+    return out;
+  }
+
+  // Return the next samples of one channel.
+  resampled(samples, count) {
+    const { up, down, half, taps, done, phases } = this;
+    const out = new Float32Array(count);
+    const at = done * down + half;
+    let first = Math.floor(at / up) - taps + 1 - this.start;
+    let phase = at % up;
+    for (let m = 0; m < count; m++) {
+      out[m] = weighted(samples, first, phases[phase]);
+      for (phase += down; phase >= up; phase -= up) first++;
+    }
     return out;
   }
 
@@ -114,6 +114,21 @@ class Resampler {
     const missing = Math.ceil((fed * up) / down) - done;
     return cut(this.feed(silence(this.buffer.length, Math.floor(half / up) + down + 1)), 0, missing);
   }
+}
+
+// Return the sum of samples times taps, a multiple of four.
+function weighted(samples, first, taps) {
+  let a = 0;
+  let b = 0;
+  let c = 0;
+  let d = 0;
+  for (let i = 0; i < taps.length; i += 4) {
+    a += taps[i] * samples[first + i];
+    b += taps[i + 1] * samples[first + i + 1];
+    c += taps[i + 2] * samples[first + i + 2];
+    d += taps[i + 3] * samples[first + i + 3];
+  }
+  return a + b + c + d;
 }
 
 function greatestDivisor(a, b) {
@@ -138,10 +153,12 @@ function response(lowerRate) {
   return (frequency) => (frequency < 0.52 * lowerRate ? kept(frequency) : 0);
 }
 
+// Return the taps of each phase, the oldest sample's first, behind zeros that make their number a multiple of four.
 function phasesOf(half, factor, up) {
   const filter = filterOf(half, factor);
+  const taps = 4 * Math.ceil((2 * half + 1) / up / 4);
   return Array.from({ length: up }, (_, phase) =>
-    Float64Array.from({ length: Math.ceil((2 * half + 1 - phase) / up) }, (_, i) => filter[phase + up * i] * up),
+    Float64Array.from({ length: taps }, (_, i) => up * (filter[phase + up * (taps - 1 - i)] ?? 0)),
   );
 }
 
@@ -198,7 +215,11 @@ export class DenoiseStream {
   sum(low, above) {
     [this.low, this.above] = [joined([this.low, low]), joined([this.above, above])];
     const ready = Math.min(this.low[0].length, this.above[0].length);
-    const both = this.low.map((channel, c) => channel.slice(0, ready).map((sample, i) => sample + this.above[c][i]));
+    const both = this.low.map((channel) => channel.slice(0, ready));
+    both.forEach((channel, c) => {
+      const above = this.above[c];
+      for (let i = 0; i < ready; i++) channel[i] += above[i];
+    });
     [this.low, this.above] = [this.low, this.above].map((audio) => audio.map((channel) => channel.slice(ready)));
     return both;
   }
@@ -207,7 +228,11 @@ export class DenoiseStream {
     const length = Math.min(out[0].length, this.noisy[0].length);
     const before = this.noisy.map((channel) => channel.slice(0, length));
     this.noisy = this.noisy.map((channel) => channel.slice(length));
-    const after = before.map((dry, c) => dry.map((value, i) => out[c][i] + this.dryGain * (value - out[c][i])));
+    const after = out.map((channel) => channel.slice(0, length));
+    after.forEach((wet, c) => {
+      const dry = before[c];
+      for (let i = 0; i < length; i++) wet[i] += this.dryGain * (dry[i] - wet[i]);
+    });
     return { before, after };
   }
 }
