@@ -24,10 +24,14 @@ def packed(frame: Any) -> Any:
 
 def samples_of(frame: Any) -> np.ndarray:
     """Return the (n, channels) samples of a frame in its own format; `to_ndarray` takes several times as long."""
-    channels, dtype = frame.layout.nb_channels, TYPES[frame.format.name.removesuffix("p")]
-    if channels == 1 or not frame.format.is_planar:
-        return np.frombuffer(frame.planes[0], dtype, frame.samples * channels).reshape(-1, channels)
-    return np.stack([np.frombuffer(plane, dtype, frame.samples) for plane in frame.planes], 1)
+    dtype, planes, count = TYPES[frame.format.name.removesuffix("p")], frame.planes, frame.samples
+    if len(planes) == 1:
+        channels = frame.layout.nb_channels
+        return np.frombuffer(planes[0], dtype, count * channels).reshape(-1, channels)
+    samples = np.empty((count, len(planes)), dtype)
+    for channel, plane in enumerate(planes):
+        samples[:, channel] = np.frombuffer(plane, dtype, count)
+    return samples
 
 
 def without_tag(packet: Any) -> Any:

@@ -69,6 +69,8 @@ class Fit:
         Raises:
             AudioError: neither the chunk nor the result is mono and they differ in channels.
         """
+        if chunk.shape[1] == self.channels and sample_rate == self.sample_rate and not self.resampler:
+            return chunk
         if chunk.shape[1] != self.channels:
             if 1 not in (chunk.shape[1], self.channels):
                 raise AudioError(f"changes from {self.channels} to {chunk.shape[1]} channels")

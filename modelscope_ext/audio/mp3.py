@@ -13,6 +13,8 @@ KBPS = (
     (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 )
+#: Bytes of LAME's Xing header, which gives the exact length.
+XING = 156
 #: Most frames of padding.
 PADDING = 4
 #: Bytes that are read at a time.
@@ -80,6 +82,14 @@ def frame_size(head: bytes) -> int | None:
     kbps = KBPS[version != 3][(head[2] >> 4) - 1]
     rate = (44100, 48000, 32000)[head[2] >> 2 & 3] >> {3: 0, 2: 1, 0: 2}.get(version, 0)
     return (144 if version == 3 else 72) * kbps * 1000 // rate + (head[2] >> 1 & 1)
+
+
+def has_room(sample_rate: int, channels: int, kbps: float) -> bool:
+    """Return True if a frame of the nearest constant bit rate has room for the header with the exact length."""
+    is_mpeg_1 = sample_rate >= 32000
+    nearest = min(KBPS[not is_mpeg_1], key=lambda each: abs(each - kbps))
+    about_it = ((17, 32) if is_mpeg_1 else (9, 17))[channels > 1]
+    return (144 if is_mpeg_1 else 72) * nearest * 1000 // sample_rate >= 4 + about_it + XING
 
 
 def _after_tag(file: BinaryIO) -> int:

@@ -273,8 +273,7 @@ def _options(source: AudioFile, form: Form) -> dict[str, Any]:
         start, constant = mp3.sound_start(file)
         kbps = 8e-3 * (file_size(file) - start) / source.seconds
         low, high = (32, 320) if rate >= 32000 else (8, 160) if rate >= 16000 else (8, 64)
-        # A frame of few bits has no place for the header that gives the exact length.
-        mode = "CONSTANT" if constant and kbps >= rate / 750 else "AVERAGE"
+        mode = "CONSTANT" if constant and mp3.has_room(rate, source.channels, kbps) else "AVERAGE"
         return {"bitrate_mode": mode, "compression_level": _share(high, low, kbps)}
     if form.subtype == "OPUS":
         kbps = 8e-3 * containers.ogg_sound_size(file) / source.seconds / source.channels

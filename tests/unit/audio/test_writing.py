@@ -179,6 +179,21 @@ def test_the_bit_rate_of_lossy_files_is_kept(dry, tmp_path, kind, kbps):
     assert len(read(target)[0]) == len(read(source)[0])
 
 
+@pytest.mark.parametrize(
+    ("rate", "kbps"), [(8000, 16), (11025, 24), (16000, 32), (24000, 40), (24000, 56), (32000, 40), (44100, 56)]
+)
+def test_mp3_files_of_few_bits_come_back(dry, tmp_path, rate, kbps):
+    """A frame of them may have no room for the header with the exact length."""
+    low, high = (32, 320) if rate >= 32000 else (8, 160) if rate >= 16000 else (8, 64)
+    options = {"bitrate_mode": "CONSTANT", "compression_level": (high - kbps) / (high - low)}
+    for channels in (1, 2):
+        source, target = tmp_path / f"{channels}.mp3", tmp_path / "out" / f"{channels}.mp3"
+        with soundfile.SoundFile(source, "w", rate, channels, "MPEG_LAYER_III", format="MP3", **options) as file:
+            file.write(speech(rate, channels=channels))
+        dry.file(source, target)
+        assert len(read(target)[0]) == len(read(source)[0])
+
+
 def test_joined_messages_keep_their_bit_rate(dry, tmp_path):
     made_by_ffmpeg(tmp_path / "a.opus", "-c:a", "libopus", "-b:a", "24k")
     (tmp_path / "b.opus").write_bytes((tmp_path / "a.opus").read_bytes() * 2)
