@@ -276,4 +276,4 @@ def _names(container: str) -> set[str]:
     names = set(container.split(","))
     families = ({"mov", "mp4", "m4a", "3gp", "3g2", "mj2"}, {"matroska", "webm"})
     mp4 = {"ipod", "f4v", "mp4", "mov"} if names & families[0] else set()
-    return names | mp4 | {"aac": {"adts"}, "mpeg": {"vob"}}.get(container, set())
+    return names | mp4 | {"aac": {"adts"}, "mpeg": {"vob"}, "mp3": {"mp2"}}.get(container, set())

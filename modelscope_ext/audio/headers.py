@@ -107,11 +107,21 @@ def find_sound(file: BinaryIO) -> Sound | None:
 def has_misread_chunks(file: BinaryIO, sound: Sound) -> bool:
     """Return True for a file that libsndfile reads right in the form of `repaired` only.
 
-    It takes what follows the samples of a w64 file for samples, and a chunk "cue " for the other byte order.
+    It takes what follows the samples of a w64 file for samples, any sample of an extensible w64 file for an integer,
+    and after a chunk "cue " big-endian samples for little-endian ones.
     """
     if read_at(file, 0, 4) == b"RIFX":
         return any(name == b"cue " for name, _, _ in chunk_list(file, 12, ">I"))
-    return read_at(file, 0, 16) == WAVE_64 and aligned(sound.end, "<Q") < file_size(file)
+    if read_at(file, 0, 16) != WAVE_64:
+        return False
+    return aligned(sound.end, "<Q") < file_size(file) or _extensible(file) is not None
+
+
+def _extensible(file: BinaryIO) -> int | None:
+    """Return the position of the format in a w64 file whose samples are said to be no integers in a further field."""
+    at = next((at + 24 for name, at, _ in chunk_list(file, 40, "<Q") if name[:4] == b"fmt "), 0)
+    head = read_at(file, at, 26)
+    return at if head[:2] == b"\xfe\xff" and head[24:] not in (b"", b"\1\0") else None
 
 
 def repaired(file: BinaryIO, sound: Sound) -> BinaryIO | None:
@@ -121,6 +131,8 @@ def repaired(file: BinaryIO, sound: Sound) -> BinaryIO | None:
     for name, at, _ in chunk_list(file, 12, ">I") if header[:4] == b"RIFX" else ():
         if name == b"cue " and at < sound.start:
             header[at : at + 4] = b"JUNK"
+    if header[:4] == b"riff" and (at := _extensible(file)):
+        header[at : at + 2] = header[at + 24 : at + 26]
     if header[:4] == b"RIFF" and sound.end >= 2**32:  # the 64-bit form, with a further chunk
         sizes = struct.pack("<QQQI", sound.end + 36 - 8, length, 0, 0)
         header = bytearray(b"RF64\xff\xff\xff\xffWAVEds64" + struct.pack("<I", len(sizes)) + sizes) + header[12:]

@@ -31,6 +31,7 @@ WRITTEN_AS = {
     ("flac", "flac"): ("FLAC", None),
     ("wav", "pcm_s16le"): ("WAV", "PCM_16"),
     ("aiff", "pcm_s16be"): ("AIFF", "PCM_16"),
+    ("caf", "alac"): ("CAF", None),
     ("voc", "pcm_u8"): ("VOC", "PCM_U8"),
     ("voc", "pcm_s16le"): ("VOC", "PCM_16"),
 }
@@ -144,7 +145,8 @@ class Media:
         if self._container_name == "ogg" and len(self._container.streams) > 1:
             self.format = None  # libsndfile writes one stream
         if self.subtype is None and codec.name in ("flac", "alac", "tta", "wavpack"):
-            self.subtype = "PCM_16" if codec.format.name.startswith("s16") else "PCM_24"
+            kind = "ALAC" if self.format == "CAF" else "PCM"
+            self.subtype = f"{kind}_16" if codec.format.name.startswith("s16") else f"{kind}_24"
         if self.subtype is None and codec.name.startswith("pcm_"):
             self.subtype = PCM.get(codec.name.split("_")[1][:3])
         self.seconds, self.tags = self._claimed_seconds(), dict(self._container.metadata)

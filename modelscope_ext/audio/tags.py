@@ -21,6 +21,10 @@ OWN = {b"ds64", b"fmt ", b"data", b"fact", b"PEAK", b"JUNK", b"junk", b"PAD ", b
 OWN |= {b"COMM", b"SSND", b"FVER", b"desc", b"free", b"kuki", b"pakt", b"peak", b"riff", b"wave"}
 #: First chunk of a file and the layout of lengths, by the first bytes; others are as in a wav.
 LAYOUTS = {b"RIFX": (12, ">I"), b"FORM": (12, ">I"), b"caff": (8, ">q"), b"riff": (40, "<Q")}
+#: Bytes of a chunk's name and length, by the form of the length.
+HEADERS = {"I": 8, "q": 12, "Q": 24}
+#: Bytes of an extensible chunk "fmt ", and its end after the format's number.
+EXTENSIBLE, SUBFORMAT = 40, bytes.fromhex("000000001000800000aa00389b71")
 #: Bytes of the header of a NIST SPHERE file.
 NIST_HEADER = 1024
 #: Bytes below which a wav needs no 64-bit header.
@@ -77,7 +81,7 @@ def _copy_chunks(source: BinaryIO, target: BinaryIO) -> None:
     first, layout = LAYOUTS.get(kind, (12, "<I"))
     if {kind, read_at(source, 0, 4)} not in ({b"RIFF", b"RF64"}, {kind}):
         raise ValueError("its content is of another kind than its name")
-    header = {"I": 8, "q": 12, "Q": 24}[layout[1]]
+    header = HEADERS[layout[1]]
     place = find_sound(source)
     chunks = list(chunk_list(source, first, layout))
     if place is None and kind != b"caff":  # such as an avi
@@ -132,11 +136,23 @@ def _insert(target: BinaryIO, begin: int, content: bytes) -> None:
 
 
 def _copy_mask(source: BinaryIO, chunks: list[tuple[bytes, int, int]], target: BinaryIO, layout: str) -> None:
-    """Copy the speaker mask if both files have one, in an extensible chunk "fmt "."""
-    found = [next((c for c in each if c[0] == b"fmt "), None) for each in (chunks, chunk_list(target, 12, layout))]
-    if found[0] and found[1] and min(length for _, _, length in found) >= 40:
-        mask = read_at(source, found[0][1] + 28, 4)
-        target.seek(found[1][1] + 28)
+    """Copy the speaker mask of an extensible chunk "fmt ". Libsndfile writes integers in w64 files without one."""
+    first, header = LAYOUTS.get(read_at(target, 0, 4), (12, ""))[0], HEADERS[layout[1]]
+    all_of_it = chunk_list(target, first, layout)
+    found = [next((chunk for chunk in each if chunk[0][:4] == b"fmt "), None) for each in (chunks, all_of_it)]
+    if not found[0] or not found[1] or found[0][2] < EXTENSIBLE:
+        return
+    mask, at, length = read_at(source, found[0][1] + header + 20, 4), found[1][1] + header, found[1][2]
+    old = read_at(target, at, 16)
+    if length < EXTENSIBLE and layout == "<Q" and old[:2] == b"\1\0":
+        _insert(target, aligned(at + length, layout), bytes(EXTENSIBLE - aligned(length, layout)))
+        target.seek(at - 8)
+        target.write(struct.pack("<Q", header + EXTENSIBLE) + b"\xfe\xff" + old[2:] + struct.pack("<H", 22) + old[14:])
+        target.seek(at + 24)
+        target.write(old[:2] + SUBFORMAT)
+        length = EXTENSIBLE
+    if length >= EXTENSIBLE:
+        target.seek(at + 20)
         target.write(mask)
 
 

@@ -277,6 +277,8 @@ def _options(source: AudioFile, form: Form) -> dict[str, Any]:
         return {"bitrate_mode": mode, "compression_level": _share(high, low, kbps)}
     if form.subtype == "OPUS":
         kbps = 8e-3 * containers.ogg_sound_size(file) / source.seconds / source.channels
+        if source.channels > 4:  # libsndfile's encoder turns 8 to 15 kbit/s a channel into up to 90
+            kbps = max(kbps, 16)
         return {"compression_level": _share(256, 6, kbps)}
     wanted = vorbis.nominal(read_at(file, 0, 256)) or round(8 * containers.ogg_sound_size(file) / source.seconds)
     return {"compression_level": vorbis.level_of(rate, source.channels, wanted)}

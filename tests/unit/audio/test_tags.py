@@ -2,6 +2,7 @@
 
 import struct
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -40,6 +41,26 @@ def test_chunks_of_a_w64_file_are_kept(dry, tmp_path, caplog, tail):
     assert result.index(b"data\xf3\xac") % 8 == 0
     assert struct.unpack_from("<Q", result, 16) == (len(result),)
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "pcm_f32le", "pcm_f64le", "pcm_mulaw"])
+def test_a_w64_file_with_a_speaker_mask_is_read_and_written(dry, tmp_path, codec):
+    """Libsndfile takes any samples of such a file for integers; it writes none."""
+    audio = speech(16000, 1.0, 6)
+    with av.open(str(tmp_path / "a.w64"), "w") as out:
+        frame = av.AudioFrame.from_ndarray(audio.reshape(1, -1), "flt", "5.1")
+        frame.sample_rate = 16000
+        stream = out.add_stream(codec, rate=16000, layout="5.1")
+        for each in (frame, None):
+            out.mux(stream.encode(each))
+    assert np.abs(read(tmp_path / "a.w64") - audio).max() < (0.02 if codec == "pcm_mulaw" else 2**-15)
+    dry.file(tmp_path / "a.w64", tmp_path / "out" / "a.w64")
+    assert np.abs(read(tmp_path / "out" / "a.w64") - read(tmp_path / "a.w64")).max() < (
+        0.02 if codec == "pcm_mulaw" else 2**-14
+    )
+    with av.open(str(tmp_path / "out" / "a.w64")) as result:
+        assert result.streams.audio[0].codec_context.name == codec
+        assert (result.streams.audio[0].layout.name == "5.1") == (codec == "pcm_s16le")  # others have no place for it
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "ALAC_16"])
