@@ -77,6 +77,8 @@ class AudioFile:
                 raise AudioError(f"nothing can be read: {'; '.join(problems)}")
         except (AudioError, OSError) as error:
             raise AudioError(f"{name}{error}") from error
+        if not done:
+            problems = ["it has no samples"]
         if problems and self.warn:
             logger.warning("%s%s; %.2f s were read", name, "; ".join(problems), done / self.sample_rate)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from modelscope_ext.atomic import remove_stale_temp_files
-from modelscope_ext.audio import AudioError, open_audio
+from modelscope_ext.audio import AudioError, AudioFile, open_audio
 from modelscope_ext.batch.plan import Job
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.inference.file import FileReport
@@ -21,11 +21,15 @@ def probe(jobs: Iterable[Job]) -> tuple[dict[Job, float], dict[Job, AudioError]]
     for job in jobs:
         try:
             with open_audio(job.source) as file:
-                known = file.seconds
-            seconds[job] = Path(job.source).stat().st_size / BYTES_PER_S if known is None else known
+                seconds[job] = seconds_of(file, job.source)
         except (AudioError, OSError) as error:
             unreadable[job] = AudioError(str(error))
     return seconds, unreadable
+
+
+def seconds_of(file: AudioFile, path: str | Path) -> float:
+    """Return the length of an open file by its header, or an estimate by its size."""
+    return Path(path).stat().st_size / BYTES_PER_S if file.seconds is None else file.seconds
 
 
 def run(

@@ -83,8 +83,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output is None and args.inputs != [STDIN]:
         args.refuse("the following arguments are required: -o/--output")
     if args.inputs == [STDIN]:
-        target = None if args.output in (None, STDIN) else args.output
-        denoise_pipe(Denoiser(args.model, args.device, **_strength(args)), target, args.loudness)
+        _run_on_pipe(args)
         return 0
     failed, total = (_run_on_ray if args.engine == "ray" else _run_locally)(args)
     if failed:
@@ -101,6 +100,16 @@ def _strength(args: argparse.Namespace) -> dict[str, Any]:
         return {"wet": ASR_SAFE_WET, "attenuation_limit_db": math.inf, "band": args.band}
     wet = 1.0 if args.wet is None else args.wet
     return {"wet": wet, "attenuation_limit_db": args.attenuation_limit, "band": args.band}
+
+
+def _run_on_pipe(args: argparse.Namespace) -> None:
+    """Denoise standard input."""
+    target, start = None if args.output in (None, STDIN) else args.output, time.monotonic()
+    denoiser = Denoiser(args.model, args.device, **_strength(args))
+    with _Bar(total=0, quiet=args.quiet) as bar:
+        report = denoise_pipe(denoiser, target, args.loudness, bar)
+        bar.correct(report.seconds - (bar.total or 0))
+    logger.info("%s", _last_line([report], 0, 0, time.monotonic() - start))
 
 
 def _run_locally(args: argparse.Namespace) -> tuple[int, int]:

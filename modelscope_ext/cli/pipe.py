@@ -6,14 +6,17 @@ import tempfile
 from pathlib import Path
 
 from modelscope_ext.audio import AudioError, open_audio
+from modelscope_ext.batch import local
 from modelscope_ext.cli.stream_ends import check_pipes
 from modelscope_ext.inference.denoiser import Denoiser
+from modelscope_ext.inference.file import FileReport
+from modelscope_ext.progress import Bar
 
 
-def denoise_pipe(denoiser: Denoiser, target: Path | None = None, loudness: float | None = None) -> None:
+def denoise_pipe(denoiser: Denoiser, target: Path | None, loudness: float | None, bar: Bar) -> FileReport:
     """Denoise standard input into a file or, without one, standard output, in its format or else as wav.
 
-    The input is stored first: most formats are read from more than one place.
+    The input is stored first: most formats are read from more than one place. The bar counts the seconds after that.
 
     Raises:
         AudioError: the input is no audio.
@@ -27,10 +30,12 @@ def denoise_pipe(denoiser: Denoiser, target: Path | None = None, loudness: float
         try:
             with open_audio(source, warn=False) as audio:
                 suffix = "" if audio.format else ".wav"
+                bar.reset(local.seconds_of(audio, source))
             result = target or Path(folder) / f"standard output{suffix}"
-            denoiser.file(source, result, loudness=loudness)
+            report = denoiser.file(source, result, bar.update, loudness=loudness)
         except AudioError as error:
             raise AudioError(str(error).replace(f"{folder}/", "")) from error
         if target is None:
             with result.open("rb") as file:
                 shutil.copyfileobj(file, sys.stdout.buffer)
+        return report

@@ -71,7 +71,7 @@ def read(content):
     logger.addHandler(handler)
     try:
         with open_audio(io.BytesIO(content)) as file:
-            blocks = list(file.blocks(0.7))
+            blocks = [np.zeros((0, file.channels), np.float32), *file.blocks(0.7)]
             return np.concatenate(blocks), file.sample_rate, messages
     finally:
         logger.removeHandler(handler)
@@ -297,6 +297,15 @@ def test_a_chunk_that_claims_more_than_any_disk_has_is_an_error_or_no_loss(lengt
     except AudioError:
         return
     assert len(audio) == 16000
+
+
+@pytest.mark.parametrize("format", ["WAV", "OGG"])
+def test_a_file_without_samples_is_a_warning(format):
+    content = io.BytesIO()
+    soundfile.write(content, np.zeros(0), 16000, format=format)
+    audio, _, warnings = read(content.getvalue())
+    assert audio.shape == (0, 1)
+    assert warnings == ["it has no samples; 0.00 s were read"]
 
 
 @pytest.mark.parametrize("content", [b"RIFF\0\0", b"FORM", b"RIFF\4\0\0\0WAVE", b"fLaC", b"fLaC" + bytes(60)])

@@ -187,9 +187,10 @@ def test_the_files_of_a_killed_worker_are_done_by_another(ray, tmp_path, denoise
 
 
 @pytest.mark.slow
-def test_after_a_killed_driver_a_rerun_does_the_rest_as_the_local_engine(ray, folder, tmp_path, capsys):
+def test_after_a_killed_driver_a_rerun_does_the_rest_as_the_local_engine(ray, folder, tmp_path, capsys, denoiser):
     """Another process starts the batch on the same cluster and is killed after its first result."""
-    for number in range(9):
+    denoiser.file(EXAMPLES / "noisy.wav", folder / "talk.m4a")
+    for number in range(8):
         shutil.copy(EXAMPLES / "noisy.wav", folder / f"{number}.wav")
     address, out = ray.get_runtime_context().gcs_address, tmp_path / "out"
     options = ["--engine", "ray", "--ray-address", address, "--workers", "1", "--wet", "0.9"]

@@ -168,6 +168,7 @@ def test_standard_input_to_standard_output(format, subtype, tmp_path, clean):
     soundfile.write(tmp_path / "in", audio, 22050, subtype, format=format)
     command = [sys.executable, "-m", "modelscope_ext", "denoise", "-"]
     done = subprocess.run(command, input=(tmp_path / "in").read_bytes(), cwd=ROOT, capture_output=True, check=True)
+    assert done.stderr.startswith(b"1 file done, 0 skipped, 0 failed; 0.4 s of audio in ")
     (tmp_path / "out").write_bytes(done.stdout)
     info = soundfile.info(tmp_path / "out")
     assert (info.format, info.subtype, info.samplerate, info.channels) == (format, subtype, 22050, 2)
