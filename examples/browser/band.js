@@ -130,7 +130,7 @@ export class HighBand {
       const b = near[k] * second[band] + far[k] * second[band + 1];
       const both = (a + b) / (2 * size);
       const differ = (a - b) / (2 * size);
-      const other = (size - k) % size;
+      const other = (size - k) & (size - 1);
       const x = re[k];
       const y = im[k];
       const u = re[other];

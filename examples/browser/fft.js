@@ -82,7 +82,7 @@ export class Fft {
   energy(re, im, sign, start, end) {
     let sum = 0;
     for (let k = start; k < end; k++) {
-      const other = (this.size - k) % this.size;
+      const other = (this.size - k) & (this.size - 1);
       const x = re[k] + sign * re[other];
       const y = im[k] - sign * im[other];
       sum += x * x + y * y;

@@ -1,11 +1,18 @@
 // An AudioWorklet between the microphone, the worker and the loudspeaker.
 
 const BLOCK = 256; // samples sent to the worker at once
+// At the beginning nothing is heard until there was no gap for a while: the browser makes code fast.
+const STEADY_S = 1.5;
+const MOST_S = 6;
+const MARGIN_S = 0.03; // what the queue then keeps where it is shortest
 
 class Live extends AudioWorkletProcessor {
   constructor({ processorOptions }) {
     super();
     this.reserve = processorOptions.reserve; // samples to hold before the first is played
+    this.silence = STEADY_S * sampleRate; // samples
+    this.audible = false;
+    this.shortest = Infinity; // length of the queue since the last gap
     this.denoised = true;
     this.share = 1; // of the denoised signal, which follows the switch within some milliseconds
     this.block = new Float32Array(BLOCK);
@@ -34,15 +41,28 @@ class Live extends AudioWorkletProcessor {
     if (!this.worker) return true;
     this.send(input ?? new Float32Array(output.length));
     this.playing ||= this.queued >= this.reserve;
-    if (this.playing && this.queued < output.length) {
-      this.dropped++;
-      this.playing = false; // until the reserve is there again, and that is larger from now on
-      this.reserve = Math.min(1.5 * this.reserve, sampleRate / 4);
-    }
+    if (this.playing && this.queued < output.length) this.miss();
     while (this.queued > 3 * this.reserve) this.next(); // after a pause of the worker
-    if (this.playing) for (let i = 0; i < output.length; i++) output[i] = this.next();
+    if (this.playing) {
+      for (let i = 0; i < output.length; i++) output[i] = this.audible * this.next();
+      this.shortest = Math.min(this.shortest, this.queued);
+      if (!this.audible && this.fed >= this.silence) this.begin();
+    }
     this.report(output.length);
     return true;
+  }
+
+  miss() {
+    if (this.audible) this.dropped++;
+    else this.silence = Math.min(this.fed + STEADY_S * sampleRate, MOST_S * sampleRate);
+    this.shortest = Infinity;
+    this.playing = false; // until the reserve is there again, and that is larger from now on
+    this.reserve = Math.min(1.5 * this.reserve, sampleRate / 4);
+  }
+
+  begin() {
+    this.audible = true;
+    for (; this.shortest > MARGIN_S * sampleRate; this.shortest--) this.next();
   }
 
   send(samples) {
@@ -79,7 +99,7 @@ class Live extends AudioWorkletProcessor {
     if (this.measured < sampleRate / 20) return;
     const levels = this.squares.map((sum) => 10 * Math.log10(sum / this.measured + 1e-12));
     const latency = (this.fed - this.passed) / sampleRate;
-    this.port.postMessage({ levels, latency, dropped: this.dropped, playing: this.playing });
+    this.port.postMessage({ levels, latency, dropped: this.dropped, playing: this.playing && this.audible });
     this.squares = [0, 0];
     this.measured = 0;
   }

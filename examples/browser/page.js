@@ -17,17 +17,37 @@ function onSwitch(button, changed) {
   };
 }
 
+// A worker that has nothing to do: it loads while the page does, and its code gets faster with use.
+let spare = newWorker();
+
+function takeWorker() {
+  const taken = spare ?? newWorker();
+  spare = null;
+  return taken;
+}
+
+function release(worker) {
+  if (spare) worker.terminate();
+  else spare = worker;
+}
+
 // Files
 
-let worker = newWorker(); // of files: it stays because its code gets faster
+let worker = null; // of the file that is being denoised
 let player = null;
+let job = 0; // counts the files, so that one that is being decoded can be stopped
 
 function stopFile() {
-  if (!$("working").hidden) {
-    worker.terminate();
-    worker = newWorker();
-  }
+  job++;
+  worker?.terminate();
+  worker = null;
+  spare ??= newWorker();
   $("working").hidden = true;
+}
+
+function done() {
+  release(worker);
+  worker = null;
 }
 
 function problem({ word: name, detail }) {
@@ -45,6 +65,7 @@ function denoise(file, decoded) {
   say($("status"), "loading");
   const blobs = { before: [], after: [] };
   const began = performance.now();
+  worker = takeWorker();
   worker.onerror = (event) => problem({ word: "failed", detail: event.message });
   worker.onmessage = ({ data }) => {
     if (data.kind === "block") {
@@ -52,12 +73,13 @@ function denoise(file, decoded) {
       blobs.after.push(data.after);
       showProgress(data, (performance.now() - began) / 1000);
     } else if (data.kind === "done") {
+      done();
       $("working").hidden = true;
       show(file, data, [new Blob(blobs.before), new Blob(blobs.after)]);
-    } else if (data.word === "undecodable" && !decoded) {
-      decodeWhole(file, data).then((all) => denoise(file, all), problem);
-    } else {
-      problem(data);
+    } else if (data.kind === "problem") {
+      if (data.word !== "failed") done();
+      if (data.word === "undecodable" && !decoded) decodeFirst(file, data);
+      else problem(data);
     }
   };
   worker.postMessage({ file, decoded });
@@ -67,6 +89,12 @@ function showProgress({ seconds, of }, elapsed) {
   const share = Math.min(1, seconds / of);
   $("progress").value = share;
   say($("status"), "working", { percent: Math.floor(100 * share), left: clock(elapsed * (1 / share - 1)) });
+}
+
+function decodeFirst(file, about) {
+  const mine = job;
+  const ifMine = (next) => (result) => mine === job && next(result);
+  decodeWhole(file, about).then(ifMine((decoded) => denoise(file, decoded)), ifMine(problem));
 }
 
 // For browsers and formats without a decoder that reads a file piece by piece.
@@ -147,16 +175,19 @@ let live = null; // what runs: { context, media, worker, node }
 
 async function startLive() {
   $("microphone").disabled = true;
-  live = { worker: newWorker() };
+  live = {};
   try {
     const raw = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     live.media = await navigator.mediaDevices.getUserMedia({ audio: { ...raw, channelCount: 1 } });
     live.context = new AudioContext({ latencyHint: "interactive" });
     await live.context.audioWorklet.addModule(new URL("live.js", import.meta.url));
+    live.worker = takeWorker();
     await connectLive();
     say($("microphone"), "stop");
     $("meters").hidden = false;
   } catch (error) {
+    live.worker?.terminate();
+    delete live.worker;
     stopLive();
     const known = { NotAllowedError: "denied", NotFoundError: "none" };
     say($("live"), known[error.name] ?? "failed", { detail: error.message });
@@ -196,11 +227,11 @@ function showLive({ levels, latency, dropped, playing }) {
   ["level-before", "level-after"].forEach((id, i) => ($(id).value = levels[i]));
   const { baseLatency, outputLatency = 0 } = live.context;
   const ms = Math.round(1000 * (latency + baseLatency + outputLatency));
-  if (playing) say($("live"), "live", { latency: ms, load: Math.round(100 * (live.load ?? 0)), dropped });
+  if (playing && live.load !== undefined) say($("live"), "live", { latency: ms, load: Math.round(100 * live.load), dropped });
 }
 
 function stopLive() {
-  live.worker.terminate();
+  if (live.worker) release(live.worker);
   live.media?.getTracks().forEach((track) => track.stop());
   live.context?.close();
   live = null;

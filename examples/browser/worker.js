@@ -8,12 +8,23 @@ const FORMATS = [MP4, QTFF, MATROSKA, WEBM, MP3, WAVE, OGG, ADTS, FLAC];
 const MAX_HOURS = 3;
 const MAX_BYTES = 2 ** 32 - 44; // of a wav file
 
+const WARMUP_S = 15; // of audio, unless there is something to do
+
+let wanted = false;
 const loading = load();
 
 async function load() {
   const network = await Network.load(new URL(".", import.meta.url));
-  await new DenoiseStream(network, 48000, 1).feed(silence(1, 3 * 48000)); // the browser makes hot code fast
+  await processed({ parts: warmup() }, network, () => {}); // the browser makes hot code fast
   return network;
+}
+
+async function* warmup() {
+  for (let seconds = 0; seconds < WARMUP_S; seconds += 3) {
+    yield { audio: silence(1, 3 * 48000), rate: 48000 };
+    await new Promise((resolve) => setTimeout(resolve)); // for messages
+    if (wanted) return;
+  }
 }
 
 // An error with a message of words.js.
@@ -25,6 +36,7 @@ class Problem extends Error {
 }
 
 self.onmessage = async ({ data }) => {
+  wanted = true;
   try {
     await (data.port ? denoiseLive(data) : denoiseFile(data));
   } catch (error) {
@@ -36,12 +48,18 @@ self.onmessage = async ({ data }) => {
 async function denoiseFile({ file, decoded }) {
   const source = decoded ? wholeSource(decoded) : await fileSource(file);
   if (source.seconds > MAX_HOURS * 3600) throw new Problem("long");
-  const network = await loading;
+  const done = await processed(source, await loading, (block) => self.postMessage(block));
+  self.postMessage(done);
+}
+
+// Denoise a source in blocks and send them; return what the page has to know at the end.
+async function processed(source, network, send) {
+  const began = performance.now();
   const pictures = new Spectrograms();
-  const done = { kind: "done", frames: 0, busy: 0 };
+  const done = { kind: "done", frames: 0 };
   let stream;
   let discard = 0;
-  const send = ({ before, after }) => {
+  const finish = ({ before, after }) => {
     const skip = Math.min(discard, before[0].length);
     discard -= skip;
     [before, after] = [cut(before, skip), cut(after, skip)];
@@ -49,10 +67,9 @@ async function denoiseFile({ file, decoded }) {
     done.frames += before[0].length;
     const seconds = done.frames / done.rate;
     if (seconds > MAX_HOURS * 3600 || 2 * done.frames * done.channels > MAX_BYTES) throw new Problem("long");
-    self.postMessage({ kind: "block", before: pcm(before), after: pcm(after), seconds, of: source.seconds });
+    send({ kind: "block", before: pcm(before), after: pcm(after), seconds, of: source.seconds });
   };
   for await (let { audio, rate } of blocks(source.parts, 1 + network.about.lead_in_s)) {
-    const start = performance.now();
     if (!stream) {
       Object.assign(done, { rate, channels: audio.length });
       stream = new DenoiseStream(network, rate, audio.length);
@@ -60,13 +77,11 @@ async function denoiseFile({ file, decoded }) {
       discard = warmup[0].length;
       audio = joined([warmup, audio]);
     }
-    const out = await stream.feed(audio);
-    done.busy += performance.now() - start;
-    send(out);
+    finish(await stream.feed(audio));
   }
   if (!stream) throw new Problem("empty");
-  send(await stream.flush());
-  self.postMessage({ ...done, pictures: pictures.pictures() });
+  finish(await stream.flush());
+  return { ...done, pictures: pictures.pictures(), busy: performance.now() - began };
 }
 
 async function fileSource(file) {
@@ -126,11 +141,12 @@ async function* blocks(parts, seconds) {
 // Interleaved 16-bit samples. The browser keeps large blobs on disk.
 function pcm(audio) {
   const samples = new Int16Array(audio.length * audio[0].length);
-  audio.forEach((channel, c) => {
-    for (let i = 0; i < channel.length; i++) {
-      samples[i * audio.length + c] = Math.max(-32768, Math.min(32767, Math.round(channel[i] * 32768)));
+  for (let c = 0; c < audio.length; c++) {
+    const channel = audio[c];
+    for (let i = 0, k = c; i < channel.length; i++, k += audio.length) {
+      samples[k] = Math.max(-32768, Math.min(32767, Math.round(channel[i] * 32768)));
     }
-  });
+  }
   return new Blob([samples]);
 }
 

@@ -136,6 +136,23 @@ def test_a_file_can_be_cancelled(page, tmp_path):
     assert not page.find_element("id", "working").is_displayed()
 
 
+def test_the_decoding_of_a_whole_file_can_be_cancelled(page, tmp_path):
+    (tmp_path / "odd.wav").write_text("text" * 1000)
+    page.execute_script(
+        "window.decode = BaseAudioContext.prototype.decodeAudioData;"
+        "BaseAudioContext.prototype.decodeAudioData = () => new Promise(resolve => window.finish = resolve)"
+    )
+    page.find_element("id", "file").send_keys(str(tmp_path / "odd.wav"))
+    wait_for(page, "window.finish !== undefined")
+    page.find_element("id", "cancel").click()
+    page.execute_async_script(
+        "finish(new AudioBuffer({length: 8000, sampleRate: 8000})); setTimeout(arguments[0]);"
+        "BaseAudioContext.prototype.decodeAudioData = window.decode"
+    )
+    assert page.execute_script(f"return {STATUS}") == ""
+    assert not page.find_element("id", "working").is_displayed()
+
+
 def test_the_microphone_is_denoised(page):
     page.find_element("id", "microphone").click()
     wait_for(page, "document.getElementById('live').textContent.startsWith('Latency ')")
@@ -146,6 +163,8 @@ def test_the_microphone_is_denoised(page):
     assert page.find_element("id", "live-denoised").get_attribute("aria-checked") == "false"
     page.find_element("id", "microphone").click()
     assert page.find_element("id", "microphone").text == "Start"
+    page.find_element("id", "example").click()  # by the same worker
+    assert wait_for(page, READY).startswith("Done: 0:08")
 
 
 def test_all_that_can_be_used_has_a_name_in_both_languages(page, tmp_path, noisy):
