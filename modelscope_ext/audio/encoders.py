@@ -37,7 +37,7 @@ MUXERS = {
     **dict.fromkeys(("mp4", "m4v"), Muxer("mp4", "aac", True, True)),
     **dict.fromkeys(("3gp", "3gpp"), Muxer("3gp", "aac", True, True)),
     **dict.fromkeys(("mpg", "mpeg"), Muxer("mpeg", "mp2", True, True)),
-    **dict.fromkeys(("mts", "m2ts"), Muxer("mpegts", "aac", True, True)),
+    **dict.fromkeys(("ts", "mts", "m2ts"), Muxer("mpegts", "aac", True, True)),
     **dict.fromkeys(("asf", "wmv"), Muxer("asf", "wmav2", True, True)),
     "3g2": Muxer("3g2", "aac", True, True),
     "3ga": Muxer("3gp", "aac"),
@@ -111,7 +111,7 @@ class Track:
         import av
 
         self._av, self._file = av, file
-        same, codec, wanted = _wanted(muxer, source)
+        same, codec, wanted = _wanted(muxer, source, file)
         rate, self.stream = _add_stream(out, (wanted, muxer.codec), file.sample_rate)
         stream, options = self.stream, self.stream.codec_context.codec
         encoder = options.name
@@ -180,7 +180,7 @@ class Track:
 
 def add_track(out: Any, muxer: Muxer, source: Any, file: AudioFile) -> Track | VorbisTrack:
     """Return an encoder of a track for a container; see `Track`."""
-    same, codec, wanted = _wanted(muxer, source)
+    same, codec, wanted = _wanted(muxer, source, file)
     track: Track | VorbisTrack
     if wanted == "vorbis":
         import av
@@ -195,7 +195,7 @@ def add_track(out: Any, muxer: Muxer, source: Any, file: AudioFile) -> Track | V
     return track
 
 
-def _wanted(muxer: Muxer, source: Any) -> tuple[bool, str, str]:
+def _wanted(muxer: Muxer, source: Any, file: AudioFile) -> tuple[bool, str, str]:
     """Return True for a container of the same kind, the codec of the source and that of the result.
 
     Raises:
@@ -204,8 +204,18 @@ def _wanted(muxer: Muxer, source: Any) -> tuple[bool, str, str]:
     if source.codec_context is None:
         raise ValueError("FFmpeg does not know the codec of the source; choose the suffix .wav")
     same = muxer.name in _names(source.container.format.name)
-    codec = source.codec_context.codec.canonical_name
+    codec = _codec_of(source, file)
     return same, codec, codec if same or muxer.name == "matroska" else muxer.codec
+
+
+def _codec_of(source: Any, file: AudioFile) -> str:
+    """Return the name of a stream's codec; FFmpeg calls MPEG audio of layer 2 mp3 in a transport stream."""
+    name: str = source.codec_context.codec.canonical_name
+    if name != "mp3":
+        return name
+    with open_container(file.bytes()) as again:
+        head = bytes(next(again.demux(again.streams[source.index])))[:2]
+    return "mp2" if head[:1] == b"\xff" and head[1] & 6 == 4 else name
 
 
 def _bit_rate(av: Any, file: AudioFile, source: Any) -> int | None:

@@ -11,6 +11,10 @@ WRITTEN = frozenset((".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", 
 WRITTEN |= {".aifc", ".au", ".caf", ".voc", ".sph", *(f".{name}" for name in MUXERS)}
 SUFFIXES = WRITTEN | {".spx", ".mxf", ".awb", ".qcp", ".gsm", ".dts", ".ape", ".mpc", ".tak", ".dsf", ".mp1", ".mpga"}
 SUFFIXES |= {".vob", ".ra", ".rm", ".snd"}
+#: A suffix of programs too: in folders the content decides.
+UNSURE = ".ts"
+#: Bytes between the marks of an MPEG transport stream.
+PACKET = 188
 
 
 #: Beginnings of files that are audio or video whatever their name.
@@ -39,17 +43,20 @@ def audio_files(folder: Path, unreadable: list[str] | None = None) -> list[Path]
 
 
 def _is_named(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
+    suffix = path.suffix.lower()
+    return suffix in SUFFIXES and (suffix != UNSURE or _is_media(path))
 
 
 def _is_media(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            head = file.read(16)
+            head = file.read(PACKET + 16)
     except OSError:
         return False
     if head.startswith((b"RIFF", b"RIFX")):
         return head[8:12] in (b"WAVE", b"AVI ")
     if head.startswith(b"FORM"):
         return head[8:11] == b"AIF"
+    if head.startswith(b"G") and head[PACKET : PACKET + 1] == b"G":
+        return True
     return head.startswith(BEGINNINGS) or head[4:8] == b"ftyp"

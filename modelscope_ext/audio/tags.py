@@ -203,7 +203,7 @@ def _copy_comments(source: BinaryIO, target: Path) -> None:
     from mutagen.oggopus import OggOpus
     from mutagen.oggvorbis import OggVorbis
 
-    kind = OggOpus if b"OpusHead" in read_at(source, 0, 64) else OggVorbis
+    kind = OggOpus if b"OpusHead" in read_at(source, 0, 1024) else OggVorbis  # after that of a picture
     source.seek(0)
     if theirs := kind(source).tags:
         ours = kind(target)
@@ -212,10 +212,10 @@ def _copy_comments(source: BinaryIO, target: Path) -> None:
 
 
 def _copy_atoms(source: BinaryIO, target: Path) -> None:
-    from mutagen.mp4 import MP4
+    from mutagen.mp4 import Atoms, MP4MetadataError, MP4Tags
 
-    if theirs := MP4(source).tags:
-        theirs.save(target)
+    with contextlib.suppress(MP4MetadataError):  # there are none
+        MP4Tags(Atoms(source), source).save(target)
 
 
 def _copy_asf(source: BinaryIO, target: Path) -> None:

@@ -99,6 +99,12 @@ def test_audio_files_are_found_below_a_folder(tmp_path):
     assert [str(p.relative_to(tmp_path)) for p in audio_files(tmp_path)] == ["a.flac", "b/x.WAV"]
 
 
+def test_a_suffix_that_programs_have_too_is_decided_by_content(tmp_path):
+    (tmp_path / "video.ts").write_bytes(2 * (b"G" + bytes(187)))
+    (tmp_path / "program.ts").write_text("Get(): number { return 1 }")
+    assert [path.name for path in audio_files(tmp_path)] == ["video.ts"]
+
+
 def test_a_written_file_is_whole_or_not_there(tmp_path):
     path = tmp_path / "deep" / "out.wav"
 

@@ -140,6 +140,7 @@ KINDS = {
     "camera.avi": ("avi", "libmp3lame", 44100, 2),
     "stream.flv": ("flv", "aac", 44100, 1),
     "broadcast.m2ts": ("mpegts", "aac", 48000, 2),
+    "broadcast.ts": ("mpegts", "mp2", 48000, 2),
     "pack.wv": ("wv", "wavpack", 48000, 1),
     "audio.tta": ("tta", "tta", 48000, 1),
 }
@@ -194,6 +195,17 @@ def test_mp3_files_of_few_bits_come_back(dry, tmp_path, rate, kbps):
             file.write(speech(rate, channels=channels))
         dry.file(source, target)
         assert len(read(target)[0]) == len(read(source)[0])
+
+
+@pytest.mark.parametrize("options", [("a.mov", "-c:a", "pcm_s16le"), ("a.ogv", "-c:v", "libtheora", "-c:a", "libopus")])
+def test_two_tracks_keep_their_title_without_a_warning(dry, tmp_path, caplog, options):
+    picture = ("-f", "lavfi", "-i", "testsrc=size=64x64:rate=25:duration=1", "-map", "1", "-map", "0", "-map", "0")
+    made_by_ffmpeg(tmp_path / options[0], *picture, "-metadata", "title=Grüße", *options[1:])
+    dry.file(tmp_path / options[0], tmp_path / "out" / options[0])
+    with av.open(str(tmp_path / "out" / options[0])) as file:
+        assert len(file.streams) == 3
+        assert "Grüße" in [each.get("title") for each in (file.metadata, *(stream.metadata for stream in file.streams))]
+    assert caplog.text == ""
 
 
 def test_surround_messages_of_few_bits_keep_their_bit_rate(dry, tmp_path):
