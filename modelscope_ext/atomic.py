@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 #: Bytes of the final name in a temporary one. Names have up to 255 bytes and 143 on encrypted disks.
 KEPT_BYTES = 100
+SPECIAL = "a device or a pipe, which no file replaces"
 _TEMP = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.half", re.DOTALL)
 
 
@@ -54,12 +55,14 @@ def atomic_write(path: str | Path, like: str | Path | None = None) -> Iterator[P
     try:
         real.parent.mkdir(parents=True, exist_ok=True)
         mode = real.stat().st_mode if real.exists() else None
-        if mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise OSError("a device or a pipe, which no file replaces")
+        if _is_special(mode):
+            raise OSError(SPECIAL)
+        if mode is None and like is not None:
+            with suppress(OSError):  # it has vanished since it was opened
+                mode = Path(like).stat().st_mode
         yield temp
         with temp.open("rb+") as file:
             os.fsync(file.fileno())  # after a power cut the name might exist without the content
-        mode = Path(like).stat().st_mode if like is not None else mode
         if mode is not None and stat.S_IMODE(temp.stat().st_mode) != stat.S_IMODE(mode):  # some disks have none
             temp.chmod(stat.S_IMODE(mode) & 0o777)
         temp.replace(real)
@@ -106,7 +109,7 @@ def file_identity(path: str | Path) -> object:
 
 
 def require_apart(targets: Iterable[str | Path | None], read: Iterable[str | Path | None]) -> None:
-    """Raise OSError if one of the files to write is read too, or is written twice; None is no file.
+    """Raise OSError if one of the files to write is read too, is written twice or is a device; None is no file.
 
     Args:
         targets: files to write.
@@ -119,9 +122,15 @@ def require_apart(targets: Iterable[str | Path | None], read: Iterable[str | Pat
     for target in written:
         if reason := taken.get(identity := file_identity(target)):
             raise OSError(f"{target}: {reason}")
+        if _is_special(target.stat().st_mode if target.exists() else None):
+            raise OSError(f"{target}: {SPECIAL}")
         taken[identity] = "would be written twice"
     if clash := find_clash(written):
         raise OSError(f"{clash[1]}: would be written twice, since {clash[0]} is the same on this disk")
+
+
+def _is_special(mode: int | None) -> bool:
+    return mode is not None and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def require_outside(source: str | Path, *written: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 from tqdm import tqdm
@@ -53,3 +54,8 @@ class Bar(tqdm):
         super().close()
         if nowhere := self.__dict__.pop("_nowhere", None):
             nowhere.close()
+
+    def __del__(self) -> None:
+        """Close the bar."""
+        with suppress(AttributeError):  # a signal ended its __init__
+            super().__del__()

@@ -21,6 +21,7 @@ from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.metrics import SAMPLE_RATE, require, scores
 from modelscope_ext.players import SCRIPT, templates, write_opus
 from modelscope_ext.plots import draw_spectrograms
+from modelscope_ext.text import printable
 
 __all__ = ["Source", "collect", "estimated_snr", "frame_powers", "write_page"]
 
@@ -59,15 +60,15 @@ def collect(given: str | Path, reference: str | Path | None = None) -> list[Sour
     if not given.is_dir():
         if reference is not None and reference.is_dir():
             raise AudioError(f"{reference}: is a folder; the reference of a file is a file")
-        return [Source(given.name, given, reference)]
+        return [Source(printable(given.name), given, reference)]
     if reference is None:
         if not (files := audio_files(given)):
             raise AudioError(f"{given}: no audio files in this folder")
-        return [Source(path.relative_to(given).as_posix(), path) for path in files]
+        return [Source(printable(path.relative_to(given).as_posix()), path) for path in files]
     pairs, problems = match_pairs(given, reference)
     if problems:
         raise ProblemsError(f"{given}: {len(problems)} problem(s); nothing was written", problems)
-    return [Source(pair.names[0], pair.noisy, pair.clean) for pair in pairs]
+    return [Source(printable(pair.names[0]), pair.noisy, pair.clean) for pair in pairs]
 
 
 def write_page(page: str | Path, sources: Iterable[Source], denoiser: Denoiser, model: str) -> dict[str, str]:
@@ -97,12 +98,16 @@ def write_page(page: str | Path, sources: Iterable[Source], denoiser: Denoiser, 
             try:
                 entries.append(_process(source, denoiser, Path(folder), f"file{number}"))
             except (AudioError, ValueError) as error:
-                failed[source.name] = str(error).removeprefix(f"{source.noisy}: ")
+                failed[source.name] = printable(str(error).removeprefix(f"{source.noisy}: "))
         if not entries:
             raise AudioError("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
         headings = list(dict.fromkeys(heading for entry in entries for heading in entry.figures))
         stream = _template().stream(
-            model=model, entries=entries, failed=failed, headings=headings, estimated=ESTIMATED_SNR in headings
+            model=printable(model),
+            entries=entries,
+            failed=failed,
+            headings=headings,
+            estimated=ESTIMATED_SNR in headings,
         )
         with atomic_write(page) as temp, temp.open("w", encoding="utf-8", errors="backslashreplace") as out:
             out.writelines(stream)

@@ -40,6 +40,32 @@ SEGMENTS = {
 }
 
 
+#: "model" sections for small networks of ModelScope's own package.
+ZIPENHANCER = {
+    "type": "speech_zipenhancer_ans_multiloss_16k_base",
+    "num_tsconformers": 2,
+    "dense_channel": 16,
+    "batch_first": True,
+    "model_num_spks": 1,
+    "former_conf": {
+        "f_downsampling_factor": [1, 2],
+        "downsampling_factor": [1, 2],
+        "encoder_dim": 16,
+        "num_encoder_layers": 1,
+        "encoder_unmasked_dim": 16,
+        "query_head_dim": 4,
+        "pos_head_dim": 4,
+        "value_head_dim": 4,
+        "num_heads": 2,
+        "feedforward_dim": 24,
+        "cnn_module_kernel": 15,
+        "pos_dim": 24,
+        "causal": False,
+    },
+}
+DFSMN = {"type": "speech_dfsmn_ans", "fsmn_depth": 3, "lorder": 6}
+
+
 def mixture_loop(config, data, work):
     """Return a training on mixtures; `config` is the path of its JSON file."""
     return TrainingLoop(MixtureRecipe(load_config(config), data, work, "cpu", progress=False))

@@ -14,11 +14,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, redirect_stderr
+from typing import Any, NoReturn
 
 from modelscope_ext import __version__
-from modelscope_ext.cli.common import configure_logging, print_error
+from modelscope_ext.cli.common import Messages, configure_logging, print_error, print_result, standard_output
+from modelscope_ext.text import printable
 
 __all__ = ["COMMANDS", "add_command", "execute", "main"]
 
@@ -56,14 +57,18 @@ def execute(parse: Callable[[], argparse.Namespace]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console of an old code page lacks characters
             stream.reconfigure(errors="backslashreplace")
+    with redirect_stderr(Messages(sys.stderr)):
+        return _execute(parse)
+
+
+def _execute(parse: Callable[[], argparse.Namespace]) -> int:
     try:
         with _unwound_by_sigterm():
             args = parse()
             configure_logging(getattr(args, "quiet", False))
             code = args.run(args) or 0
-            if sys.stdout:  # None after >&-
-                sys.stdout.flush()
-            return code
+            with standard_output():
+                return code
     except KeyboardInterrupt:
         print_error("interrupted")
         return 130
@@ -120,6 +125,19 @@ def add_command(commands: Any, name: str) -> argparse.ArgumentParser:
     return parser
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are safe to print, and whose help is an error where standard output takes no more."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))  # a shell's * may give the name of a file that begins with a dash
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is not sys.stdout:
+            super()._print_message(message, file)
+        elif file:
+            print_result(message.removesuffix("\n"))
+
+
 class _PrintCompletion(argparse.Action):
     """An option that prints a shell's completion script and ends the program."""
 
@@ -132,7 +150,7 @@ class _PrintCompletion(argparse.Action):
             for action in command._actions:
                 if action.nargs != 0 and not action.choices:
                     action.complete = shtab.FILE  # most values are names of files
-        print(shtab.complete(whole, shell))
+        print_result(shtab.complete(whole, shell))
         parser.exit()
 
 
@@ -142,7 +160,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 def _parser(names: list[str]) -> argparse.ArgumentParser:
     """Return the parser with the options of these commands. A module of the others is not imported."""
-    parser = argparse.ArgumentParser(prog="modelscope-ext", description="Remove noise from speech recordings.")
+    parser = _Parser(prog="modelscope-ext", description="Remove noise from speech recordings.")
     parser.add_argument("--version", action="version", version=f"modelscope-ext {__version__}")
     parser.add_argument(
         "--print-completion", choices=["bash", "zsh", "tcsh"], action=_PrintCompletion, help="print a shell's script"

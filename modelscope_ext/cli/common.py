@@ -4,6 +4,9 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from modelscope_ext.text import printable
 
@@ -47,6 +50,26 @@ def configure_logging(quiet: bool) -> None:
     logging.getLogger("modelscope_ext").setLevel(logging.WARNING if quiet else logging.INFO)
 
 
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """Flush standard output after the block; raise OSError that names it where it takes no more."""
+    try:
+        yield
+        if sys.stdout:  # None after >&-
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discard what is still buffered
+        raise OSError(f"standard output: {error.strerror}") from error
+
+
+def print_result(*lines: object) -> None:
+    """Print lines on standard output, after all files are written."""
+    with standard_output():
+        print(*lines, sep="\n")
+
+
 def print_error(reason: object) -> None:
     """Print an error on standard error: one line, or those of a list of problems."""
     title, *others = getattr(reason, "lines", [str(reason)])
@@ -63,12 +86,34 @@ class _Lines(logging.Handler):
 
 
 def _print_line(line: str) -> None:
-    """Print on standard error, if there is one that takes it: the work goes on without messages."""
-    try:
-        if tqdm := sys.modules.get("tqdm"):
-            tqdm.tqdm.write(line, file=sys.stderr)
-        else:
-            print(line, file=sys.stderr)
-        sys.stderr.flush()
-    except (OSError, ValueError):  # a full disk, or closed
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the end)
+    """Print on standard error, above a progress bar if there is one."""
+    if tqdm := sys.modules.get("tqdm"):
+        tqdm.tqdm.write(line, file=sys.stderr)
+    else:
+        print(line, file=sys.stderr)
+    sys.stderr.flush()
+
+
+class Messages:
+    """Standard error that drops what it cannot take: the work goes on without messages, also those of other packages.
+
+    Args:
+        stream: the real one.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text, if the stream takes it; return its length."""
+        with suppress(OSError, ValueError):  # a full disk, or closed
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, if the stream takes it."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 
+from modelscope_ext.cli.common import print_result
 from modelscope_ext.doctor import CheckResult, run_checks
 from modelscope_ext.text import printable
 
@@ -24,10 +25,12 @@ def run(args: argparse.Namespace) -> int:
     results = list(run_checks(args.model) if args.json else _printed(run_checks(args.model)))
     counts = {level: sum(result.level == level for result in results) for level in ("problem", "warning")}
     if args.json:
-        print(json.dumps({"problems": counts["problem"], "findings": [asdict(each) for each in results]}, indent=2))
+        print_result(
+            json.dumps({"problems": counts["problem"], "findings": [asdict(each) for each in results]}, indent=2)
+        )
     else:
         summary = [f"{number} {level}{'s' * (number > 1)}" for level, number in counts.items() if number]
-        print(f"\n{', '.join(summary) or 'No problems.'}")
+        print_result(f"\n{', '.join(summary) or 'No problems.'}")
     return int(counts["problem"] > 0)
 
 
@@ -36,10 +39,10 @@ def _printed(results: Iterable[CheckResult]) -> Iterable[CheckResult]:
     group = ""
     for result in results:
         if result.group != group:
-            print(f"{group and chr(10)}{result.group}")
+            print_result(f"{group and chr(10)}{result.group}")
             group = result.group
         level = result.level.upper() if result.level == "problem" else result.level
-        print(f"  {level:9}{printable(result.what)}", flush=True)
+        print_result(f"  {level:9}{printable(result.what)}")
         if result.fix:
-            print(f"{'':11}→ {printable(result.fix)}", flush=True)
+            print_result(f"{'':11}→ {printable(result.fix)}")
         yield result

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from modelscope_ext.atomic import atomic_write, require_apart
-from modelscope_ext.cli.common import add_device, add_model, add_quiet
+from modelscope_ext.cli.common import add_device, add_model, add_quiet, print_result
 from modelscope_ext.data.pairs import find_pairs
 from modelscope_ext.evaluation import COLUMNS, MARGINS, Evaluation, evaluate_systems, regression_gate, to_markdown
 from modelscope_ext.inference.denoiser import Denoiser
@@ -91,8 +91,7 @@ def run(args: argparse.Namespace) -> None:
     if args.csv:
         _write_csv(args.csv, results)
     scored_systems = printable("; ".join(f"{name}: {source}" for name, source in sources.items()))
-    print(f"{len(noisy)} files; {METHOD}\n{scored_systems}\n")
-    print(to_markdown(results))
+    print_result(f"{len(noisy)} files; {METHOD}\n{scored_systems}\n", to_markdown(results))
     problems = [f"refused: {reason}" for reason in gate or []]
     problems += [f"{each.name}: {len(each.failed)} file(s) could not be scored" for each in results if each.failed]
     if problems:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from modelscope_ext.cli.common import print_result
 from modelscope_ext.info import ModelInfo, describe
 from modelscope_ext.text import printable
 
@@ -30,9 +31,9 @@ def run(args: argparse.Namespace) -> None:
     """Print facts about a model."""
     info = describe(args.model)
     if args.json:
-        print(json.dumps(asdict(info), indent=2))
+        print_result(json.dumps(asdict(info), indent=2))
     else:
-        print(*map(printable, _lines(info)), sep="\n")
+        print_result(*map(printable, _lines(info)))
 
 
 def _lines(info: ModelInfo) -> Iterator[str]:

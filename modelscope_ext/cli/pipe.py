@@ -7,6 +7,7 @@ from pathlib import Path
 
 from modelscope_ext.audio import AudioError, open_audio
 from modelscope_ext.batch import local
+from modelscope_ext.cli.common import standard_output
 from modelscope_ext.cli.stream_ends import check_pipes
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.inference.file import FileReport
@@ -36,6 +37,6 @@ def denoise_pipe(denoiser: Denoiser, target: Path | None, loudness: float | None
         except AudioError as error:
             raise AudioError(str(error).replace(f"{folder}/", "")) from error
         if target is None:
-            with result.open("rb") as file:
+            with result.open("rb") as file, standard_output():
                 shutil.copyfileobj(file, sys.stdout.buffer)
         return report

@@ -4,7 +4,7 @@ import argparse
 import functools
 from pathlib import Path
 
-from modelscope_ext.cli.common import add_quiet
+from modelscope_ext.cli.common import add_quiet, print_result
 from modelscope_ext.data.mixing import MixConfig
 from modelscope_ext.data.prepare import prepare_from_dataset, prepare_mixtures, prepare_pairs
 from modelscope_ext.progress import Bar
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
         done = [prepare_mixtures(args.speech, args.noise, args.rooms, args.output, split, **amount, **options)]
     else:
         done = prepare_from_dataset(args.from_dataset, args.output, args.split, **options)
-    print(*done, sep="\n")
+    print_result(*done)
 
 
 def _check(args: argparse.Namespace) -> str:

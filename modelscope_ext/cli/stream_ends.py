@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,6 +9,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+from modelscope_ext.cli.common import standard_output
 
 logger = logging.getLogger(__name__)
 
@@ -77,14 +78,8 @@ def open_ends(
 
 
 def _write(data: bytes) -> None:
-    try:
+    with standard_output():
         sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python's exit fails too
-        raise OSError(f"standard output: {error.strerror}") from error
 
 
 def _import_sounddevice() -> ModuleType:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modelscope_ext.checkpoint import has_weights, read_configuration
-from modelscope_ext.cli.common import add_device, add_model, add_quiet
+from modelscope_ext.cli.common import add_device, add_model, add_quiet, print_result
 from modelscope_ext.data.pairs import Pair, find_pairs
 from modelscope_ext.data.parts import PARTS, load_parts
 from modelscope_ext.evaluation import COLUMNS, MARGINS, evaluate, regression_gate, to_markdown
@@ -94,8 +94,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"{args.data}: no such folder")
     else:
         scores = _train_on_data(args)
-    for name, value in scores.items():
-        print(f"{name} {value:.4g}")
+    if scores:
+        print_result(*(f"{name} {value:.4g}" for name, value in scores.items()))
 
 
 def _train_on_data(args: argparse.Namespace) -> dict[str, float]:
@@ -114,7 +114,7 @@ def _train_on_data(args: argparse.Namespace) -> dict[str, float]:
     gate = None
     if args.gate and has_weights(folder):
         gate = _Gate(folder, find_pairs(args.gate), must_gain=False, quiet=args.quiet)
-    return fine_tune(folder, args.data, args.work_dir, options, args.device, gate, not args.quiet)
+    return _train_and_judge(args, folder, args.data, options, gate)
 
 
 def _train_on_pairs(args: argparse.Namespace, folder: Path, options: dict[str, Any]) -> dict[str, float]:
@@ -143,27 +143,40 @@ def _train_on_pairs(args: argparse.Namespace, folder: Path, options: dict[str, A
     steps = math.ceil(len(rows[0]) / options.get("train.dataloader.batch_size_per_gpu", BATCH))
     defaults = OPTIONS | {"train.train_iters_per_epoch": min(steps, MOST_STEPS)}
     options |= {"train.max_minutes": max(0.0, minutes - spent / 60)}
-    scores = fine_tune(folder, rows, args.work_dir, defaults | options, args.device, gate, not args.quiet)
+    scores = _train_and_judge(args, folder, rows, defaults | options, gate)
     if (output := args.work_dir / "output").exists():
         logger.info("done; use it with: modelscope-ext denoise --model %s", output)
     return {} if gate else scores
+
+
+def _train_and_judge(
+    args: argparse.Namespace, folder: Path, data: Any, options: dict[str, Any], gate: "_Gate | None"
+) -> dict[str, float]:
+    """Train, then print the gate's tables: a full standard output costs no result."""
+    try:
+        return fine_tune(folder, data, args.work_dir, options, args.device, gate, not args.quiet)
+    finally:
+        if gate and gate.tables:
+            print_result(*gate.tables)
 
 
 class _Gate:
     """A comparison with the model before the training. Called with the new model folder it returns complaints.
 
     seconds: the time that one model takes.
+    tables: of the scores.
     """
 
     def __init__(self, folder: Path, pairs: Sequence[Pair], must_gain: bool, quiet: bool) -> None:
         begun = time.monotonic()
         self.pairs, self.must_gain, self.quiet = pairs, must_gain, quiet
         self.before = evaluate(pairs, Denoiser(folder), GATED, name="before", progress=not quiet)
-        self.seconds = time.monotonic() - begun
+        self.seconds, self.tables = time.monotonic() - begun, []
 
     def __call__(self, result: Path) -> list[str]:
         after = evaluate(self.pairs, Denoiser(result), GATED, name="after", progress=not self.quiet)
-        print(f"{len(self.pairs)} pairs that were not trained on:\n\n{to_markdown([self.before, after])}\n")
+        table = to_markdown([self.before, after])
+        self.tables.append(f"{len(self.pairs)} pairs that were not trained on:\n\n{table}\n")
         margins = {name: MARGINS[name] for name in GATED}
         complaints = regression_gate(self.before, after, margins)
         if self.must_gain and not complaints and not regression_gate(after, self.before, margins):

@@ -62,7 +62,7 @@ class Command:
         """Return the exit code and the first error, or what is broken."""
         code = self.process.wait(PATIENCE_S)
         text = self.process.messages.read_text(errors="replace") if self.process.messages.exists() else ""
-        left = [path.name for path in self.temp.iterdir()] + [
+        left = [path.name for path in self.temp.glob("*") if not path.match("torchinductor_*")] + [
             path.name for path in self.folder.rglob("*.half") if path.is_file()
         ]
         for broken, why in (("Traceback" in text, text[-1500:]), (code not in codes, text[-1500:]), (left, left)):

@@ -12,7 +12,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -318,25 +317,6 @@ def test_nothing_that_is_read_is_overwritten(tmp_path, arguments, capsys):
     assert re.search("overwrit|written twice", capsys.readouterr().err)
     assert everything(tmp_path) == before
     assert (data / "link.wav").is_symlink()
-
-
-# No place for messages
-
-
-@pytest.mark.parametrize("streams", ["2>&-", "2>/dev/full", ">&- 2>&-", "<&- >&- 2>&-", "2>&1 | true"])
-def test_results_do_not_depend_on_a_place_for_messages(tmp_path, streams):
-    source, out = tmp_path / "in", tmp_path / "out"
-    source.mkdir()
-    (source / "b.wav").write_text("no audio")
-    for name in ("a.wav", "c.wav"):
-        shutil.copy(NOISY, source / name)
-    command = f"{sys.executable} -m modelscope_ext denoise {source} -o {out} {streams}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], env=environment, stderr=subprocess.DEVNULL)
-    assert done.returncode == 1  # b.wav
-    assert sorted(path.name for path in out.iterdir()) == ["a.wav", "c.wav"]
-    for name in ("a.wav", "c.wav"):
-        assert soundfile.info(out / name).frames == soundfile.info(NOISY).frames
 
 
 # Changed while it is read

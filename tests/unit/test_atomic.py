@@ -144,6 +144,15 @@ def test_a_file_keeps_its_permissions_and_a_link_its_place(tmp_path):
     assert path.read_text() == "later"
     assert path.stat().st_mode & 0o777 == 0o600
     assert names(tmp_path) == ["elsewhere", "link"]
+    (tmp_path / "like").touch(0o640)
+    for name, like, mode in (("elsewhere/file", "like", 0o600), ("new", "like", 0o640)):
+        with atomic_write(tmp_path / name, tmp_path / like) as temp:
+            temp.write_text("again")
+        assert (tmp_path / name).stat().st_mode & 0o777 == mode
+    with atomic_write(tmp_path / "newer", tmp_path / "like") as temp:
+        temp.write_text("a source may vanish while it is read")
+        (tmp_path / "like").unlink()
+    assert (tmp_path / "newer").stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "socket"])
@@ -159,6 +168,8 @@ def test_a_device_or_a_pipe_is_not_replaced_by_a_file(tmp_path, kind):
     before = path.stat()
     with pytest.raises(OSError, match=r"place: cannot be written \(a device or a pipe"), atomic_write(path) as temp:
         temp.write_text("a file")
+    with pytest.raises(OSError, match="place: a device or a pipe"):
+        require_apart([path], [])
     assert (path.stat().st_mode, path.stat().st_ino) == (before.st_mode, before.st_ino)
     assert not [name for name in names(tmp_path) if name.endswith(".half")]
 

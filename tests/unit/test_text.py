@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import sys
 import time
 from pathlib import Path
 
@@ -36,6 +37,9 @@ def test_errors_of_several_lines_have_lines_and_names_have_none(capsys):
     assert [line[:16] for line in lines] == ["modelscope-ext: ", "  a\\x1b[31m\\x1b]", "  b.wav: a\\x1b[3"]
     assert all(line.isprintable() for line in lines)
     assert main(["denoise", EVIL.replace("\0", ""), "-o", "out"]) == 1
+    assert all(line.isprintable() for line in capsys.readouterr().err.splitlines())
+    with pytest.raises(SystemExit):
+        main(["denoise", f"-{EVIL}".replace(" ", ""), "-o", "out"])
     assert all(line.isprintable() for line in capsys.readouterr().err.splitlines())
 
 
@@ -101,9 +105,13 @@ class Full(io.StringIO):
 
 
 def test_messages_that_cannot_be_written_stop_nothing(monkeypatch):
+    def warn(args=None):
+        common.print_error("lost")
+        print("what another package prints", file=sys.stderr)
+        raise ValueError("lost too")
+
     monkeypatch.setattr("sys.stderr", Full())
-    common.print_error("lost")
-    common.print_error("lost too")
+    assert execute(warn) == 1
 
 
 #: What reads text or names from strangers.

@@ -5,29 +5,13 @@ import os
 
 import pytest
 import torch
+from helpers import ZIPENHANCER
 from processes import run_code
 
 from modelscope_ext import Denoiser
 from modelscope_ext.checkpoint import CheckpointError
 
 pytestmark = pytest.mark.slow
-TYPE = "speech_zipenhancer_ans_multiloss_16k_base"
-FORMER = {
-    "f_downsampling_factor": [1, 2],
-    "downsampling_factor": [1, 2],
-    "encoder_dim": 16,
-    "num_encoder_layers": 1,
-    "encoder_unmasked_dim": 16,
-    "query_head_dim": 4,
-    "pos_head_dim": 4,
-    "value_head_dim": 4,
-    "num_heads": 2,
-    "feedforward_dim": 24,
-    "cnn_module_kernel": 15,
-    "pos_dim": 24,
-    "causal": False,
-}
-MODEL = {"num_tsconformers": 2, "dense_channel": 16, "former_conf": FORMER, "batch_first": True, "model_num_spks": 1}
 CODE = """
 import json, numpy as np, torch
 torch.set_num_threads(1)
@@ -52,8 +36,8 @@ def gap_db(one, other):
 
 @pytest.fixture
 def folder(tmp_path):
-    described = {"framework": "pytorch", "task": "acoustic-noise-suppression", "model": {"type": TYPE, **MODEL}}
-    described["pipeline"] = {"type": TYPE}
+    described = {"framework": "pytorch", "task": "acoustic-noise-suppression", "model": ZIPENHANCER}
+    described["pipeline"] = {"type": ZIPENHANCER["type"]}
     folder = tmp_path / "zip"
     folder.mkdir()
     (folder / "configuration.json").write_text(json.dumps(described))

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers import DFSMN
 from processes import python, run_code
 
 from modelscope_ext import Denoiser
@@ -48,7 +49,7 @@ def folder(tmp_path):
     described = {
         "framework": "pytorch",
         "task": "acoustic-noise-suppression",
-        "model": {"type": "speech_dfsmn_ans", "fsmn_depth": 3, "lorder": 6},
+        "model": DFSMN,
         "pipeline": {"type": "speech_dfsmn_ans_psm_48k_causal"},
     }
     folder = tmp_path / "dfsmn"
