@@ -30,7 +30,7 @@ ROOMS = {
     "players": "audio",
     "demo": "audio inference players plots",
     "evaluation": "progress audio metrics data",
-    "report": "atomic audio metrics data inference players plots",
+    "report": "atomic text audio metrics data inference players plots",
     "info": "text checkpoint hub pretrained inference",
     "export": "atomic stft models checkpoint hub inference",
     "training": "atomic progress stft hub audio models tensors checkpoint losses metrics data",
