@@ -39,7 +39,7 @@ def _printed(results: Iterable[CheckResult]) -> Iterable[CheckResult]:
     group = ""
     for result in results:
         if result.group != group:
-            print_result(f"{group and chr(10)}{result.group}")
+            print_result(f"{group and chr(10)}{printable(result.group)}")
             group = result.group
         level = result.level.upper() if result.level == "problem" else result.level
         print_result(f"  {level:9}{printable(result.what)}")

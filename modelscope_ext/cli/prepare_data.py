@@ -8,6 +8,7 @@ from modelscope_ext.cli.common import add_quiet, print_result
 from modelscope_ext.data.mixing import MixConfig
 from modelscope_ext.data.prepare import prepare_from_dataset, prepare_mixtures, prepare_pairs
 from modelscope_ext.progress import Bar
+from modelscope_ext.text import printable
 
 #: Options that choose what to write. Exactly one group is given.
 SOURCES = (("noisy", "clean"), ("speech", "noise"), ("from_dataset",))
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
         done = [prepare_mixtures(args.speech, args.noise, args.rooms, args.output, split, **amount, **options)]
     else:
         done = prepare_from_dataset(args.from_dataset, args.output, args.split, **options)
-    print_result(*done)
+    print_result(*map(printable, done))
 
 
 def _check(args: argparse.Namespace) -> str:

@@ -3,17 +3,20 @@
 import contextlib
 import io
 import logging
+import shutil
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from conftest import EXAMPLES
 
 from modelscope_ext.audio import ProblemsError
-from modelscope_ext.cli import common, execute, main
+from modelscope_ext.cli import common, doctor, execute, main
 from modelscope_ext.data.rooms import room_name
 from modelscope_ext.data.segments import find_row_problem
 from modelscope_ext.data.speakers import speaker_of
+from modelscope_ext.doctor import CheckResult
 from modelscope_ext.hub import is_id
 from modelscope_ext.info import card_licence, card_tables
 from modelscope_ext.models import build
@@ -41,6 +44,20 @@ def test_errors_of_several_lines_have_lines_and_names_have_none(capsys):
     with pytest.raises(SystemExit):
         main(["denoise", f"-{EVIL}".replace(" ", ""), "-o", "out"])
     assert all(line.isprintable() for line in capsys.readouterr().err.splitlines())
+
+
+def test_results_on_standard_output_are_safe_to_print(tmp_path, capsys, monkeypatch):
+    name = EVIL.replace("\0", "")
+    for kind in ("noisy", "clean"):
+        (tmp_path / kind).mkdir()
+        shutil.copy(EXAMPLES / "noisy.wav", tmp_path / kind)
+    pairs = ["--noisy", tmp_path / "noisy", "--clean", tmp_path / "clean", "-o", tmp_path / name]
+    assert main(["prepare-data", *map(str, pairs)]) == 0
+    monkeypatch.setattr(doctor, "run_checks", lambda model: [CheckResult(EVIL, "problem", EVIL, EVIL)])
+    assert main(["doctor"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert all(line.isprintable() for line in lines)
 
 
 @pytest.mark.parametrize(
