@@ -125,6 +125,14 @@ def _left_out(file: BinaryIO, decoder: Decoder, done: int) -> list[str]:
     return [f"damaged at byte {damage} of {headers.file_size(file)}"] if damage is not None else []
 
 
+class _Forwards(soundfile.SoundFile):
+    """A file that is read from its beginning on: soundfile would seek after each block, which damages mp3 files."""
+
+    def seekable(self) -> bool:
+        """Return False."""
+        return False
+
+
 class _Sound:
     """libsndfile's decoder, which gets a header with true sizes and passes on to FFmpeg where it fails."""
 
@@ -158,7 +166,7 @@ class _Sound:
                 self.problems.append(f"its header gives {place.claimed} bytes of samples, but it has {there}")
             opened = headers.repaired(file, place) or opened
         try:
-            return soundfile.SoundFile(opened)
+            return _Forwards(opened)
         except soundfile.LibsndfileError as error:
             raise AudioError(_reason(error)) from error
 

@@ -299,6 +299,14 @@ def test_a_chunk_that_claims_more_than_any_disk_has_is_an_error_or_no_loss(lengt
     assert len(audio) == 16000
 
 
+def test_blocks_of_an_mp3_file_of_few_bits_are_those_of_the_whole():
+    """Soundfile seeks after each block, and then frames lack bits that the frames before hold."""
+    content, _ = encoded("mp3", "libmp3lame", speech(44100), 44100, 32_000)
+    expected = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)[0]
+    audio, _, _ = read(content)
+    assert np.abs(audio - expected).max() < 1e-5
+
+
 @pytest.mark.parametrize("format", ["WAV", "OGG"])
 def test_a_file_without_samples_is_a_warning(format):
     content = io.BytesIO()
