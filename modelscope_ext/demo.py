@@ -1,6 +1,7 @@
 """A page that denoises recordings and videos in the browser; it works without a network and sends no data elsewhere."""
 
 import functools
+import json
 import logging
 import math
 import os
@@ -15,6 +16,7 @@ from modelscope_ext.audio import AudioError, open_audio, require_writable
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.players import SCRIPT, templates, write_opus
 from modelscope_ext.plots import draw_spectrograms
+from modelscope_ext.pretrained import MODELS
 
 __all__ = ["build_page", "launch"]
 
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 #: Limits of an upload to a page for others in seconds and megabytes; a page for this computer has none.
 MAX_S, MAX_MB = 300, 100
 LIMIT_DB = 60  # end of the attenuation slider; it means no limit
+OWN_DB = json.loads((MODELS["file"] / "configuration.json").read_text())["inference"]["attenuation_limit_db"]
 WORK, KEPT_S = "modelscope-ext-demo-", 3600  # start of the folder's name; seconds until results are deleted
 DEFAULT_NAME = "the model in this package"
 EXAMPLE = Path(__file__).parent / "templates" / "example.mp3"
@@ -197,7 +200,8 @@ def build_page(models: Sequence[str] = (), device: str | None = None, limited: b
             result = denoise_for_page(source, folder, denoiser, limited, report)
         except (ValueError, OSError) as error:
             raise gradio.Error(str(error).replace(f"{source}: ", ""), print_exception=False) from error
-        return _players(result, words), str(result.target), str(result.picture)
+        download = gradio.DownloadButton(value=str(result.target), interactive=True)
+        return _players(result, words), download, str(result.picture)
 
     page = _layout(gradio, [DEFAULT_NAME, *models], limited, run)
     page.work, page.limited = work, limited
@@ -225,28 +229,23 @@ def _layout(gradio: Any, models: list[str], limited: bool, run: Callable) -> Any
                 example = gradio.Button(words("example"), elem_id="example")
                 strength = gradio.Slider(0, 100, 100, step=1, label=words("strength"), elem_id="strength")
                 with gradio.Accordion(words("advanced"), open=False, elem_id="advanced"):
-                    limit = gradio.Slider(0, LIMIT_DB, 26, step=1, label=words("limit"), elem_id="limit")
+                    limit = gradio.Slider(0, LIMIT_DB, OWN_DB, step=1, label=words("limit"), elem_id="limit")
                     model = gradio.Dropdown(models, value=DEFAULT_NAME, label=words("model"), elem_id="model")
                 start = gradio.Button(words("start"), variant="primary", elem_id="denoise")
             with gradio.Column():
                 style = "audio { width: 100%; } [hidden] { display: none; } label { margin-right: 1rem; }"
                 players = gradio.HTML(elem_id="players", css_template=style, js_on_load=CONNECT)
-                result = gradio.DownloadButton(words("download"), elem_id="download")
-                picture = gradio.Image(label=words("picture"), interactive=False, buttons=[], elem_id="picture")
+                result = gradio.DownloadButton(words("download"), elem_id="download", interactive=False)
+                picture = gradio.Image(
+                    label=words("picture"), show_label=False, interactive=False, buttons=[], elem_id="picture"
+                )
 
-        def denoise(
-            source: str | None,
-            strength: float,
-            limit: float,
-            model: str,
-            request: gradio.Request,
-            progress: Any = gradio.Progress(),  # noqa: B008  # gradio's way
-        ) -> tuple[str, str, str]:
+        def denoise(source, strength, limit, model, request: gradio.Request, progress=gradio.Progress()):  # noqa: B008
             return run(source, strength, limit, model, _words(request), progress)
 
         example.click(lambda: str(EXAMPLE), None, source)
         recorded.stop_recording(lambda path: path, recorded, source)
-        start.click(denoise, [source, strength, limit, model], [players, result, picture], concurrency_limit=1)
+        start.click(denoise, [source, strength, limit, model], [players, result, picture], show_progress_on=picture)
     return page
 
 

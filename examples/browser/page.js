@@ -3,7 +3,11 @@ import { say, switchLanguage, translate } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const newWorker = () => new Worker(new URL("worker.js", import.meta.url), { type: "module" });
-const clock = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+
+function clock(exact) {
+  const seconds = Math.round(exact);
+  return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+}
 
 translate();
 $("language").onclick = switchLanguage;
@@ -111,9 +115,12 @@ async function decodeWhole(file, { rate = 48000, seconds = 0 }) {
 
 function show(file, done, recordings) {
   const { rate, channels, frames, busy, pictures } = done;
-  say($("status"), "done", { length: clock(Math.round(frames / rate)), busy: (busy / 1000).toFixed(1) });
+  say($("status"), "done", { length: clock(frames / rate), busy: (busy / 1000).toFixed(1) });
   $("status").dataset.load = busy / 1000 / (frames / rate);
-  ["before", "after"].forEach((name, i) => draw($(name), pictures[i]));
+  ["before", "after"].forEach((name, i) => {
+    draw($(name), pictures[i]);
+    say($(`${name}-caption`), `${name}Caption`, { khz: Math.round(rate / 2000), length: clock(frames / rate) });
+  });
   URL.revokeObjectURL($("download").href);
   const wav = new Blob([header(rate, channels, recordings[1].size), recordings[1]], { type: "audio/wav" });
   $("download").href = URL.createObjectURL(wav);
@@ -129,7 +136,7 @@ function showPosition() {
   if (!player) return;
   const { position, rate, frames, context } = player;
   $("position").value = position;
-  $("position").ariaValueText = $("time").textContent = `${clock(position / rate)} / ${clock(Math.round(frames / rate))}`;
+  $("position").ariaValueText = $("time").textContent = `${clock(position / rate)} / ${clock(frames / rate)}`;
   say($("play"), context ? "pause" : "play");
 }
 
