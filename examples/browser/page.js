@@ -203,13 +203,14 @@ async function startLive() {
 }
 
 async function connectLive() {
-  const { worker, context, media } = live;
+  const started = live;
+  const { worker, context, media } = started;
   say($("live"), "loading");
   const { port1, port2 } = new MessageChannel();
   const ready = new Promise((resolve, reject) => {
     worker.onmessage = ({ data }) => {
       if (data.kind === "ready") resolve(data);
-      else if (data.kind === "load") live.load = data.load;
+      else if (data.kind === "load") started.load = data.load;
       else reject(new Error(data.detail));
     };
     worker.onerror = (event) => reject(new Error(event.message));
