@@ -2,9 +2,9 @@
 
 const BLOCK = 256; // samples sent to the worker at once
 // At the beginning nothing is heard until there was no gap for a while: the browser makes code fast.
-const STEADY_S = 1.5;
+const STEADY_S = 2;
 const MOST_S = 6;
-const MARGIN_S = 0.03; // what the queue then keeps where it is shortest
+const MARGIN_S = 0.05; // what the queue then keeps where it is shortest
 
 class Live extends AudioWorkletProcessor {
   constructor({ processorOptions }) {

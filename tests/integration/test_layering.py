@@ -28,7 +28,7 @@ ROOMS = {
     "batch": "atomic audio checkpoint hub inference",
     "plots": "audio",
     "players": "audio",
-    "demo": "audio inference players plots",
+    "demo": "audio inference players plots pretrained",
     "evaluation": "progress audio metrics data",
     "report": "atomic text audio metrics data inference players plots",
     "info": "text checkpoint hub pretrained inference",
