@@ -25,6 +25,9 @@ PICTURE = 0x400
 #: Containers of the family of QuickTime.
 MOV = ("mov", "mp4", "ipod", "3gp", "3g2", "f4v")
 
+#: Options of transport streams: several frames of sound share a packet, and no time stamp changes.
+TRANSPORT = {"max_delay": "700000", "mpegts_copyts": "1"}
+
 
 class MediaWriter:
     """A file in the making.
@@ -64,9 +67,10 @@ class MediaWriter:
         """Write the header; without data streams if the container refuses them."""
         out.seek(0)
         out.truncate()
-        # lengths to the sample, not the millisecond
-        precise = {"movie_timescale": str(self._file.sample_rate)} if self._muxer.name in MOV else {}
-        self._out = av.open(out, "w", format=self._muxer.name, options=precise)
+        options = TRANSPORT if self._muxer.name == "mpegts" else {}
+        if self._muxer.name in MOV:  # lengths to the sample, not the millisecond
+            options = {"movie_timescale": str(self._file.sample_rate)}
+        self._out = av.open(out, "w", format=self._muxer.name, options=options)
         self._out.metadata.update(self._source.metadata)
         denoised = {file.track: file for file in files}
         self._tracks: dict[int, Track | VorbisTrack] = {}

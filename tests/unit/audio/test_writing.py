@@ -36,7 +36,8 @@ PNG = bytes.fromhex(
 def mux(path, container, codec, audio, rate, *, video=False, tracks=1, bit_rate=96_000):
     """Write a file by FFmpeg; in a video the sound starts late and has a gap in the middle."""
     start, gap = (0.5, 0.25) if video else (0, 0)
-    with av.open(str(path), "w", format=container) as out:
+    options = {"max_delay": "700000"} if container == "mpegts" else {}  # as FFmpeg's program has it
+    with av.open(str(path), "w", format=container, options=options) as out:
         packets = []
         picture = out.add_stream("mpeg4", rate=25) if video else None
         streams = [out.add_stream(codec, rate=rate) for _ in range(tracks)]
