@@ -1,6 +1,7 @@
 """Networks by PyTorch."""
 
 import os
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,10 @@ class TorchBackend:
             **excerpts,
         )
 
+    def __reduce__(self) -> tuple:
+        """Go to another process by value: torch shares each tensor by a descriptor, and a forkserver takes 256."""
+        return _unpickled, (pickle.dumps(self._net), self._bfloat16)
+
     def feed(self, audio: np.ndarray, state: Any = None) -> tuple[np.ndarray, Any]:
         """See `Backend`."""
         with self._inference():
@@ -100,6 +105,10 @@ def load_backend(model: nn.Module | str | Path, device: str | None = None) -> To
     if isinstance(model, (str, Path)):
         model = load_network(model_folder(model))
     return TorchBackend(to_device(model, device) if device else model)
+
+
+def _unpickled(net: bytes, bfloat16: bool) -> TorchBackend:
+    return TorchBackend(pickle.loads(net), bfloat16)
 
 
 def _array(x: Tensor) -> np.ndarray:

@@ -8,6 +8,7 @@ import select
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -100,6 +101,16 @@ def test_a_child_process_denoises_with_threads_in_its_parent(tmp_path, kind):
     if model == tmp_path / "net.onnx":
         export_onnx(build("CRUSE2-8-1xGRU2").eval(), model, utterance=True)
     python("-c", CHILD, model, environment={"OMP_NUM_THREADS": "2"}, timeout=150)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="Linux only")
+def test_a_network_goes_to_another_process_without_a_descriptor_for_each_tensor(noisy):
+    """A forkserver takes 256 descriptors, and FRCRN has more tensors."""
+    denoiser = Denoiser(build("CRUSE2-8-1xGRU2").eval())
+    before = len(os.listdir("/proc/self/fd"))
+    data = ForkingPickler.dumps(denoiser)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert np.array_equal(pickle.loads(data)(noisy, 16000), denoiser(noisy, 16000))
 
 
 def after_fork(work):
