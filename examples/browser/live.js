@@ -4,7 +4,7 @@ const BLOCK = 256; // samples sent to the worker at once
 // At the beginning nothing is heard until there was no gap for a while: the browser makes code fast.
 const STEADY_S = 2;
 const MOST_S = 6;
-const MARGIN_S = 0.05; // what the queue then keeps where it is shortest
+const MARGIN_S = 0.1; // what the queue then keeps where it is shortest
 
 class Live extends AudioWorkletProcessor {
   constructor({ processorOptions }) {
@@ -82,16 +82,19 @@ class Live extends AudioWorkletProcessor {
   }
 
   next() {
-    const pair = this.queue[0].map((signal) => signal[this.position]);
-    if (++this.position === this.queue[0][0].length) {
+    const first = this.queue[0];
+    const before = first[0][this.position];
+    const after = first[1][this.position];
+    if (++this.position === first[0].length) {
       this.queue.shift();
       this.position = 0;
     }
     this.queued--;
     this.passed++;
-    pair.forEach((sample, i) => (this.squares[i] += sample ** 2));
+    this.squares[0] += before * before;
+    this.squares[1] += after * after;
     this.share += (this.denoised - this.share) * 0.005;
-    return pair[0] + this.share * (pair[1] - pair[0]);
+    return before + this.share * (after - before);
   }
 
   report(length) {

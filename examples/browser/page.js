@@ -217,7 +217,7 @@ async function connectLive() {
   });
   worker.postMessage({ port: port1, rate: context.sampleRate }, [port1]);
   const { hop } = await ready;
-  const reserve = Math.round((hop + 0.06) * context.sampleRate);
+  const reserve = Math.round((hop + 0.1) * context.sampleRate);
   live.node = new AudioWorkletNode(context, "live", {
     outputChannelCount: [1],
     channelCount: 1,

@@ -153,7 +153,7 @@ function pcm(audio) {
 async function denoiseLive({ port, rate }) {
   const network = await loading;
   const first = new DenoiseStream(network, rate, 1);
-  for (let fed = 0; fed < rate; fed += 256) await first.feed(silence(1, 256)); // as `load` does, for single steps
+  for (let fed = 0; fed < 2 * rate; fed += 256) await first.feed(silence(1, 256)); // as `load` does, for single steps
   const stream = new DenoiseStream(network, rate, 1);
   let busy = 0;
   let frames = 0;
