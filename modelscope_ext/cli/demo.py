@@ -1,7 +1,9 @@
 """The command `demo`: a page that denoises in the browser."""
 
 import argparse
+import os
 import signal
+import sys
 
 from modelscope_ext.cli.common import add_device, add_quiet
 from modelscope_ext.demo import build_page, launch
@@ -26,5 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C or SIGTERM; then remove uploads and results."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if sys.stdout is None:  # after >&-; the server asks whether it is a terminal
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the end)
     limited = args.host not in ("127.0.0.1", "::1", "localhost")
     launch(build_page(args.model or (), args.device, limited), args.host, args.port)
