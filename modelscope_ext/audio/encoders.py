@@ -78,6 +78,11 @@ WITHOUT_DELAY = ("adts", "ac3", "eac3", "amr", "mp2", "avi", "flv", "mpegts", "m
 EARLY = {"libopencore_amrnb": 10}
 #: Rates of encoders for which FFmpeg lists none.
 RATES = {"libopencore_amrnb": (8000,), "libvo_amrwbenc": (16000,)}
+#: Bit rates in kbit/s of MPEG-1 and MPEG-2, layer 2: the encoder takes no others.
+LAYER_2 = (
+    (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+)
 LAYOUTS = ("mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1", "7.1")
 #: Bits per second and channel for sound that was not compressed with loss.
 BIT_RATE = 96_000
@@ -126,7 +131,9 @@ class Track:
         stream.layout = layout or LAYOUTS[file.channels - 1]
         stream.format = _sample_format([each.name for each in options.audio_formats or []], source.format)
         if options.lossy and not options.lossless:
-            stream.bit_rate = min(_bit_rate(av, file, source) or BIT_RATE * file.channels, 512_000 * file.channels)
+            wanted_rate = min(_bit_rate(av, file, source) or BIT_RATE * file.channels, 512_000 * file.channels)
+            known = LAYER_2[rate < 32000] if encoder == "mp2" else (wanted_rate / 1000,)
+            stream.bit_rate = round(1000 * min(known, key=lambda kbps: abs(1000 * kbps - wanted_rate)))
         self._rate, self._dtype = rate, np.dtype(TYPES[stream.format.name.removesuffix("p")])
         self._planar = stream.format.is_planar and file.channels < MANY  # PyAV converts others
         self._format = stream.format.name if self._planar else stream.format.name.removesuffix("p")
@@ -190,9 +197,18 @@ def add_track(out: Any, muxer: Muxer, source: Any, file: AudioFile) -> Track | V
     else:
         track = Track(out, muxer, source, file)
     if same:
-        track.stream.metadata.update(source.metadata)
-        track.stream.disposition = source.disposition
+        describe(track.stream, source)
     return track
+
+
+def describe(stream: Any, source: Any) -> None:
+    """Give a stream the tags, disposition and, in a transport stream, number of another one."""
+    stream.metadata.update(source.metadata)
+    if "name" in source.metadata:  # so FFmpeg calls in mp4 files what it writes as
+        stream.metadata.setdefault("title", source.metadata["name"])
+    stream.disposition = source.disposition
+    if source.container.format.name == stream.container.format.name == "mpegts":
+        stream.id = source.id
 
 
 def _wanted(muxer: Muxer, source: Any, file: AudioFile) -> tuple[bool, str, str]:

@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
+from modelscope_ext.audio import mp3
 from modelscope_ext.audio.containers import ASF, EBML
 from modelscope_ext.audio.encoders import MUXERS
+from modelscope_ext.audio.headers import WAVE_64
 
 #: Suffixes of audio and video files that are written, and of all.
 WRITTEN = frozenset((".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"))
@@ -13,12 +15,12 @@ SUFFIXES = WRITTEN | {".spx", ".mxf", ".awb", ".qcp", ".gsm", ".dts", ".ape", ".
 SUFFIXES |= {".vob", ".ra", ".rm", ".snd"}
 #: A suffix of programs too: in folders the content decides.
 UNSURE = ".ts"
-#: Bytes between the marks of an MPEG transport stream.
-PACKET = 188
+#: Bytes between the marks of an MPEG transport stream; of the longest frame of raw aac, and the next one's mark.
+PACKET, MOST_FRAME = 188, 8194
 
 
 #: Beginnings of files that are audio or video whatever their name.
-BEGINNINGS = (b"RF64", b"fLaC", b"OggS", b"ID3", b"caff", b".snd", b"#!AMR", EBML, ASF)
+BEGINNINGS = (b"RF64", b"fLaC", b"OggS", b"ID3", b"caff", b".snd", b"#!AMR", b"FLV\1", EBML, ASF, WAVE_64)
 
 
 def audio_files(folder: Path, unreadable: list[str] | None = None) -> list[Path]:
@@ -50,13 +52,20 @@ def _is_named(path: Path) -> bool:
 def _is_media(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            head = file.read(PACKET + 16)
+            head = file.read(MOST_FRAME)
     except OSError:
         return False
     if head.startswith((b"RIFF", b"RIFX")):
         return head[8:12] in (b"WAVE", b"AVI ")
     if head.startswith(b"FORM"):
         return head[8:11] == b"AIF"
-    if head.startswith(b"G") and head[PACKET : PACKET + 1] == b"G":
-        return True
-    return head.startswith(BEGINNINGS) or head[4:8] == b"ftyp"
+    if head.startswith(b"G"):
+        return head[PACKET : PACKET + 1] == b"G"
+    return head.startswith(BEGINNINGS) or head[4:8] == b"ftyp" or _is_frames(head)
+
+
+def _is_frames(head: bytes) -> bool:
+    """Return True for the beginning of an mp3 or a raw aac file: two frames one after the other."""
+    is_aac = head[:1] == b"\xff" and head[1:2] in (b"\xf0", b"\xf1", b"\xf8", b"\xf9")
+    size = int.from_bytes(head[3:6], "big") >> 5 & 0x1FFF if is_aac else mp3.frame_size(head)
+    return bool(size) and head[size : size + 2] == head[:2]

@@ -22,6 +22,13 @@ def packed(frame: Any) -> Any:
     return next(iter(av.AudioResampler(frame.format.name.removesuffix("p")).resample(frame)), None)
 
 
+def mixed(frame: Any, layout: Any) -> Any:
+    """Return a frame with the channels of a layout, by FFmpeg's rule."""
+    import av
+
+    return next(iter(av.AudioResampler(frame.format.name, layout).resample(frame)), None)
+
+
 def samples_of(frame: Any) -> np.ndarray:
     """Return the (n, channels) samples of a frame in its own format; `to_ndarray` takes several times as long."""
     dtype, planes, count = TYPES[frame.format.name.removesuffix("p")], frame.planes, frame.samples

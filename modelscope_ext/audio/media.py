@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from modelscope_ext.audio import mp3
-from modelscope_ext.audio.frames import packed, samples_of, without_tag
+from modelscope_ext.audio.frames import mixed, packed, samples_of, without_tag
 from modelscope_ext.audio.headers import read_at
 from modelscope_ext.audio.pcm import AudioError, as_float
 from modelscope_ext.audio.resample import StreamResampler
@@ -136,7 +136,7 @@ class Media:
         except BaseException:
             self.close()
             raise
-        self.sample_rate, self.channels = first.sample_rate, first.layout.nb_channels
+        self.sample_rate, self._layout, self.channels = first.sample_rate, first.layout, first.layout.nb_channels
         self._container_name = self._container.format.name.split(",")[0]
         self._frames_left = itertools.chain([first], frames)
         self._fit = Fit(self.sample_rate, self.channels)
@@ -239,7 +239,11 @@ class Media:
         yield self._fit.flush()
 
     def _packed(self, frame: Any) -> Any:
+        channels = frame.layout.nb_channels
         try:
+            if channels != self.channels and 1 not in (channels, self.channels):
+                self.problems.append(f"it changes from {self.channels} to {channels} channels, which are mixed")
+                frame = mixed(frame, self._layout)
             return packed(frame)
         except self._error:  # a damaged packet may claim any number of channels
             self._damaged += 1

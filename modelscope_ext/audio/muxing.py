@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from modelscope_ext.audio.encoders import Muxer, Track, add_track
+from modelscope_ext.audio.encoders import Muxer, Track, add_track, describe
+from modelscope_ext.audio.headers import read_at
 from modelscope_ext.audio.media import open_container, reason_of
 from modelscope_ext.audio.pcm import AudioError
 from modelscope_ext.audio.reading import AudioFile
@@ -25,6 +26,8 @@ PICTURE = 0x400
 #: Containers of the family of QuickTime.
 MOV = ("mov", "mp4", "ipod", "3gp", "3g2", "f4v")
 
+#: Tags that FFmpeg makes of the header of an mp4 file.
+OF_CONTAINER = ("major_brand", "minor_version", "compatible_brands", "encoder")
 #: Options of transport streams: several frames of sound share a packet, and no time stamp changes.
 TRANSPORT = {"max_delay": "700000", "mpegts_copyts": "1"}
 
@@ -67,11 +70,8 @@ class MediaWriter:
         """Write the header; without data streams if the container refuses them."""
         out.seek(0)
         out.truncate()
-        options = TRANSPORT if self._muxer.name == "mpegts" else {}
-        if self._muxer.name in MOV:  # lengths to the sample, not the millisecond
-            options = {"movie_timescale": str(self._file.sample_rate)}
-        self._out = av.open(out, "w", format=self._muxer.name, options=options)
-        self._out.metadata.update(self._source.metadata)
+        self._out = av.open(out, "w", format=self._muxer.name, options=self._options())
+        self._out.metadata.update({k: v for k, v in self._source.metadata.items() if k not in OF_CONTAINER})
         denoised = {file.track: file for file in files}
         self._tracks: dict[int, Track | VorbisTrack] = {}
         self._copied: dict[int, Any] = {}
@@ -99,16 +99,32 @@ class MediaWriter:
         )
         self._waiting: Any = next(self._packets, None)
 
+    def _options(self) -> dict[str, str]:
+        """Return FFmpeg's options for the container."""
+        if self._muxer.name == "mpegts":
+            head = read_at(self._file.bytes(), 0, 5)
+            return {**TRANSPORT, "mpegts_m2ts_mode": str(int(head[4:] == b"G" and head[:1] != b"G"))}
+        if self._muxer.name not in MOV:
+            return {}
+        precise = {"movie_timescale": str(self._file.sample_rate)}  # lengths to the sample, not the millisecond
+        own = any(name.startswith("com.") for name in self._source.metadata)  # tags of telephones, in an atom of theirs
+        return {**precise, "movflags": "use_metadata_tags"} if own else precise
+
     def _holds(self, stream: Any, keep_data: bool) -> bool:
         """Return True for a stream that the container is for; log what is left out."""
         if stream.disposition & PICTURE:  # in other containers it is a tag
             return self._muxer.name == "matroska"
         wanted = self._muxer.tracks if stream.type == "audio" else self._muxer.video
+        if "timecode" in stream.metadata and stream.type == "data" and self._muxer.name in MOV:
+            return False  # the container makes it again
         if stream.type == "data" and not keep_data:
             if self._source.chapters():  # the stream with their names, which the container makes again
                 return False
             logger.warning("%s: stream %d, data, is left out", self._target, stream.index)
             return False
+        is_chapter = stream.type == "data" and self._source.chapters()
+        if not wanted and not is_chapter and self._target.suffix.lower() == Path(self._file.name).suffix.lower():
+            logger.warning("%s: stream %d, %s, is left out", self._target, stream.index, stream.type)
         return wanted
 
     def _copy(self, stream: Any) -> None:
@@ -123,13 +139,15 @@ class MediaWriter:
                 copy = self._out.add_attachment(stream.name or "file", stream.mimetype or "", stream.data)
             else:
                 copy = self._out.add_stream_from_template(stream, opaque=True)
+                if stream.type == "video" and stream.container.format.name.split(",")[0] in (self._muxer.name, "mov"):
+                    with suppress(*self._error):
+                        copy.codec_context.codec_tag = stream.codec_context.codec_tag
         except self._error as error:
             if stream.type == "video":
                 raise AudioError(f"{self._target}: {reason_of(error)}; choose the suffix .mkv") from error
             logger.warning("%s: stream %d, %s, is left out (%s)", self._target, stream.index, stream.type, error)
             return
-        copy.metadata.update(stream.metadata)
-        copy.disposition = stream.disposition
+        describe(copy, stream)
         if stream.type != "attachment":
             self._copied[stream.index] = copy
 
@@ -181,7 +199,8 @@ class MediaWriter:
                     self._out.mux_one(packet)
                 self._waiting = next(self._packets, None)
             except self._error as error:
-                raise AudioError(f"{self._target}: a stream cannot be copied ({reason_of(error)})") from error
+                reason = f"a stream cannot be copied ({reason_of(error)}); choose the suffix .mkv"
+                raise AudioError(f"{self._target}: {reason}") from error
 
 
 def _is_shown(packet: Any) -> bool:

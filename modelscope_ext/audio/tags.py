@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from modelscope_ext.audio import containers
 from modelscope_ext.audio.headers import aligned, chunk_list, file_size, find_sound, read_at
+from modelscope_ext.audio.mp3 import sound_start
 from modelscope_ext.audio.reading import AudioFile
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,25 @@ BLOCK = 2**20
 def copy_tags(source: AudioFile, target: Path) -> None:
     """Copy all that a file has beside its sound into a file of the same kind; log a warning if that fails."""
     original = source.bytes()
-    head = read_at(original, 0, 64)
+    copy = _copier(original)
+    try:
+        with target.open("rb+") as file:
+            if _copier(file) is not copy:
+                raise ValueError("its content is of another kind than its name")
+            if copy in (_copy_chunks, _copy_annotation, _copy_fields):
+                copy(original, file)
+                return
+        original.seek(0)
+        copy(original, target)
+    except Exception as error:  # tags of any content, and a library that meets them
+        logger.warning("%s: its tags are not copied (%s)", source.name, str(error) or type(error).__name__)
+
+
+def _copier(file: BinaryIO) -> Callable[[BinaryIO, Any], None]:
+    """Return the function that copies tags between files of the kind of this one."""
+    head = read_at(file, 0, 64)
+    if head[:3] == b"ID3" and read_at(file, sound_start(file)[0], 4) == b"fLaC":
+        return _copy_flac
     kinds: tuple[tuple[bool, Callable[[BinaryIO, Any], None]], ...] = (
         (head[:4] in (b"RIFF", b"RF64", *LAYOUTS), _copy_chunks),
         (head[:4] in (b".snd", b"dns."), _copy_annotation),
@@ -48,16 +67,7 @@ def copy_tags(source: AudioFile, target: Path) -> None:
         (head[:16] == containers.ASF, _copy_asf),
         (True, _copy_id3),
     )
-    copy = next(copy for fits, copy in kinds if fits)
-    try:
-        if copy in (_copy_chunks, _copy_annotation, _copy_fields):
-            with target.open("rb+") as file:
-                copy(original, file)
-        else:
-            original.seek(0)
-            copy(original, target)
-    except Exception as error:  # tags of any content, and a library that meets them
-        logger.warning("%s: its tags are not copied (%s)", source.name, str(error) or type(error).__name__)
+    return next(copy for fits, copy in kinds if fits)
 
 
 def shorten_header(path: Path) -> None:
@@ -108,6 +118,8 @@ def _copy_chunks(source: BinaryIO, target: BinaryIO) -> None:
 def _append(source: BinaryIO, places: list[tuple[int, int]], target: BinaryIO, layout: str) -> None:
     """Append pieces of a file, each from a position on; both end where a chunk may begin."""
     position = file_size(target)
+    if layout == ">q":  # libsndfile writes a byte behind the samples of ALAC that is in no chunk
+        position = min(position, max(at + 12 + length for _, at, length in chunk_list(target, 8, layout)))
     for at, length in places:
         target.seek(position := aligned(position, layout))
         for start in range(at, at + length, BLOCK):
@@ -212,10 +224,23 @@ def _copy_comments(source: BinaryIO, target: Path) -> None:
 
 
 def _copy_atoms(source: BinaryIO, target: Path) -> None:
-    from mutagen.mp4 import Atoms, MP4MetadataError, MP4Tags
+    from mutagen.mp4 import MP4MetadataError, MP4Tags
 
-    with contextlib.suppress(MP4MetadataError):  # there are none
-        MP4Tags(Atoms(source), source).save(target)
+    with contextlib.suppress(MP4MetadataError), target.open("rb") as file:  # there are none
+        if None not in (theirs := _itunes_atoms(source), _itunes_atoms(file)):
+            MP4Tags(theirs, source).save(target)
+
+
+def _itunes_atoms(file: BinaryIO) -> Any:
+    """Return mutagen's atoms of a file, None if its tags are those of telephones, whose numbers mutagen misreads."""
+    from mutagen.mp4 import Atoms
+
+    atoms = Atoms(file)
+    with contextlib.suppress(KeyError):
+        meta = atoms.path(b"moov", b"udta", b"meta")[-1]
+        if b"mdta" in read_at(file, meta.offset, 64):
+            return None
+    return atoms
 
 
 def _copy_asf(source: BinaryIO, target: Path) -> None:

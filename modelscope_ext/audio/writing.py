@@ -83,6 +83,8 @@ def output_form(source: AudioFile, path: str | Path) -> Form:
     """
     suffix = Path(path).suffix.lower()
     same = suffix == Path(source.name).suffix.lower()
+    if same and source.format == "FLAC" and _is_32_bits(source.bytes()):
+        logger.warning("%s: 24 bits are written", source.name)
     if same and source.format and _is_written(source.format, source.subtype):
         return _checked(source, path, Form(source.format, source.subtype, None, same))
     require_writable(path)
@@ -99,8 +101,13 @@ def output_form(source: AudioFile, path: str | Path) -> Form:
     subtype = None if lossy or not _is_written(format, source.subtype) else source.subtype
     if same and subtype is None:
         written = soundfile.default_subtype(format)
-        logger.warning("%s: %s is written, as there is no encoder for its codec", source.name, written)
+        logger.warning("%s: %s is written, as no encoder for its codec fits this name", source.name, written)
     return _checked(source, path, Form(format, subtype, None, same))
+
+
+def _is_32_bits(file: BinaryIO) -> bool:
+    head = read_at(file, 0, 22)
+    return len(head) == 22 and head[:4] == b"fLaC" and (head[20] & 1, head[21] >> 4) == (1, 15)
 
 
 def _is_written(format: str, subtype: str | None) -> bool:
@@ -261,6 +268,8 @@ def _options(source: AudioFile, form: Form) -> dict[str, Any]:
     """
     if form.same and form.format in ("WAV", "WAVEX") and read_at(source.bytes(), 0, 4) == b"RIFX":
         return {"endian": "BIG"}
+    if form.same and form.format == "AIFF" and b"sowt" in read_at(source.bytes(), 0, 512):
+        return {"endian": "LITTLE"}
     if form.subtype not in LOSSY or source.subtype != form.subtype:
         return {}
     if source.seconds is None and len(parts := containers.parts(source.bytes())) > 1:  # joined: as the first

@@ -1,0 +1,124 @@
+"""What files of telephones, cameras, editors and broadcasts have beside their sound."""
+
+import subprocess
+
+import av
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import soundfile
+from conftest import EXAMPLES, speech
+
+from modelscope_ext.audio import audio_files, open_audio
+
+NOISY = ("-i", EXAMPLES / "noisy.wav")
+PICTURE = ("-f", "lavfi", "-i", "testsrc=size=64x64:rate=25:duration=1", *NOISY, "-t", "1", "-c:v", "mpeg4")
+
+
+def make(path, *options):
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *options, path], check=True)
+    return path
+
+
+def denoised(dry, path):
+    dry.file(path, path.parent / "out" / path.name)
+    return path.parent / "out" / path.name
+
+
+def described(path):
+    """Return the tags of a file, and kind, four-character code and tags of its streams."""
+    with av.open(str(path)) as file:
+        streams = [
+            (each.type, each.codec_context and each.codec_context.codec_tag, dict(each.metadata))
+            for each in file.streams
+        ]
+        return dict(file.metadata), streams
+
+
+def test_time_code_place_and_titles_of_a_mov_are_kept(dry, tmp_path, caplog):
+    own = {"com.apple.quicktime.make": "Apple", "com.apple.quicktime.location.ISO6709": "+48.1+011.5/"}
+    tags = [part for name, value in own.items() for part in ("-metadata", f"{name}={value}")]
+    options = ("-movflags", "use_metadata_tags", "-timecode", "01:02:03:04", "-metadata:s:a:0", "title=Lapel")
+    source = make(tmp_path / "a.mov", *PICTURE, *options, *tags)
+    before, after = described(source), described(denoised(dry, source))
+    assert own.items() <= before[0].items()
+    assert own.items() <= after[0].items()
+    assert [(kind, code) for kind, code, _ in after[1]] == [(kind, code) for kind, code, _ in before[1]]
+    assert after[1][0][2]["timecode"] == "01:02:03:04"
+    assert after[1][1][2].get("name", after[1][1][2].get("title")) == "Lapel"
+    assert caplog.text == ""
+
+
+def test_the_code_of_a_picture_is_kept(dry, tmp_path):
+    source = make(tmp_path / "a.avi", *PICTURE, "-vtag", "XVID")
+    assert described(denoised(dry, source))[1][0][1] == "XVID"
+
+
+def test_a_stream_that_a_sound_file_has_no_place_for_is_left_out_with_a_warning(dry, tmp_path, caplog):
+    make(tmp_path / "a.mp4", *PICTURE).rename(tmp_path / "a.m4a")
+    denoised(dry, tmp_path / "a.m4a")
+    assert "a.m4a: stream 0, video, is left out" in caplog.text
+
+
+def test_numbers_of_streams_and_the_form_of_a_camera_are_kept(dry, tmp_path):
+    numbers = ("-streamid", "0:4113", "-streamid", "1:4352")
+    source = make(tmp_path / "a.mts", *PICTURE, *numbers, "-mpegts_m2ts_mode", "1", "-f", "mpegts")
+    target = denoised(dry, source)
+    assert target.read_bytes()[4::192][:9] == b"G" * 9
+    with av.open(str(target)) as file:
+        assert [stream.id for stream in file.streams] == [4113, 4352]
+
+
+def test_a_broadcast_that_changes_its_channels_is_mixed(dry, tmp_path, caplog):
+    parts = [make(tmp_path / f"{n}.ts", *NOISY, "-t", "1", "-ac", n, "-c:a", "ac3", "-ar", "48000") for n in ("2", "6")]
+    (tmp_path / "a.ts").write_bytes(b"".join(part.read_bytes() for part in parts))
+    with open_audio(tmp_path / "a.ts") as file:
+        audio = np.concatenate(list(file.blocks(1.0)))
+    assert audio.shape[1] == 2
+    assert 1.9 < len(audio) / 48000 < 2.2
+    assert 0.5 < audio[60_000:].std() / audio[:36_000].std() < 2
+    assert "it changes from 2 to 6 channels, which are mixed" in caplog.text
+
+
+def test_tags_of_a_flac_file_behind_a_foreign_tag_are_kept(dry, tmp_path, caplog):
+    make(tmp_path / "plain.flac", *NOISY, "-t", "1", "-metadata", "title=Grüße")
+    source = tmp_path / "a.flac"
+    source.write_bytes(b"ID3\4\0\0\0\0\0\x0a" + bytes(10) + (tmp_path / "plain.flac").read_bytes())
+    assert described(denoised(dry, source))[0]["title"] == "Grüße"
+    assert caplog.text == ""
+
+
+def test_32_bits_of_a_flac_file_become_24_with_a_warning(dry, tmp_path, caplog):
+    options = ("-c:a", "pcm_s32le", "-f", "wav")
+    make(tmp_path / "a.wav", *NOISY, "-t", "1", *options)
+    source = make(tmp_path / "a.flac", "-i", tmp_path / "a.wav", "-sample_fmt", "s32", "-strict", "experimental")
+    bits = source.read_bytes()[20:22]
+    denoised(dry, source)
+    assert ("a.flac: 24 bits are written" in caplog.text) == ((bits[0] & 1, bits[1] >> 4) == (1, 15))
+
+
+@pytest.mark.parametrize("order", ["LITTLE", "BIG"])
+def test_an_aiff_file_keeps_its_byte_order(dry, tmp_path, order):
+    soundfile.write(tmp_path / "a.aifc", speech(16000, 1.0), 16000, "PCM_16", order, "AIFF")
+    target = denoised(dry, tmp_path / "a.aifc")
+    assert (b"sowt" in target.read_bytes()[:64]) == (order == "LITTLE")
+
+
+def test_the_title_of_alac_in_a_caf_file_is_read_by_others(dry, tmp_path):
+    source = make(tmp_path / "a.caf", *NOISY, "-t", "1.01", "-c:a", "alac", "-metadata", "title=Grüße")
+    assert described(denoised(dry, source))[0]["title"] == "Grüße"
+
+
+def test_a_name_of_another_kind_loses_tags_with_the_reason(dry, tmp_path, caplog):
+    make(tmp_path / "a.m4a", *NOISY, "-t", "1", "-metadata", "title=A").rename(tmp_path / "a.mp3")
+    denoised(dry, tmp_path / "a.mp3")
+    assert "a.mp3: MPEG_LAYER_III is written, as no encoder for its codec fits this name" in caplog.text
+    assert "a.mp3: its tags are not copied (its content is of another kind than its name)" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["mp3", "adts", "flv", "w64", "mpegts"])
+def test_files_without_a_suffix_are_found_by_content(tmp_path, kind):
+    options = ("-id3v2_version", "0") if kind == "mp3" else ()
+    make(tmp_path / kind, *NOISY, "-t", "1", "-ar", "44100", *options, "-f", kind)
+    (tmp_path / "text").write_text("Grüße", encoding="utf-16")
+    assert [path.name for path in audio_files(tmp_path, [])] == [kind]
