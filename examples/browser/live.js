@@ -4,6 +4,7 @@ const BLOCK = 256; // samples sent to the worker at once
 // At the beginning nothing is heard until there was no gap for a while: the browser makes code fast.
 const STEADY_S = 2;
 const MOST_S = 6;
+const SOFT = 0.01; // not 0: a page that becomes audible costs the browser some 200 ms
 const MARGIN_S = 0.1; // what the queue then keeps where it is shortest
 
 class Live extends AudioWorkletProcessor {
@@ -44,7 +45,7 @@ class Live extends AudioWorkletProcessor {
     if (this.playing && this.queued < output.length) this.miss();
     while (this.queued > 3 * this.reserve) this.next(); // after a pause of the worker
     if (this.playing) {
-      for (let i = 0; i < output.length; i++) output[i] = this.audible * this.next();
+      for (let i = 0; i < output.length; i++) output[i] = (this.audible ? 1 : SOFT) * this.next();
       this.shortest = Math.min(this.shortest, this.queued);
       if (!this.audible && this.fed >= this.silence) this.begin();
     }
