@@ -28,8 +28,8 @@ def audio_files(folder: Path, unreadable: list[str] | None = None) -> list[Path]
 
     Args:
         folder: to search.
-        unreadable: gets a line for each folder that cannot be read. With it, files of other names are returned too if
-            their content is audio or video.
+        unreadable: gets a line for each folder that cannot be read, and for each pipe or link to nothing with the name
+            of an audio file. With it, files of other names are returned too if their content is audio or video.
     """
     found = []
 
@@ -40,6 +40,8 @@ def audio_files(folder: Path, unreadable: list[str] | None = None) -> list[Path]
     for place, folders, names in os.walk(folder, onerror=note):
         folders[:] = [name for name in folders if not name.startswith(".")]
         files = [Path(place, name) for name in names if not name.startswith(".")]
+        if unreadable is not None:
+            unreadable += [f"{f}: is no file" for f in files if f.suffix.lower() in SUFFIXES and not f.is_file()]
         found += [f for f in files if f.is_file() and (_is_named(f) or (unreadable is not None and _is_media(f)))]
     return sorted(found)
 

@@ -122,8 +122,8 @@ class MediaWriter:
                 return False
             logger.warning("%s: stream %d, data, is left out", self._target, stream.index)
             return False
-        is_chapter = stream.type == "data" and self._source.chapters()
-        if not wanted and not is_chapter and self._target.suffix.lower() == Path(self._file.name).suffix.lower():
+        is_said = stream.type == "audio" or (stream.type == "data" and self._source.chapters())
+        if not wanted and not is_said and self._target.suffix.lower() == Path(self._file.name).suffix.lower():
             logger.warning("%s: stream %d, %s, is left out", self._target, stream.index, stream.type)
         return wanted
 

@@ -34,13 +34,18 @@ SHORT = 2**32
 BLOCK = 2**20
 
 
-def copy_tags(source: AudioFile, target: Path) -> None:
-    """Copy all that a file has beside its sound into a file of the same kind; log a warning if that fails."""
+def copy_tags(source: AudioFile, target: Path, has_texts: bool = False) -> None:
+    """Copy all that a file has beside its sound into a file of the same kind; log a warning if that fails.
+
+    A file of another kind is left as it is, without a warning if it has the texts already.
+    """
     original = source.bytes()
     copy = _copier(original)
     try:
         with target.open("rb+") as file:
             if _copier(file) is not copy:
+                if has_texts:
+                    return
                 raise ValueError("its content is of another kind than its name")
             if copy in (_copy_chunks, _copy_annotation, _copy_fields):
                 copy(original, file)

@@ -166,7 +166,7 @@ def write_like(files: list[AudioFile], path: str | Path, form: Form) -> Iterator
                 yield writer
                 writer.finish()
             if form.same:
-                tags.copy_tags(source, temp)
+                tags.copy_tags(source, temp, has_texts=True)
     except OSError as error:
         raise AudioError(str(error)) from error
 
