@@ -139,7 +139,7 @@ class _Sound:
     def __init__(self, file: BinaryIO, name: str = "") -> None:
         self.problems: list[str] = []
         self.tracks, self.times = 1, deque()
-        self._file, self._done = file, 0
+        self._file, self._done, self._resumed = file, 0, -1
         self._other: Media | None = None
         self._sound = self._open(file, name)
         self.sample_rate, self.channels = self._sound.samplerate, self._sound.channels
@@ -178,6 +178,8 @@ class _Sound:
             block = self._sound.read(length, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             return self._go_on(length, _reason(error))
+        if not len(block) and self.format == "MP3" and self._goes_on():
+            return self.read(length)
         self._done += len(block)
         if self.format == "OGG":
             block = from_ogg(block)
@@ -186,6 +188,17 @@ class _Sound:
         elif not len(block):
             self.problems += _left_out(self._file, self, self._done)
         return block
+
+    def _goes_on(self) -> bool:
+        """Seek behind damage in an mp3 file; return False at its end."""
+        if not self._resumed < self._done < self._sound.frames:
+            return False
+        self._resumed = self._done
+        self.problems.append(f"damaged after {self._done / self.sample_rate:.2f} s")
+        with suppress(soundfile.LibsndfileError):
+            self._sound.seek(self._done)
+            return True
+        return False
 
     def _go_on(self, length: int, reason: str) -> np.ndarray:
         """Return what FFmpeg reads after the samples that are done."""

@@ -30,6 +30,8 @@ EXTENSIBLE, SUBFORMAT = 40, bytes.fromhex("000000001000800000aa00389b71")
 NIST_HEADER = 1024
 #: Bytes below which a wav needs no 64-bit header.
 SHORT = 2**32
+#: Beginnings of a joined file.
+JOINED = (b"RIFF", b"RIFX", b"FORM", b"RF64")
 #: Bytes that are copied at a time.
 BLOCK = 2**20
 
@@ -103,6 +105,7 @@ def _copy_chunks(source: BinaryIO, target: BinaryIO) -> None:
         return
     if place is not None:
         after = chunk_list(source, aligned(place.end, layout), layout)
+        after = itertools.takewhile(lambda chunk: chunk[0] not in JOINED, after)
         chunks = [*itertools.takewhile(lambda chunk: chunk[1] + header < place.start, chunks), *after]
     chunks = [(name, at, length) for name, at, length in chunks if 0 <= length <= file_size(source) - at - header]
     _copy_mask(source, chunks, target, layout)

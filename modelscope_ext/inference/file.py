@@ -96,10 +96,13 @@ def _denoised(
             if progress:
                 progress(len(block) / file.sample_rate)
 
-    for block in denoise(measured(), file.sample_rate, file.channels, again):
-        block = block.reshape(-1, file.channels)
-        after.add(block)
-        yield block
+    try:
+        for block in denoise(measured(), file.sample_rate, file.channels, again):
+            block = block.reshape(-1, file.channels)
+            after.add(block)
+            yield block
+    except AudioError as error:
+        raise AudioError(str(error) if file.name in str(error) else f"{file.name}: {error}") from error
 
 
 def _other_tracks(first: AudioFile, stack: ExitStack) -> list[AudioFile]:

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from conftest import EXAMPLES, speech
 
-from modelscope_ext.audio import audio_files, open_audio
+from modelscope_ext.audio import AudioError, audio_files, open_audio
 
 NOISY = ("-i", EXAMPLES / "noisy.wav")
 PICTURE = ("-f", "lavfi", "-i", "testsrc=size=64x64:rate=25:duration=1", *NOISY, "-t", "1", "-c:v", "mpeg4")
@@ -125,3 +125,18 @@ def test_files_without_a_suffix_are_found_by_content(tmp_path, kind):
     problems = []
     assert [path.name for path in audio_files(tmp_path, problems)] == [kind]
     assert problems == [f"{tmp_path / 'gone.wav'}: is no file"]
+
+
+@pytest.mark.parametrize("suffix", ["wav", "aiff"])
+def test_a_joined_file_comes_back_as_one_that_others_read(dry, tmp_path, suffix):
+    soundfile.write(tmp_path / f"a.{suffix}", speech(16000, 1.0), 16000)
+    (tmp_path / f"b.{suffix}").write_bytes(3 * (tmp_path / f"a.{suffix}").read_bytes())
+    target = denoised(dry, tmp_path / f"b.{suffix}")
+    assert soundfile.info(target).frames == 48_000
+    assert target.stat().st_size < 97_000
+
+
+def test_a_rate_without_a_conversion_is_an_error_with_the_name(dry, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(1000), 158_957)
+    with pytest.raises(AudioError, match=r"a\.wav: 158957 Hz and 16000 Hz"):
+        denoised(dry, tmp_path / "a.wav")
