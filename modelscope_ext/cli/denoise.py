@@ -109,7 +109,7 @@ def _run_on_pipe(args: argparse.Namespace) -> None:
     with _Bar(total=0, quiet=args.quiet) as bar:
         report = denoise_pipe(denoiser, target, args.loudness, bar)
         bar.correct(report.seconds - (bar.total or 0))
-    logger.info("%s", _last_line([report], 0, 0, time.monotonic() - start))
+    logger.info("%s", _last_line([report], 0, 0, time.monotonic() - start, target or "standard output"))
 
 
 def _run_locally(args: argparse.Namespace) -> tuple[int, int]:
@@ -142,19 +142,19 @@ def _run_locally(args: argparse.Namespace) -> tuple[int, int]:
                 if args.spectrogram:
                     _draw(args.spectrogram, job)
             _report(bar, job.source, job.target, error)
-    logger.info("%s", _last_line(reports, len(jobs) - len(wanted), failed, time.monotonic() - start))
+    logger.info("%s", _last_line(reports, len(jobs) - len(wanted), failed, time.monotonic() - start, args.output))
     return failed + len(hidden), len(jobs) + len(hidden)
 
 
-def _last_line(reports: list[FileReport], skipped: int, failed: int, took: float) -> str:
-    """Return what was read and written, how long it took and what became of the noise."""
+def _last_line(reports: list[FileReport], skipped: int, failed: int, took: float, target: object) -> str:
+    """Return what was read and where it was written, how long it took and what became of the noise."""
     line = f"{len(reports)} {'file' if len(reports) == 1 else 'files'} done, {skipped} skipped, {failed} failed"
     if not reports:
         return line
     audio = sum(report.seconds for report in reports)
-    line += f"; {_clock(audio)} of audio in {_clock(took)}"
+    line += f"; {_clock(audio)} of audio in {_clock(took)} → {target}"
     fell = [report.noise_fell_db for report in reports if report.noise_fell_db is not None]
-    return f"{line}; noise down {statistics.median(fell):.0f} dB" if fell else line
+    return f"{line}; noise {-statistics.median(fell):+.0f} dB" if fell else line
 
 
 def _clock(seconds: float) -> str:

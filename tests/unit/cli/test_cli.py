@@ -220,7 +220,7 @@ def test_bars_are_for_terminals_only(tmp_path):
         f"{NOISY} → {tmp_path}/out/noisy.wav",
         "modelscope-ext: 1 of 2 files failed",
     ]
-    assert re.fullmatch(r"1 file done, 0 skipped, 1 failed; 7\.8 s of audio in .* s; noise down \d+ dB", summary)
+    assert re.fullmatch(r"1 file done, 0 skipped, 1 failed; 7\.8 s of audio in .* s → .*/out; noise -\d+ dB", summary)
     quiet = run(*map(str, arguments[1:]), "-q")
     assert quiet.stderr.splitlines() == [lines[0], last]
 
