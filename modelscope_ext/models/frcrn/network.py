@@ -81,7 +81,8 @@ class FrcrnBase(nn.Module):
         return getattr(self, name)(x, **options)
 
     def _use_fast(self, x: Tensor) -> bool:
-        return self.fast and not (self.training or torch.is_grad_enabled() or x.device.type != "cpu")
+        plain = self.training or torch.is_grad_enabled() or torch.compiler.is_compiling()  # breaks at views as results
+        return self.fast and not plain and x.device.type == "cpu"
 
     def _prepare(self, name: str, dtype: torch.dtype | None = None) -> FastUNet:
         """Return a U-net prepared for inference; it is kept until a parameter changes."""
