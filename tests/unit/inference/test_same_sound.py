@@ -26,8 +26,12 @@ def stock(section):
         described = {"framework": "pytorch", "task": "acoustic-noise-suppression", "model": section}
         Path(folder, "configuration.json").write_text(json.dumps(described))
         torch.manual_seed(0)
-        net = load_network(Path(folder), need_weights=False)
-    net.chunk_s = 1.6  # not read for a causal network
+        return load_network(Path(folder), need_weights=False)
+
+
+def chunked(net, seconds):
+    """Return a network that needs a whole utterance with shorter chunks than it has."""
+    net.chunk_s = seconds
     return net
 
 
@@ -36,11 +40,11 @@ NETWORKS = {
     "default": (None, 4.0),
     "default, 48 kHz": (None, 2.6),
     "CRUSE": (lambda: build("CRUSE2-8-1xGRU2"), 4.0),
-    "CRUSE in both directions": (lambda: build("CRUSE2-8-1xGRU2", bidirectional=True), 36.0),
+    "CRUSE in both directions": (lambda: chunked(build("CRUSE2-8-1xGRU2", bidirectional=True), 6.0), 14.0),
     "DualPath": (lambda: build("DualPath-T"), 4.0),
-    "DualPath in both directions": (lambda: build("DualPath-T", bidirectional=True), 36.0),
-    "FRCRN": (lambda: build("FRCRN"), 1.5),
-    "ZipEnhancer": (lambda: stock(ZIPENHANCER), 4.0),
+    "DualPath in both directions": (lambda: chunked(build("DualPath-T", bidirectional=True), 6.0), 14.0),
+    "FRCRN": (lambda: build("FRCRN"), 1.3),
+    "ZipEnhancer": (lambda: chunked(stock(ZIPENHANCER), 2.0), 4.0),
     "DFSMN, 48 kHz": (lambda: stock(DFSMN), 2.6),
 }
 
