@@ -55,7 +55,7 @@ def copy_tags(source: AudioFile, target: Path, has_texts: bool = False) -> None:
         original.seek(0)
         copy(original, target)
     except Exception as error:  # tags of any content, and a library that meets them
-        logger.warning("%s: its tags are not copied (%s)", source.name, str(error) or type(error).__name__)
+        logger.warning("%s: not all of its tags are copied (%s)", source.name, str(error) or type(error).__name__)
 
 
 def _copier(file: BinaryIO) -> Callable[[BinaryIO, Any], None]:
@@ -108,7 +108,7 @@ def _copy_chunks(source: BinaryIO, target: BinaryIO) -> None:
         after = itertools.takewhile(lambda chunk: chunk[0] not in JOINED, after)
         chunks = [*itertools.takewhile(lambda chunk: chunk[1] + header < place.start, chunks), *after]
     chunks = [(name, at, length) for name, at, length in chunks if 0 <= length <= file_size(source) - at - header]
-    _copy_mask(source, chunks, target, layout)
+    has_mask = _copy_mask(source, chunks, target, layout)
     extra = [(at, header + length) for name, at, length in chunks if name[: 4 if layout == "<Q" else None] not in OWN]
     ours = find_sound(target) if kind == b"riff" else None
     if ours:
@@ -121,6 +121,8 @@ def _copy_chunks(source: BinaryIO, target: BinaryIO) -> None:
         field = {b"RF64": (20, "<Q", size - 8), b"riff": (16, "<Q", size)}.get(kind, (4, layout, size - 8))
         target.seek(field[0])
         target.write(struct.pack(*field[1:]))
+    if not has_mask:
+        raise ValueError("libsndfile reads these samples wrong beside a speaker mask")
 
 
 def _append(source: BinaryIO, places: list[tuple[int, int]], target: BinaryIO, layout: str) -> None:
@@ -155,13 +157,16 @@ def _insert(target: BinaryIO, begin: int, content: bytes) -> None:
     target.write(content)
 
 
-def _copy_mask(source: BinaryIO, chunks: list[tuple[bytes, int, int]], target: BinaryIO, layout: str) -> None:
-    """Copy the speaker mask of an extensible chunk "fmt ". Libsndfile writes integers in w64 files without one."""
+def _copy_mask(source: BinaryIO, chunks: list[tuple[bytes, int, int]], target: BinaryIO, layout: str) -> bool:
+    """Copy the speaker mask of an extensible chunk "fmt "; return False if the target has no place for it.
+
+    Libsndfile writes integers in w64 files without one, so the chunk gets longer.
+    """
     first, header = LAYOUTS.get(read_at(target, 0, 4), (12, ""))[0], HEADERS[layout[1]]
     all_of_it = chunk_list(target, first, layout)
     found = [next((chunk for chunk in each if chunk[0][:4] == b"fmt "), None) for each in (chunks, all_of_it)]
     if not found[0] or not found[1] or found[0][2] < EXTENSIBLE:
-        return
+        return True
     mask, at, length = read_at(source, found[0][1] + header + 20, 4), found[1][1] + header, found[1][2]
     old = read_at(target, at, 16)
     if length < EXTENSIBLE and layout == "<Q" and old[:2] == b"\1\0":
@@ -171,9 +176,11 @@ def _copy_mask(source: BinaryIO, chunks: list[tuple[bytes, int, int]], target: B
         target.seek(at + 24)
         target.write(old[:2] + SUBFORMAT)
         length = EXTENSIBLE
-    if length >= EXTENSIBLE:
-        target.seek(at + 20)
-        target.write(mask)
+    if length < EXTENSIBLE:
+        return layout != "<Q"  # a plain wav has the usual mask
+    target.seek(at + 20)
+    target.write(mask)
+    return True
 
 
 def _copy_annotation(source: BinaryIO, target: BinaryIO) -> None:
