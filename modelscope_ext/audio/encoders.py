@@ -14,6 +14,7 @@ import numpy as np
 
 from modelscope_ext.audio.frames import MANY, TYPES
 from modelscope_ext.audio.media import open_container
+from modelscope_ext.audio.mp3 import KBPS
 from modelscope_ext.audio.pcm import from_float
 from modelscope_ext.audio.reading import AudioFile
 from modelscope_ext.audio.resample import StreamResampler
@@ -79,10 +80,7 @@ EARLY = {"libopencore_amrnb": 10}
 #: Rates of encoders for which FFmpeg lists none.
 RATES = {"libopencore_amrnb": (8000,), "libvo_amrwbenc": (16000,)}
 #: Bit rates in kbit/s of MPEG-1 and MPEG-2, layer 2: the encoder takes no others.
-LAYER_2 = (
-    (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-    (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-)
+LAYER_2 = ((32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384), KBPS[1])
 LAYOUTS = ("mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1", "7.1")
 #: Bits per second and channel for sound that was not compressed with loss.
 BIT_RATE = 96_000

@@ -242,7 +242,8 @@ class Media:
         channels = frame.layout.nb_channels
         try:
             if channels != self.channels and 1 not in (channels, self.channels):
-                self.problems.append(f"it changes from {self.channels} to {channels} channels, which are mixed")
+                problem = f"it changes from {self.channels} to {channels} channels, which are mixed"
+                self.problems += [] if problem in self.problems else [problem]
                 frame = mixed(frame, self._layout)
             return packed(frame)
         except self._error:  # a damaged packet may claim any number of channels

@@ -139,7 +139,8 @@ class MediaWriter:
                 copy = self._out.add_attachment(stream.name or "file", stream.mimetype or "", stream.data)
             else:
                 copy = self._out.add_stream_from_template(stream, opaque=True)
-                if stream.type == "video" and stream.container.format.name.split(",")[0] in (self._muxer.name, "mov"):
+                kind = stream.container.format.name.split(",")[0]
+                if stream.type == "video" and (kind == self._muxer.name or (kind == "mov" and self._muxer.name in MOV)):
                     with suppress(*self._error):
                         copy.codec_context.codec_tag = stream.codec_context.codec_tag
         except self._error as error:
@@ -199,8 +200,8 @@ class MediaWriter:
                     self._out.mux_one(packet)
                 self._waiting = next(self._packets, None)
             except self._error as error:
-                reason = f"a stream cannot be copied ({reason_of(error)}); choose the suffix .mkv"
-                raise AudioError(f"{self._target}: {reason}") from error
+                hint = "" if self._muxer.name == "matroska" else "; choose the suffix .mkv"
+                raise AudioError(f"{self._target}: a stream cannot be copied ({reason_of(error)}){hint}") from error
 
 
 def _is_shown(packet: Any) -> bool:

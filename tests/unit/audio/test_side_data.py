@@ -89,12 +89,20 @@ def test_tags_of_a_flac_file_behind_a_foreign_tag_are_kept(dry, tmp_path, caplog
 
 
 def test_32_bits_of_a_flac_file_become_24_with_a_warning(dry, tmp_path, caplog):
-    options = ("-c:a", "pcm_s32le", "-f", "wav")
-    make(tmp_path / "a.wav", *NOISY, "-t", "1", *options)
-    source = make(tmp_path / "a.flac", "-i", tmp_path / "a.wav", "-sample_fmt", "s32", "-strict", "experimental")
-    bits = source.read_bytes()[20:22]
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 16000), 16000, "PCM_32")
+    bits = ("-sample_fmt", "s32", "-bits_per_raw_sample", "32", "-strict", "experimental")
+    source = make(tmp_path / "a.flac", "-i", tmp_path / "a.wav", *bits)
+    assert source.read_bytes()[20] & 1
+    assert source.read_bytes()[21] >> 4 == 15
     denoised(dry, source)
-    assert ("a.flac: 24 bits are written" in caplog.text) == ((bits[0] & 1, bits[1] >> 4) == (1, 15))
+    assert "a.flac: 24 bits are written" in caplog.text
+
+
+def test_a_picture_gets_the_code_of_another_container(dry, tmp_path):
+    source = make(tmp_path / "a.mp4", *PICTURE)
+    dry.file(source, tmp_path / "a.avi")
+    assert described(source)[1][0][1] == "mp4v"
+    assert described(tmp_path / "a.avi")[1][0][1] == "FMP4"
 
 
 @pytest.mark.parametrize("order", ["LITTLE", "BIG"])
