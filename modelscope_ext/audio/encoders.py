@@ -18,6 +18,7 @@ from modelscope_ext.audio.mp3 import KBPS
 from modelscope_ext.audio.pcm import from_float
 from modelscope_ext.audio.reading import AudioFile
 from modelscope_ext.audio.resample import StreamResampler
+from modelscope_ext.audio.timeline import Timeline
 from modelscope_ext.audio.vorbis import VorbisTrack, nominal
 
 logger = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class Track:
     def __init__(self, out: Any, muxer: Muxer, source: Any, file: AudioFile) -> None:
         import av
 
-        self._av, self._file = av, file
+        self._av = av
         same, codec, wanted = _wanted(muxer, source, file)
         rate, self.stream = _add_stream(out, (wanted, muxer.codec), file.sample_rate)
         stream, options = self.stream, self.stream.codec_context.codec
@@ -132,7 +133,8 @@ class Track:
             wanted_rate = min(_bit_rate(av, file, source) or BIT_RATE * file.channels, 512_000 * file.channels)
             known = LAYER_2[rate < 32000] if encoder == "mp2" else (wanted_rate / 1000,)
             stream.bit_rate = round(1000 * min(known, key=lambda kbps: abs(1000 * kbps - wanted_rate)))
-        self._rate, self._dtype = rate, np.dtype(TYPES[stream.format.name.removesuffix("p")])
+        self._rate, self._timeline = rate, Timeline(file, rate)
+        self._dtype = np.dtype(TYPES[stream.format.name.removesuffix("p")])
         self._planar = stream.format.is_planar and file.channels < MANY  # PyAV converts others
         self._format = stream.format.name if self._planar else stream.format.name.removesuffix("p")
         self._skip = DELAYS.get(codec, 0) if same and muxer.name in WITHOUT_DELAY else 0
@@ -160,6 +162,7 @@ class Track:
         return [packet for packet in packets if not (self._late and packet.pts is not None and packet.pts > self._last)]
 
     def _encode(self, block: np.ndarray, last: bool = False) -> list[Any]:
+        block = self._timeline.fill(block)
         skipped = min(self._skip, len(block))
         self._skip -= skipped
         self._done += skipped
@@ -176,7 +179,7 @@ class Track:
         data = data.T if self._planar else data.reshape(1, -1)
         frame = self._av.AudioFrame.from_ndarray(np.ascontiguousarray(data), self._format, self.stream.layout)
         frame.sample_rate, frame.time_base = self._rate, Fraction(1, self._rate)
-        self.time = float(self._file.time_of(self._done * self._file.sample_rate / self._rate))
+        self.time = self._timeline.time_of(self._done)
         self._last = max(round(self.time * self._rate), self._last + 1)
         frame.pts = self._last
         self._done += len(samples)

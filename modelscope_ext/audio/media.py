@@ -4,6 +4,7 @@ Axes: (N, channels), float32; rates in Hz.
 """
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -105,7 +106,7 @@ class Media:
         tracks: number of audio tracks.
         seconds: length in the header, None without one; it may be an estimate.
         tags: title, artist … by FFmpeg's names.
-        times: samples read before each jump of the time stamps, and the time in s after it; the first is the start.
+        times: samples read before each jump of the time stamps, and the time in s after it, to be taken away.
         problems: reasons why samples may be missing; complete after the last `read`.
 
     Raises:
@@ -118,6 +119,7 @@ class Media:
 
         self.problems: list[str] = []
         self.times: deque[tuple[int, float]] = deque()
+        self._mark: tuple[int, float] | None = None  # the last one
         self._error = av.FFmpegError
         self._damaged = self._gap = 0
         self._is_mp3 = self._container.format.name == "mp3"
@@ -251,9 +253,10 @@ class Media:
             return None
 
     def _note_time(self, done: int, seconds: float) -> None:
-        at, time = self.times[-1] if self.times else (0, -1e9)
+        at, time = self._mark or (0, math.inf)
         if abs(time + (done - at) / self.sample_rate - seconds) > JITTER_S:
-            self.times.append((done, seconds))
+            self._mark = (done, seconds)
+            self.times.append(self._mark)
 
     def _trimmed(self) -> Iterator[np.ndarray]:
         """Yield the samples without the padding of the last frame; report a length that is not reached."""
@@ -290,7 +293,7 @@ class Media:
 
     def _reached(self, done: int) -> float:
         """Return the seconds from the first to the last of so many samples, with gaps of the time stamps."""
-        at, time = self.times[-1] if self.times else (0, self._start)
+        at, time = self._mark or (0, self._start)
         return time - self._start + (done - at) / self.sample_rate
 
 

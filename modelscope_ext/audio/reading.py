@@ -47,13 +47,14 @@ class AudioFile:
         """Return the file itself, with a position of its own."""
         return Window(self._file)
 
-    def time_of(self, sample: float) -> float:
-        """Return the time in s of a sample that was read, by the time stamps; calls go forwards."""
+    def jumps(self, stop: float) -> Iterator[tuple[int, float]]:
+        """Yield once each jump of the time stamps before the sample `stop`: the sample after it and its time in s.
+
+        The first one is the beginning.
+        """
         times = self._decoder.times
-        while len(times) > 1 and times[1][0] <= sample:
-            times.popleft()
-        at, seconds = times[0] if times else (0, 0.0)
-        return seconds + (sample - at) / self.sample_rate
+        while times and times[0][0] < stop:
+            yield times.popleft()
 
     def blocks(self, seconds: float) -> Iterator[np.ndarray]:
         """Yield the rest of the file in (n, channels) float32 blocks; log a warning where samples may be missing.

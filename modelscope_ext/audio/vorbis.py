@@ -16,6 +16,7 @@ from modelscope_ext.audio.containers import ogg_packets
 from modelscope_ext.audio.media import open_container
 from modelscope_ext.audio.pcm import to_ogg
 from modelscope_ext.audio.reading import AudioFile
+from modelscope_ext.audio.timeline import Timeline
 
 #: Packets of a Vorbis stream before its sound.
 HEADERS = 3
@@ -62,7 +63,7 @@ class VorbisTrack:
     def __init__(self, out: Any, file: AudioFile, bit_rate: int) -> None:
         import av
 
-        self._av, self._file, self._rate = av, file, file.sample_rate
+        self._av, self._rate, self._timeline = av, file.sample_rate, Timeline(file, file.sample_rate)
         form = (file.sample_rate, file.channels)
         level = level_of(*form, bit_rate)
         self._like = open_container(io.BytesIO(_shortest(*form, level)))  # which has the same headers
@@ -79,6 +80,7 @@ class VorbisTrack:
 
     def encode(self, block: np.ndarray) -> list[Any]:
         """Return the packets that are ready after (n, channels) samples."""
+        block = self._timeline.fill(block)
         self._sound.write(to_ogg(block))
         self._taken += len(block)
         return self._packets()
@@ -109,7 +111,7 @@ class VorbisTrack:
         packet = self._av.Packet(content)
         packet.stream = self._like.streams.audio[0]
         length = sum(frame.samples for frame in packet.decode())
-        self.time = float(self._file.time_of(self._done))
+        self.time = self._timeline.time_of(self._done)
         self._last = max(round(self.time * self._rate), self._last + 1)
         packet.stream, packet.time_base, packet.duration = self.stream, Fraction(1, self._rate), length
         packet.pts = packet.dts = self._last

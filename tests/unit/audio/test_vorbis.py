@@ -81,25 +81,6 @@ def test_a_video_with_vorbis_keeps_its_picture_and_stays_in_sync(dry, tmp_path, 
         assert after[1 + track][1] == pytest.approx(before[1 + track][1], abs=0.0011)
 
 
-def test_vorbis_after_a_gap_stays_in_sync(dry, tmp_path):
-    vorbis(tmp_path / "whole.mkv")
-    with av.open(str(tmp_path / "whole.mkv")) as source, av.open(str(tmp_path / "a.mkv"), "w") as out:
-        copy = out.add_stream_from_template(source.streams.audio[0])
-        for packet in source.demux():
-            if packet.size:
-                packet.pts += 700 * (packet.pts > 1000)  # ms
-                packet.dts, packet.stream = packet.pts, copy
-                out.mux(packet)
-    dry.file(tmp_path / "a.mkv", tmp_path / "out" / "a.mkv")
-    times = []
-    for path in (tmp_path / "a.mkv", tmp_path / "out" / "a.mkv"):
-        with open_audio(path) as file:
-            assert sum(map(len, file.blocks(1.0))) == 2 * 44100
-            times.append([file.time_of(sample) for sample in (0, 30_000, 60_000, 80_000)])
-    assert times[1] == pytest.approx(times[0], abs=0.0011)
-    assert times[1][2] == pytest.approx(60_000 / 44100 + 0.7, abs=0.002)
-
-
 @pytest.mark.parametrize(("codec", "channels"), [("libvorbis", 3), ("libvorbis", 5), ("libvorbis", 6), ("libopus", 8)])
 def test_channels_of_ogg_files_have_the_order_of_wav_files(dry, tmp_path, codec, channels):
     layout = {3: "3.0", 5: "5.0", 6: "5.1", 8: "7.1"}[channels]
