@@ -7,6 +7,7 @@ import itertools
 import math
 import struct
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
@@ -171,19 +172,29 @@ def promised_size(file: BinaryIO) -> int | None:
     return next((end(file) for fits, end in kinds if fits), None)
 
 
-def _boxes_end(file: BinaryIO) -> int | None:
+def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yield the names of the boxes of an mp4 file and their ends, 0 for one that has no length."""
     position, size = 0, file_size(file)
     while position < size:
         head = read_at(file, position, 16)
-        if len(head) < 8:
-            return position + 8
-        (length,) = struct.unpack(">I", head[:4])
+        length = struct.unpack(">I", head[:4])[0] if len(head) >= 8 else 8
         if length == 1 and len(head) == 16:
             (length,) = struct.unpack(">Q", head[8:])
-        if length < 8:  # 0: to the end
-            return None
-        position += length
-    return position
+        position = position + length if length >= 8 else 0
+        yield head[4:8], position
+        if not position:
+            return
+
+
+def is_faststart(file: BinaryIO) -> bool:
+    """Return True for an mp4 file whose index is before its sound and picture."""
+    names = itertools.takewhile(lambda name: name != b"mdat", (name for name, _ in _boxes(file)))
+    return b"moov" in names
+
+
+def _boxes_end(file: BinaryIO) -> int | None:
+    ends = deque((end for _, end in _boxes(file)), maxlen=1)
+    return ends[0] or None if ends else None
 
 
 def voc_blocks(file: BinaryIO) -> Iterator[tuple[int, int, int]]:

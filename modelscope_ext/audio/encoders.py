@@ -105,7 +105,7 @@ class Track:
 
     Attributes:
         stream: PyAV's stream of the result.
-        time: seconds of the source up to which the track is encoded.
+        time: seconds up to which the track is encoded.
 
     Raises:
         ValueError: there is no such encoder, or it does not take so many channels.
@@ -143,7 +143,7 @@ class Track:
         early = EARLY.get(encoder, 0) if muxer.name not in WITHOUT_DELAY else 0
         self._left = np.zeros((early, file.channels), np.float32)
         self._done, self._last = 0, -math.inf
-        self.time = -math.inf  # seconds of the source up to which the track is encoded
+        self.time = -math.inf
 
     def start(self) -> None:
         """Take what the encoder chose when it was opened."""

@@ -7,15 +7,17 @@ import logging
 import math
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from modelscope_ext.audio import transport
+from modelscope_ext.audio.containers import is_faststart
 from modelscope_ext.audio.encoders import Muxer, Track, add_track, describe
-from modelscope_ext.audio.headers import read_at
 from modelscope_ext.audio.media import open_container, reason_of
 from modelscope_ext.audio.pcm import AudioError
 from modelscope_ext.audio.reading import AudioFile
+from modelscope_ext.audio.timeline import Shifts
 from modelscope_ext.audio.vorbis import VorbisTrack
 
 logger = logging.getLogger(__name__)
@@ -70,11 +72,22 @@ class MediaWriter:
         """Write the header; without data streams if the container refuses them."""
         out.seek(0)
         out.truncate()
-        self._out = av.open(out, "w", format=self._muxer.name, options=self._options())
+        options = self._options(out)
+
+        def open_again(*_: Any) -> BinaryIO:
+            """Open the file to read, as FFmpeg does to move the index to its beginning."""
+            out.flush()
+            return open(out.name, "rb")
+
+        self._out = av.open(out, "w", format=self._muxer.name, options=options, io_open=open_again)
         self._out.metadata.update({k: v for k, v in self._source.metadata.items() if k not in OF_CONTAINER})
+        if self._source.format.name == self._muxer.name == "mpegts":
+            self._name_service()
         denoised = {file.track: file for file in files}
         self._tracks: dict[int, Track | VorbisTrack] = {}
         self._copied: dict[int, Any] = {}
+        self._times: dict[int, float] = {}  # of each stream: the last time in s
+        self._shifts = Shifts(self._file.bytes())
         audio = {stream.index: number for number, stream in enumerate(self._source.streams.audio)}
         for stream in self._source.streams:
             if (number := audio.get(stream.index, -1)) in denoised:
@@ -99,16 +112,26 @@ class MediaWriter:
         )
         self._waiting: Any = next(self._packets, None)
 
-    def _options(self) -> dict[str, str]:
+    def _name_service(self) -> None:
+        names = transport.services(self._file.bytes())
+        if len(names) > 1:
+            if self._file.warn:
+                logger.warning("%s: the names of %d services are left out", self._target, len(names))
+        elif names:
+            provider, name = names[0]
+            self._out.metadata.update(service_provider=provider, service_name=name)
+
+    def _options(self, out: Any) -> dict[str, str]:
         """Return FFmpeg's options for the container."""
         if self._muxer.name == "mpegts":
-            head = read_at(self._file.bytes(), 0, 5)
-            return {**TRANSPORT, "mpegts_m2ts_mode": str(int(head[4:] == b"G" and head[:1] != b"G"))}
+            return {**TRANSPORT, "mpegts_m2ts_mode": str(int(transport.is_prefixed(self._file.bytes())))}
         if self._muxer.name not in MOV:
             return {}
         precise = {"movie_timescale": str(self._file.sample_rate)}  # lengths to the sample, not the millisecond
         own = any(name.startswith("com.") for name in self._source.metadata)  # tags of telephones, in an atom of theirs
-        return {**precise, "movflags": "use_metadata_tags"} if own else precise
+        first = is_faststart(self._file.bytes()) and isinstance(getattr(out, "name", None), str)  # a file with a path
+        flags = ["use_metadata_tags"] * own + ["faststart"] * first
+        return {**precise, "movflags": "+".join(flags)} if flags else precise
 
     def _holds(self, stream: Any, keep_data: bool) -> bool:
         """Return True for a stream that the container is for; log what is left out."""
@@ -120,12 +143,16 @@ class MediaWriter:
         if stream.type == "data" and not keep_data:
             if self._source.chapters():  # the stream with their names, which the container makes again
                 return False
-            logger.warning("%s: stream %d, data, is left out", self._target, stream.index)
+            self._leave_out(stream)
             return False
         is_said = stream.type == "audio" or (stream.type == "data" and self._source.chapters())
         if not wanted and not is_said and self._target.suffix.lower() == Path(self._file.name).suffix.lower():
-            logger.warning("%s: stream %d, %s, is left out", self._target, stream.index, stream.type)
+            self._leave_out(stream)
         return wanted
+
+    def _leave_out(self, stream: Any, reason: str = "") -> None:
+        if self._file.warn:
+            logger.warning("%s: stream %d, %s, is left out%s", self._target, stream.index, stream.type, reason)
 
     def _copy(self, stream: Any) -> None:
         try:
@@ -146,7 +173,7 @@ class MediaWriter:
         except self._error as error:
             if stream.type == "video":
                 raise AudioError(f"{self._target}: {reason_of(error)}; choose the suffix .mkv") from error
-            logger.warning("%s: stream %d, %s, is left out (%s)", self._target, stream.index, stream.type, error)
+            self._leave_out(stream, f" ({error})")
             return
         describe(copy, stream)
         if stream.type != "attachment":
@@ -191,8 +218,7 @@ class MediaWriter:
     def _copy_until(self, seconds: float) -> None:
         """Copy the packets of other streams up to a time."""
         while (packet := self._waiting) is not None:
-            time = packet.dts if packet.dts is not None else packet.pts
-            if time is not None and time * packet.time_base > seconds:
+            if not self._is_due(packet, seconds):
                 return
             try:
                 if packet.size and _is_shown(packet):
@@ -202,6 +228,23 @@ class MediaWriter:
             except self._error as error:
                 hint = "" if self._muxer.name == "matroska" else "; choose the suffix .mkv"
                 raise AudioError(f"{self._target}: a stream cannot be copied ({reason_of(error)}){hint}") from error
+
+    def _is_due(self, packet: Any, seconds: float) -> bool:
+        """Return True for a packet up to a time; shift its time stamps where a joined recording begins."""
+        stamp = packet.dts if packet.dts is not None else packet.pts
+        if stamp is None:
+            return True
+        time, index = float(stamp * packet.time_base), packet.stream_index
+        last = self._times.get(index, -math.inf)
+        shift = self._shifts.of(index, time, last)
+        if time + shift > seconds:
+            return False
+        if shift:
+            ticks = round(shift / packet.time_base)
+            packet.dts = stamp + ticks
+            packet.pts = None if packet.pts is None else packet.pts + ticks
+        self._times[index] = max(last, time + shift)
+        return True
 
 
 def _is_shown(packet: Any) -> bool:

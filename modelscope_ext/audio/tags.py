@@ -158,7 +158,7 @@ def _insert(target: BinaryIO, begin: int, content: bytes) -> None:
 
 
 def _copy_mask(source: BinaryIO, chunks: list[tuple[bytes, int, int]], target: BinaryIO, layout: str) -> bool:
-    """Copy the speaker mask of an extensible chunk "fmt "; return False if the target has no place for it.
+    """Copy valid bits and speaker mask of an extensible chunk "fmt "; return False if the target has no place for it.
 
     Libsndfile writes integers in w64 files without one, so the chunk gets longer.
     """
@@ -167,7 +167,7 @@ def _copy_mask(source: BinaryIO, chunks: list[tuple[bytes, int, int]], target: B
     found = [next((chunk for chunk in each if chunk[0][:4] == b"fmt "), None) for each in (chunks, all_of_it)]
     if not found[0] or not found[1] or found[0][2] < EXTENSIBLE:
         return True
-    mask, at, length = read_at(source, found[0][1] + header + 20, 4), found[1][1] + header, found[1][2]
+    theirs, at, length = read_at(source, found[0][1] + header, 24), found[1][1] + header, found[1][2]
     old = read_at(target, at, 16)
     if length < EXTENSIBLE and layout == "<Q" and old[:2] == b"\1\0":
         _insert(target, aligned(at + length, layout), bytes(EXTENSIBLE - aligned(length, layout)))
@@ -178,8 +178,9 @@ def _copy_mask(source: BinaryIO, chunks: list[tuple[bytes, int, int]], target: B
         length = EXTENSIBLE
     if length < EXTENSIBLE:
         return layout != "<Q"  # a plain wav has the usual mask
-    target.seek(at + 20)
-    target.write(mask)
+    valid = theirs[18:20] if theirs[14:16] == old[14:] else old[14:]
+    target.seek(at + 18)
+    target.write(valid + theirs[20:])
     return True
 
 

@@ -57,7 +57,7 @@ class VorbisTrack:
 
     Attributes:
         stream: PyAV's stream of the result.
-        time: seconds of the source up to which the track is encoded.
+        time: seconds up to which the track is encoded.
     """
 
     def __init__(self, out: Any, file: AudioFile, bit_rate: int) -> None:

@@ -54,6 +54,34 @@ def test_the_code_of_a_picture_is_kept(dry, tmp_path):
     assert described(denoised(dry, source))[1][0][1] == "XVID"
 
 
+@pytest.mark.parametrize("flags", ["+faststart", "0"])
+def test_the_index_of_an_mp4_stays_in_its_place(dry, tmp_path, caplog, flags):
+    source = make(tmp_path / "a.mp4", *PICTURE, "-movflags", flags, "-metadata", "title=Talk")
+    target = denoised(dry, source)
+    content = target.read_bytes()
+    assert (content.index(b"moov") < content.index(b"mdat")) == (flags == "+faststart")
+    make(tmp_path / "all.wav", "-i", target)
+    assert soundfile.info(tmp_path / "all.wav").frames == soundfile.info(make(tmp_path / "b.wav", "-i", source)).frames
+    assert described(target)[0]["title"] == "Talk"
+    dry.file(source, tmp_path / "loud.mp4", loudness=-16)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("name", ["Radio Zwei", "Café Жизнь"])
+def test_the_name_of_a_broadcast_service_is_kept(dry, tmp_path, name):
+    source = make(tmp_path / "a.ts", *PICTURE, "-metadata", f"service_name={name}", "-metadata", "service_provider=WDR")
+    target = denoised(dry, source)
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", target]
+    report = subprocess.run(command, stderr=subprocess.PIPE, check=False).stderr.decode()
+    assert [line.split(":")[1].strip() for line in report.splitlines() if "service_" in line] == [name, "WDR"]
+
+
+def test_names_of_several_services_are_left_out_with_a_warning(dry, tmp_path, caplog):
+    programs = ("-map", "0:v", "-map", "1:a", "-program", "title=One:st=0", "-program", "title=Two:st=1")
+    denoised(dry, make(tmp_path / "a.ts", *PICTURE, *programs, "-f", "mpegts"))
+    assert "names of 2 services are left out" in caplog.text
+
+
 def test_a_stream_that_a_sound_file_has_no_place_for_is_left_out_with_a_warning(dry, tmp_path, caplog):
     make(tmp_path / "a.mp4", *PICTURE).rename(tmp_path / "a.m4a")
     denoised(dry, tmp_path / "a.m4a")

@@ -305,7 +305,9 @@ def test_a_video_keeps_its_picture_and_stays_in_sync(dry, tmp_path, suffix):
         assert file.metadata["title"] == "A talk"
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [("mkv", "libopus"), ("mp4", "mp3"), ("mkv", "aac"), ("mkv", "libvorbis")])
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("mkv", "libopus"), ("mp4", "mp3"), ("mkv", "aac"), ("mkv", "libvorbis")]
+)
 def test_sound_right_behind_a_gap_is_in_its_place(dry, tmp_path, suffix, codec):
     made_by_ffmpeg(tmp_path / f"whole.{suffix}", "-ar", "48000", "-c:a", codec)
     source, target = tmp_path / f"a.{suffix}", tmp_path / "out" / f"a.{suffix}"
@@ -320,6 +322,23 @@ def test_sound_right_behind_a_gap_is_in_its_place(dry, tmp_path, suffix, codec):
     behind = 0.6 + np.argmax(np.abs(audio[round(0.6 * rate) :]) > 1e-4) / rate
     dry.file(source, target)
     assert_in_sync(source, target, 0, seconds=(0.3, behind), length=0.02)
+
+
+def test_joined_transport_streams_become_one_video(dry, tmp_path):
+    one, source, target = tmp_path / "one.ts", tmp_path / "a.ts", tmp_path / "out" / "a.ts"
+    mux(one, "mpegts", "aac", speech(48000, seconds=1.5), 48000, video=True)
+    source.write_bytes(3 * one.read_bytes())
+    dry.file(source, target)
+    (before, after), audio = (streams_of(path)[0] for path in (source, target)), by_time(target)[0]
+    assert [digest for _, digest in after[0][2]] == [digest for _, digest in before[0][2]]
+    stamps = np.array([time for time, _ in after[0][2]])
+    assert np.diff(stamps).min() > 0
+    whole, rate = by_time(one)
+    for number in range(3):  # the sound is as late as the first picture
+        late = stamps[50 * number] - stamps[0]
+        piece = whole[round(2.0 * rate) : round(2.3 * rate)]
+        place = round((2.0 + late) * rate)
+        assert abs(delay(audio[place : place + len(piece)], piece)) <= 0.0011 * rate
 
 
 def test_one_track_of_a_video_can_be_denoised(tmp_path):
@@ -405,13 +424,13 @@ def test_bext_cue_points_and_other_chunks_of_a_wav_are_kept(dry, tmp_path, tail)
     assert (info.subtype, info.frames) == ("PCM_24", 48000)
 
 
-def test_the_speaker_mask_of_a_wav_is_kept(dry, tmp_path):
-    soundfile.write(tmp_path / "a.wav", speech(48000, channels=3), 48000, "PCM_16", format="WAVEX")
+def test_speaker_mask_and_valid_bits_of_a_wav_are_kept(dry, tmp_path):
+    soundfile.write(tmp_path / "a.wav", speech(48000, channels=3), 48000, "PCM_24", format="WAVEX")
     content = bytearray((tmp_path / "a.wav").read_bytes())
-    struct.pack_into("<I", content, 40, 0x103)  # left, right, back centre
+    struct.pack_into("<HI", content, 38, 20, 0x103)  # left, right, back centre
     (tmp_path / "a.wav").write_bytes(content)
     dry.file(tmp_path / "a.wav", tmp_path / "out" / "a.wav")
-    assert struct.unpack_from("<I", (tmp_path / "out" / "a.wav").read_bytes(), 40) == (0x103,)
+    assert struct.unpack_from("<HI", (tmp_path / "out" / "a.wav").read_bytes(), 38) == (20, 0x103)
 
 
 def test_aiff_markers_are_kept(dry, tmp_path):
