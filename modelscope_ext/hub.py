@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from modelscope_ext.pretrained import MODELS
+from modelscope_ext.threads import start_thread
 
 __all__ = [
     "CONFIGURATION",
@@ -126,7 +127,5 @@ def _hub_answers(half_minute: int) -> bool:
         answered.set()
 
     # The search for the name's address has no limit of its own.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PATIENCE_S)
+    start_thread(ask).join(PATIENCE_S)
     return answered.is_set()

@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from modelscope_ext.threads import start_thread
+
 __all__ = ["Bar"]
 
 REFRESH_S = 1.0  # on a terminal
@@ -23,6 +25,8 @@ class Bar(tqdm):
         **options: as of tqdm.
     """
 
+    monitor_interval = 0  # no thread of tqdm's own
+
     def __init__(self, *args: Any, quiet: bool = False, **options: Any) -> None:
         self.on_terminal = not quiet and sys.stderr is not None and sys.stderr.isatty()
         self._ended = threading.Event()
@@ -35,7 +39,7 @@ class Bar(tqdm):
                 options["ncols"] = 0
         super().__init__(*args, disable=quiet, **options)
         if not quiet:
-            threading.Thread(target=self._refresh, daemon=True).start()
+            start_thread(self._refresh)
 
     def _refresh(self) -> None:
         while not self._ended.wait(REFRESH_S if self.on_terminal else LINE_EVERY_S):

@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from modelscope_ext.atomic import atomic_write
 from modelscope_ext.audio import AudioError, audio_files, find_problem, read_mono
+from modelscope_ext.threads import thread_pool
 
 logger = logging.getLogger(__name__)
 SHORTEST_S = 0.1
@@ -89,7 +89,7 @@ def load_corpus(
 
 def _decode(folder: Path, files: list[Path], index: Path, sample_rate: int, progress: Callable) -> None:
     starts, names, left_out = [0], [], {}
-    with atomic_write(index.with_suffix(".pcm")) as half, half.open("wb") as out, ThreadPoolExecutor(2) as pool:
+    with atomic_write(index.with_suffix(".pcm")) as half, half.open("wb") as out, thread_pool(2) as pool:
         decoded = pool.map(lambda path: _clip(path, sample_rate), files)
         for path, clip in zip(progress(files), decoded, strict=True):
             name = str(path.relative_to(folder))

@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from pyarrow.parquet import ParquetWriter
 from modelscope_ext.atomic import alone_in, atomic_write, remove_stale_temp_files
 from modelscope_ext.audio import SAMPLE_RATE, ProblemsError
 from modelscope_ext.text import lines_of
+from modelscope_ext.threads import thread_pool
 
 SPLITS = ("train", "test")
 ROWS_PER_SHARD = 500
@@ -212,7 +212,7 @@ class SplitWriter:
         ]
         if not work:
             return 0
-        with ThreadPoolExecutor(THREADS) as pool:
+        with thread_pool(THREADS) as pool:
             read = functools.partial(_read_row, open_reader())
             for path, groups in itertools.groupby(self.progress(work), key=lambda item: item[0]):
                 _write_rows(path, (list(pool.map(read, group)) for _, group in groups))

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from modelscope_ext.audio import AudioError, ProblemsError, audio_files, find_problem, read_native, resample
+from modelscope_ext.threads import thread_pool
 
 THREADS = 2
 CHECKED_AT_ONCE = 32  # pairs; Ctrl-C waits for them
@@ -106,7 +106,7 @@ def check_pairs(
             this rate and the noisy file must not be empty or silent either.
         progress: a wrapper of the list of steps such as `tqdm`.
     """
-    with ThreadPoolExecutor(THREADS) as pool:
+    with thread_pool(THREADS) as pool:
         for start in progress(range(0, len(pairs), CHECKED_AT_ONCE)):
             chosen = pairs[start : start + CHECKED_AT_ONCE]
             yield from pool.map(_check, chosen, [sample_rate] * len(chosen))

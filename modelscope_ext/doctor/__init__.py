@@ -12,13 +12,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from modelscope_ext import hub
+from modelscope_ext.threads import thread_pool
 
 __all__ = ["PROBES", "CheckResult", "run_checks"]
 
@@ -197,7 +197,7 @@ def _check_imports(broken: set[str]) -> Found:
     """Import packages in other processes and add those that fail to `broken`."""
     probes = PROBES | ({} if is_light() else FULL_PROBES)
     probes |= TORCHCODEC if importlib.util.find_spec("torchcodec") else {}
-    with ThreadPoolExecutor(2) as pool:
+    with thread_pool(2) as pool:
         errors = pool.map(_run_in_process, [code for code, _ in probes.values()])
         for (name, (_, purpose)), error in zip(probes.items(), errors, strict=True):
             if not error:

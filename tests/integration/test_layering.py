@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 
@@ -12,18 +13,19 @@ PACKAGE = ROOT / "modelscope_ext"
 #: Rooms from the lowest floor to the highest → the rooms that each may import, all on lower floors.
 ROOMS = {
     "text": "",
-    "progress": "",
+    "threads": "",
+    "progress": "threads",
     "atomic": "",
     "stft": "",
     "pretrained": "",
-    "hub": "pretrained",
+    "hub": "pretrained threads",
     "audio": "atomic text",
-    "models": "audio stft",
+    "models": "audio stft threads",
     "tensors": "atomic",
     "checkpoint": "atomic hub models stft tensors",
     "losses": "stft",
     "metrics": "stft",
-    "data": "atomic text audio stft",
+    "data": "atomic text audio stft threads",
     "inference": "stft audio models checkpoint hub pretrained",
     "batch": "atomic audio checkpoint hub inference",
     "plots": "audio",
@@ -34,7 +36,7 @@ ROOMS = {
     "info": "text checkpoint hub pretrained inference",
     "export": "atomic stft models checkpoint hub inference",
     "training": "atomic progress stft hub audio models tensors checkpoint losses metrics data",
-    "doctor": "checkpoint hub pretrained inference training",
+    "doctor": "threads checkpoint hub pretrained inference training",
     "cli": "atomic text progress audio checkpoint hub pretrained metrics data inference batch plots demo evaluation "
     "report info export training doctor",
     "plugin": "atomic audio models checkpoint hub losses metrics data inference evaluation export training cli",
@@ -150,6 +152,13 @@ def test_only_commands_parse_and_print(module):
     assert "argparse" not in {imported for imported, _ in imports(MODULES[module])}
     calls = [node.func for node in ast.walk(ast.parse(MODULES[module].read_text())) if isinstance(node, ast.Call)]
     assert "print" not in {function.id for function in calls if isinstance(function, ast.Name)}
+
+
+@each_module
+def test_threads_begin_in_one_place(module):
+    """Where they are refused if memory is scarce."""
+    text = MODULES[module].read_text()
+    assert module == "modelscope_ext.threads" or not re.search(r"ThreadPool|Thread\(", text)
 
 
 def test_ruff():

@@ -361,3 +361,22 @@ def test_a_source_that_is_replaced_is_read_to_its_end(denoiser, tmp_path):
 
     denoiser.file(source, target, replace)
     assert target.read_bytes() == expected.read_bytes()
+
+
+# Scarce memory
+
+SCARCE = """
+import resource, sys
+from modelscope_ext import cli
+from modelscope_ext.cli import prepare_data, train
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 60 * 2**20, used + 60 * 2**20))
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("name", ["prepare-data", "train"])
+def test_no_thread_begins_without_memory(arranged, tmp_path, name):
+    """A thread of CPython 3.11 that gets none runs forever, and its parent waits for it."""
+    done = python("-c", SCARCE, *commands(tmp_path, *arranged)[name][0], fails=True)
+    assert re.fullmatch(r"modelscope-ext: not enough memory: threads need \d+ MB of addresses\n", done.stderr)

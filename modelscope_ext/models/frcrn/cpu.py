@@ -14,7 +14,6 @@ Axes: activations are (2, T, F, C): real and imaginary parts, frames, frequencie
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from modelscope_ext.models.frcrn.config import SQUEEZES
 from modelscope_ext.models.frcrn.cpu_layers import TILE, Bf16Conv, FastFsmn, FastHead, FastStem, WinogradConv
 from modelscope_ext.models.frcrn.squeeze import ComplexSqueezeExcitation, part_means, running_means
 from modelscope_ext.models.frcrn.unet import Run, Stage, UNet, UNetState
+from modelscope_ext.threads import thread_pool
 
 #: Memory that layers of one utterance write to: flat tensors by place. Fresh memory takes a tenth of the time.
 Workspace = dict[int, Tensor]
@@ -181,7 +181,7 @@ def _side_by_side(work: Callable[[int], tuple], count: int) -> list[tuple]:
             return work(b)
 
     try:
-        with ThreadPoolExecutor(workers) as pool:
+        with thread_pool(workers) as pool:
             return list(pool.map(alone, range(count)))
     finally:
         torch.set_num_threads(threads)
