@@ -1,6 +1,6 @@
-"""Train the gains above 8 kHz (`modelscope_ext/inference/band_gains.py`) and write their weights, an archive of numpy.
+"""Train the gains above 8 kHz (`modelscope_ext/inference/band_gains.py`) and write their ONNX file.
 
-    python benchmarks/high_band.py DATA --work-dir WORK --out weights.npz
+    python benchmarks/high_band.py DATA --work-dir WORK --out model.onnx
 
 DATA has `speech48` and `noise48`. WORK keeps the mixtures and the state: the same command goes on where it was stopped.
 Prints the measures of the validation mixtures, of voices and noises apart from the others: distance of logarithms above
@@ -8,21 +8,26 @@ Prints the measures of the validation mixtures, of voices and noises apart from 
 """
 
 import argparse
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from high_band_data import COLUMNS, FRAMES, prepared
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from modelscope_ext.inference.band_gains import HIGH, LOW, MOST, BandGains, kept
+from modelscope_ext.inference.band_gains import HIDDEN, HIGH, LOW, BandGains, kept
 
-FEATURES, DENSE, HIDDEN = 17, 32, 48
+FEATURES, DENSE, MOST = 17, 32, np.float32(5)
 MIXTURES, HELD = 1250, 80
 STEPS, RATE, ROWS, LENGTH, SAVE = 200, 4e-3, 24, 400, 50
 #: Weights of the terms of the loss, all in dB: attenuation in pauses, relative error, level of speech.
 PAUSES, ERROR, LEVEL = 0.05, 0.5, 0.4
+#: Added to the exponent's bias after the training: streams leave less in pauses, at hardly more distance.
+LOWER = 0.15
 #: Shares of the kinds of the network's output; `high_band_data.energies`.
 KINDS = (0.5, 0.1, 0.2, 0.2)
 #: Bands by their widths; those above 20 kHz count less.
@@ -51,12 +56,60 @@ class Net(nn.Module):
         return torch.exp(exponents.view(len(found), HIGH, -1).transpose(1, 2) * share)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return what `band_gains.weights` reads."""
-        gru, found = self.gru, {"dense": self.dense.weight, "dense_bias": self.dense.bias}
-        found |= {"gru": gru.weight_ih_l0, "gru_bias": gru.bias_ih_l0}
-        found |= {"gru_hidden": gru.weight_hh_l0, "gru_hidden_bias": gru.bias_hh_l0}
-        found |= {"exponent": self.exponent.weight, "exponent_bias": self.exponent.bias}
-        return {name: tensor.detach().numpy().T.astype(np.float16) for name, tensor in found.items()}
+        """Return the weights as in the graph, which has the update gate first; see ONNX's GRU."""
+        gru, found = self.gru, {"dense": self.dense.weight.T, "dense_bias": self.dense.bias}
+        into, hidden, *biases = (
+            torch.cat([parts[1], parts[0], parts[2]])[None]
+            for parts in (
+                each.chunk(3) for each in (gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0)
+            )
+        )
+        found |= {"gru": into, "gru_hidden": hidden, "gru_bias": torch.cat(biases, 1)}
+        found |= {"exponent": self.exponent.weight.T, "exponent_bias": self.exponent.bias + LOWER}
+        return {name: tensor.detach().numpy().astype(np.float16) for name, tensor in found.items()}
+
+
+def graph(arrays: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """Return the graph that `band_gains.py` runs, steps 4 and 5 there: 16-bit weights that are made float32 first."""
+    node, floats = helper.make_node, functools.partial(helper.make_tensor_value_info, elem_type=TensorProto.FLOAT)
+    nodes = [node("Cast", [f"{name}_16"], [name], to=TensorProto.FLOAT) for name in arrays]
+    nodes += [
+        node("Transpose", ["features"], ["by_time"], perm=[1, 0, 2, 3]),  # (T, C, B, features)
+        node("Shape", ["by_time"], ["shape"], start=0, end=3),
+        node("Reshape", ["by_time", "rows"], ["x"]),  # (T, C * B, features)
+        node("MatMul", ["x", "dense"], ["Ax"]),
+        node("Add", ["Ax", "dense_bias"], ["Ax_a"]),
+        node("Relu", ["Ax_a"], ["y"]),
+        node(
+            "GRU",
+            ["y", "gru", "gru_hidden", "gru_bias", "", "hidden"],
+            ["h", "new_hidden"],
+            hidden_size=HIDDEN,
+            linear_before_reset=1,
+        ),
+        node("MatMul", ["h", "exponent"], ["bh"]),
+        node("Add", ["bh", "exponent_bias"], ["bh_c"]),
+        node("Sub", ["most", "bh_c"], ["below"]),
+        node("Relu", ["below"], ["at_least_0"]),
+        node("Sub", ["most", "at_least_0"], ["least"]),
+        node("Exp", ["least"], ["power"]),
+        node("Reshape", ["power", "shape"], ["power_by_time"]),
+        node("Transpose", ["power_by_time"], ["powers"], perm=[1, 0, 2]),
+        node("Mul", ["powers", "kept"], ["log_gains"]),
+        node("Exp", ["log_gains"], ["gains"]),
+    ]
+    constants = {f"{name}_16": array for name, array in arrays.items()}
+    constants |= {"rows": np.array([0, -1, FEATURES]), "most": MOST}
+    inputs = {"features": ["C", "T", HIGH, FEATURES], "kept": ["C", "T", 1], "hidden": [1, "R", HIDDEN]}
+    outputs = {"gains": ["C", "T", HIGH], "new_hidden": [1, "R", HIDDEN]}
+    model = helper.make_graph(
+        nodes,
+        "high_band",
+        [floats(name, shape=shape) for name, shape in inputs.items()],
+        [floats(name, shape=shape) for name, shape in outputs.items()],
+        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in constants.items()],
+    )
+    return helper.make_model(model, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def split(rows: np.ndarray) -> Energies:
@@ -175,7 +228,7 @@ def main() -> None:
     net = Net()
     for step in trained(net, rows, args.work_dir / "state.pt"):
         print(step, {name: round(value, 2) for name, value in validated(net, held).items()}, flush=True)
-    np.savez(args.out, **net.arrays())
+    onnx.save(graph(net.arrays()), args.out)
 
 
 if __name__ == "__main__":

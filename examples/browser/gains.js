@@ -117,8 +117,8 @@ export class BandGains {
     recurrent(hidden, own);
     const size = hidden.length;
     for (let i = 0; i < size; i++) {
-      const reset = logistic(given[i] + own[i]);
-      const update = logistic(given[size + i] + own[size + i]);
+      const update = logistic(given[i] + own[i]);
+      const reset = logistic(given[size + i] + own[size + i]);
       const fresh = 2 * logistic(2 * (given[2 * size + i] + reset * own[2 * size + i])) - 1; // tanh
       hidden[i] = fresh + update * (hidden[i] - fresh);
     }

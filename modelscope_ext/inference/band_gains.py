@@ -1,4 +1,4 @@
-"""The gains of the bands above 8 kHz, by a recurrent network of 12,433 weights that all bands share; numpy runs it.
+"""The gains of the bands above 8 kHz, by a recurrent network of 12,433 weights that all bands share, by onnxruntime.
 
 Axes: (C, T, ...), a channel a row. `full_band.py` defines the energies. L is the natural logarithm of an energy plus
 1e-10 in a frame, for each of the 8 bands above 8 kHz and the 6 bands of the network's input below.
@@ -9,20 +9,23 @@ Axes: (C, T, ...), a channel a row. `full_band.py` defines the energies. L is th
 3. Features of a band, 17: L - N of it, of the next lower and the next higher one above 8 kHz (of itself at the ends);
    L - N of the 6 bands below; what the network keeps of these, the logarithm of output over input, at least -7; the
    logarithm in step 2 less M; the number of the band, -3 … 3. Each is clipped to -12 … 12; 0.3 times that is x.
-4. Network. y = max(0, A x + a). A GRU as in PyTorch takes y and gives h. The exponent is exp(min(b h + c, 5)).
+4. Network. y = max(0, A x + a). A GRU as in PyTorch takes y and gives h. The exponent is exp(min(b h + c, 5)). Steps 4
+   and 5 are an ONNX file.
 5. Gain. g is the share of the amplitude that the network keeps in the upper two of its bands, with 1e-10 added to both
    energies, at most 1. The gain is (exp(-0.02) g) to the power of the exponent.
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 
+from modelscope_ext.inference.onnx_backend import open_session
 from modelscope_ext.pretrained import HIGH_BAND
 
-#: Bands above 8 kHz; bands below.
-HIGH, LOW = 8, 6
-TINY, LEAST_SHARE, MOST = np.float32(1e-10), np.float32(-7), np.float32(5)
+#: Bands above 8 kHz; bands below; numbers of the GRU's state for a band.
+HIGH, LOW, HIDDEN = 8, 6, 48
+TINY, LEAST_SHARE = np.float32(1e-10), np.float32(-7)
 #: Least shares of the distance by which the floor follows in a frame, and how far the level falls.
 RISE, FALL, DECAY = 0.005, 0.1, np.float32(0.6 * np.log(10) / 125)
 #: What is taken from the logarithm of the kept share, so that the gain may be low where all is kept.
@@ -37,19 +40,14 @@ OF_BANDS = np.array(OF_BANDS)
 
 
 @functools.cache
-def weights() -> dict[str, np.ndarray]:
-    """Return the weights, float32, and sums of them that save time: biases before the gates, and of the candidate."""
-    with np.load(HIGH_BAND) as file:
-        net = {name: file[name].astype(np.float32) for name in file.files}
-    gates, candidate = np.split(net["gru_hidden_bias"], [2 * len(net["gru_hidden"])])
-    before = net["gru_bias"] + np.pad(gates, (0, len(candidate)))
-    return net | {"before_gates": before, "of_candidate": candidate}
+def _session() -> Any:
+    return open_session(HIGH_BAND, 1)
 
 
 def kept(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Return the logarithm (C, T, 1) of what the gain is a power of; see step 5."""
-    energies = [energy[..., -2:].sum(-1, keepdims=True) + TINY for energy in (before, after)]
-    return np.float32(0.5) * np.log(np.minimum(energies[1] / energies[0], 1)) - OFFSET
+    put, got = (energy[..., -2:-1] + energy[..., -1:] + TINY for energy in (before, after))
+    return np.float32(0.5) * np.log(np.minimum(got / put, 1)) - OFFSET
 
 
 class BandGains:
@@ -58,7 +56,7 @@ class BandGains:
     def __init__(self, channels: int) -> None:
         self.frame = 0
         self.floor = self.level = np.zeros((channels, 1), np.float32)
-        self.hidden: np.ndarray | None = None
+        self.hidden = np.zeros((1, channels * HIGH, HIDDEN), np.float32)
 
     def update(self, high: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Return the gains (C, T, 8) of the next frames.
@@ -68,11 +66,9 @@ class BandGains:
             before: energies (C, T, 6) of the network's input.
             after: energies (C, T, 6) of its output.
         """
-        net, found = weights(), self.features(high, before, after)
-        dense = np.maximum(found.reshape(-1, found.shape[-1]) @ net["dense"] + net["dense_bias"], 0)
-        states = self._states((dense @ net["gru"] + net["before_gates"]).reshape(*found.shape[:-1], -1))
-        exponents = states.reshape(-1, states.shape[-1]) @ net["exponent"] + net["exponent_bias"]
-        return np.exp(np.exp(np.minimum(exponents, MOST)).reshape(high.shape) * kept(before, after))
+        inputs = {"features": self.features(high, before, after), "kept": kept(before, after), "hidden": self.hidden}
+        gains, self.hidden = _session().run(("gains", "new_hidden"), inputs)
+        return gains
 
     def features(self, high: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Return the features (C, T, 8, 17) of the next frames; see `update`."""
@@ -94,21 +90,3 @@ class BandGains:
             self.frame += 1
         found = np.float32(0.3) * np.minimum(np.maximum(found, -12), 12)
         return found.take(OF_BANDS, -1)
-
-    def _states(self, inputs: np.ndarray) -> np.ndarray:
-        """Return the states (C, T, 8, H) of the GRU for inputs (C, T, 8, 3 H): reset and update gate, candidate."""
-        size, to_hidden, bias = inputs.shape[-1] // 3, weights()["gru_hidden"], weights()["of_candidate"]
-        states = np.empty((*inputs.shape[:-1], size), np.float32)
-        hidden = np.zeros_like(states[:, 0]) if self.hidden is None else self.hidden
-        of_gates, of_new = inputs[..., : 2 * size], inputs[..., 2 * size :]
-        for t in range(inputs.shape[1]):
-            own = hidden @ to_hidden
-            gates = _logistic(of_gates[:, t] + own[..., : 2 * size])
-            new = np.tanh(of_new[:, t] + gates[..., :size] * (own[..., 2 * size :] + bias))
-            states[:, t] = hidden = new + gates[..., size:] * (hidden - new)
-        self.hidden = hidden
-        return states
-
-
-def _logistic(x: np.ndarray) -> np.ndarray:
-    return np.float32(0.5) + np.float32(0.5) * np.tanh(np.float32(0.5) * x)

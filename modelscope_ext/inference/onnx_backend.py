@@ -49,7 +49,7 @@ class OnnxBackend:
         self._path, self._device = path, device
         if not path.is_file():
             raise ValueError(f"{path}: no such file")
-        session = _session(path, 1)
+        session = open_session(path, 1)
         found = session.get_modelmeta().custom_metadata_map
         if found.get("format") != FORMAT:
             raise ValueError(f"{path}: not written by this version's `modelscope-ext export`; please export it again")
@@ -82,7 +82,7 @@ class OnnxBackend:
         self._most_hops = MOST_HOPS if found["kind"] == BLOCKS else 1
         self._apart = found["kind"] == STEP and QUANTIZED in path.read_bytes()  # each signal on its own
         threads = 1 if self.causal else int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0)
-        self._make = functools.partial(_OpenVino if device == "openvino" else _session, path, threads)
+        self._make = functools.partial(_OpenVino if device == "openvino" else open_session, path, threads)
         self._process = os.getpid()
         if device == "openvino":
             if self.causal:
@@ -184,7 +184,7 @@ def _bind(bind: Callable[..., object], name: str, array: np.ndarray) -> None:
 
 
 class _OpenVino:
-    """The same as `_session`, by OpenVINO."""
+    """The same as `open_session`, by OpenVINO."""
 
     def __init__(self, path: Path, threads: int) -> None:
         try:
@@ -235,7 +235,13 @@ class _OpenVino:
         return [found[output]]
 
 
-def _session(path: Path, threads: int) -> Any:
+def open_session(path: Path, threads: int) -> Any:
+    """Return onnxruntime's session for a file; 0 threads stand for all cores.
+
+    Raises:
+        ValueError: the file is none that is run.
+        ModuleNotFoundError: onnxruntime is missing.
+    """
     try:
         import onnxruntime
     except ModuleNotFoundError as error:

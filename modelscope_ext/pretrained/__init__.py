@@ -8,8 +8,8 @@ __all__ = ["DEFAULT", "HIGH_BAND", "MODELS", "graph_of"]
 DEFAULT = Path(__file__).parent / "speech_cruse_ans_16k"
 #: By their names: for arrays and files, and for streams. The same network does both.
 MODELS = {"file": DEFAULT, "stream": DEFAULT}
-#: Weights of `inference.band_gains`, a numpy archive; the card is beside them.
-HIGH_BAND = Path(__file__).parent / "high_band" / "weights.npz"
+#: ONNX file of `inference.band_gains`; the card is beside it.
+HIGH_BAND = Path(__file__).parent / "high_band" / "model.onnx"
 
 
 def graph_of(model: str | Path) -> Path | None:

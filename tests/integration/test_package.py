@@ -40,7 +40,7 @@ def test_the_wheel_holds_the_model_and_nothing_of_the_tests(tmp_path):
     assert {
         f"{model}/{name}" for name in ("configuration.json", "model.safetensors", "model.onnx", "README.md")
     } <= set(names)
-    assert "modelscope_ext/pretrained/high_band/weights.npz" in names
+    assert "modelscope_ext/pretrained/high_band/model.onnx" in names
     assert "modelscope_ext/templates/report.html" in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "examples"))]
     assert wheel.stat().st_size < 10e6
