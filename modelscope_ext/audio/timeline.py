@@ -37,8 +37,8 @@ class Timeline:
         """Return the next (n, channels) samples of the source with silence in its gaps."""
         parts, start, ratio = [], 0, self._rate / self._file.sample_rate
         for sample, time in self._file.jumps((self._read + len(block)) / ratio):
-            at = max(start, round(sample * ratio) - self._read)
-            place = self._read + at + self._silence
+            place = round(sample * ratio) + self._silence  # below 0 where a decoder's padding was removed
+            at = max(start, place - self._silence - self._read)
             now = self._at(self._marks[-1], place) if self._marks else -math.inf
             time += self._shifts.of(0, time, now)
             length = round((time - now) * self._rate) if SHORTEST_S <= time - now <= LONGEST_S else 0
