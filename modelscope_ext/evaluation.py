@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -67,7 +68,7 @@ class Evaluation:
     Attributes:
         name: name of the system.
         rows: file → metric → value; NaN where a metric has no value.
-        failed: file → why it lacks scores, all or some; they are NaN.
+        failed: file → why it lacks scores, all or some; they are NaN, or it has no row.
     """
 
     name: str
@@ -117,23 +118,30 @@ def evaluate(
         progress: show a bar, or lines where standard error is no terminal.
 
     Raises:
-        AudioError: the pairs cannot be used; see `find_pairs`.
+        AudioError: no pair can be used; see `find_pairs`.
         ModuleNotFoundError: a metric needs a missing package.
         ValueError: a metric is unknown, there are no pairs, or `denoise` cannot be pickled.
     >>> from modelscope_ext import Denoiser
     >>> evaluate("pairs", Denoiser(), workers=4).summary()["wb_pesq"].mean  # doctest: +SKIP
     """
+    problems: dict[str, str] = {}
     if isinstance(pairs, (str, Path)):
-        pairs = find_pairs(pairs)
-    return evaluate_systems({name: (pairs, denoise)}, metrics, workers, progress)[0]
+        pairs = find_pairs(pairs, problems=problems)
+    return evaluate_systems({name: (pairs, denoise)}, metrics, workers, progress, problems=problems)[0]
 
 
 def evaluate_systems(
-    systems: Mapping[str, System], metrics: Sequence[str], workers: int = 1, progress: bool = False, apart: bool = False
+    systems: Mapping[str, System],
+    metrics: Sequence[str],
+    workers: int = 1,
+    progress: bool = False,
+    apart: bool = False,
+    problems: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Evaluation]:
     """Score several systems (name → pairs, denoise) with one pool of processes; see `evaluate`.
 
-    `apart` starts a process for one worker too, so that a crash of a metric costs its file alone.
+    `apart` starts a process for one worker too, so that a crash of a metric costs its file alone. `problems` of
+    `find_pairs` are logged and in `failed` of each system.
     """
     if not metrics:
         raise ValueError(f"no metrics given; choose from {', '.join(COLUMNS)}")
@@ -146,10 +154,12 @@ def evaluate_systems(
         if repeated := [file for file, count in Counter(pair.name for pair in pairs).items() if count > 1]:
             raise ValueError(f"{name}: several pairs share one name: {', '.join(repeated)}")
     metrics = [name for name in COLUMNS if name in metrics]
+    for path, reason in problems.items():
+        logger.warning("%s: not scored: %s", path, reason)
     jobs = [(name, pair) for name, (pairs, _) in systems.items() for pair in pairs]
     denoisers = {name: denoise for name, (_, denoise) in systems.items()}
     rows: dict[tuple[str, str], dict[str, float]] = {}
-    failed: dict[str, dict[str, str]] = {name: {} for name in systems}
+    failed = {name: dict(problems) for name in systems}
     with Bar(total=len(jobs), desc="evaluating", unit="file", quiet=not progress) as bar:
         for name, pair, row, reason in _run_jobs(
             jobs, denoisers, metrics, 0 if workers == 1 and not apart else min(workers, len(jobs))

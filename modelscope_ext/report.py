@@ -6,9 +6,10 @@ The page embeds everything it shows and loads nothing.
 import base64
 import math
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jinja2
@@ -44,15 +45,18 @@ class Source(NamedTuple):
     clean: Path | None = None
 
 
-def collect(given: str | Path, reference: str | Path | None = None) -> list[Source]:
+def collect(
+    given: str | Path, reference: str | Path | None = None, problems: dict[str, str] | None = None
+) -> list[Source]:
     """Return the files of a page.
 
     Args:
         given: an audio file or a folder of them.
         reference: the clean file or the folder of clean files; see `match_pairs`.
+        problems: gets the reason for each folder or file that cannot be used, by its path. None raises.
 
     Raises:
-        AudioError: there is no audio or files have no partner.
+        AudioError: there is no audio, or there are such files and no `problems`.
     """
     given, reference = Path(given), None if reference is None else Path(reference)
     if reference is not None and not reference.exists():
@@ -62,16 +66,27 @@ def collect(given: str | Path, reference: str | Path | None = None) -> list[Sour
             raise AudioError(f"{reference}: is a folder; the reference of a file is a file")
         return [Source(printable(given.name), given, reference)]
     if reference is None:
-        if not (files := audio_files(given)):
+        files = audio_files(given, found := {})
+        sources = [Source(printable(path.relative_to(given).as_posix()), path) for path in files]
+        if not sources and not found:
             raise AudioError(f"{given}: no audio files in this folder")
-        return [Source(printable(path.relative_to(given).as_posix()), path) for path in files]
-    pairs, problems = match_pairs(given, reference)
-    if problems:
-        raise ProblemsError(f"{given}: {len(problems)} problem(s); nothing was written", problems)
-    return [Source(printable(pair.names[0]), pair.noisy, pair.clean) for pair in pairs]
+    else:
+        pairs, found = match_pairs(given, reference)
+        sources = [Source(printable(pair.names[0]), pair.noisy, pair.clean) for pair in pairs]
+    if found and (problems is None or not sources):
+        raise ProblemsError(f"{given}: {len(found)} problem(s); nothing was written", found)
+    if problems is not None:
+        problems |= found
+    return sources
 
 
-def write_page(page: str | Path, sources: Iterable[Source], denoiser: Denoiser, model: str) -> dict[str, str]:
+def write_page(
+    page: str | Path,
+    sources: Iterable[Source],
+    denoiser: Denoiser,
+    model: str,
+    problems: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, str]:
     """Denoise files and write the page; memory does not grow with their number or length.
 
     Args:
@@ -79,9 +94,10 @@ def write_page(page: str | Path, sources: Iterable[Source], denoiser: Denoiser, 
         sources: the files.
         denoiser: the denoiser of the files.
         model: name of the model on the page.
+        problems: reason for each file that could not be used before.
 
     Returns:
-        File → why it could not be used; the page lists these too.
+        File → why it could not be used, with `problems`; the page lists these too.
 
     Raises:
         ModuleNotFoundError: matplotlib is missing.
@@ -91,7 +107,7 @@ def write_page(page: str | Path, sources: Iterable[Source], denoiser: Denoiser, 
     page = Path(page)
     if page.is_dir():
         raise AudioError(f"{page}: is a folder, but the page is a file")
-    failed: dict[str, str] = {}
+    failed = {printable(name): printable(reason) for name, reason in problems.items()}
     entries: list[_Entry] = []
     with tempfile.TemporaryDirectory() as folder:
         for number, source in enumerate(sources, 1):

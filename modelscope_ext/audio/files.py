@@ -1,5 +1,6 @@
 """Audio files and videos in folders."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from modelscope_ext.audio import mp3
 from modelscope_ext.audio.containers import ASF, EBML
 from modelscope_ext.audio.encoders import MUXERS
 from modelscope_ext.audio.headers import WAVE_64
+
+logger = logging.getLogger(__name__)
 
 #: Suffixes of audio and video files that are written, and of all.
 WRITTEN = frozenset((".wav", ".wave", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"))
@@ -23,26 +26,30 @@ PACKET, MOST_FRAME = 188, 8194
 BEGINNINGS = (b"RF64", b"fLaC", b"OggS", b"ID3", b"caff", b".snd", b"#!AMR", b"FLV\1", EBML, ASF, WAVE_64)
 
 
-def audio_files(folder: Path, unreadable: list[str] | None = None) -> list[Path]:
-    """Return all audio and video files below a folder in sorted order; skip hidden ones and links to folders.
+def audio_files(folder: Path, unreadable: dict[str, str]) -> list[Path]:
+    """Return all audio and video files below a folder, by suffix or content, in sorted order; skip hidden ones.
+
+    A link to a folder elsewhere is not followed, with a warning.
 
     Args:
         folder: to search.
-        unreadable: gets a line for each folder that cannot be read, and for each pipe or link to nothing with the name
-            of an audio file. With it, files of other names are returned too if their content is audio or video.
+        unreadable: gets the reason for each folder that cannot be read, and for each pipe or link to nothing with the
+            name of an audio file, by its path.
     """
-    found = []
+    found, real = [], Path(os.path.realpath(folder))
 
     def note(error: OSError) -> None:
-        if unreadable is not None:
-            unreadable.append(f"{error.filename}: cannot be read ({error.strerror})")
+        unreadable[os.fsdecode(error.filename)] = f"cannot be read ({error.strerror})"
 
     for place, folders, names in os.walk(folder, onerror=note):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        for link in filter(Path.is_symlink, (Path(place, name) for name in folders)):
+            target = link.resolve()
+            if not (target.is_relative_to(real) or real.is_relative_to(target)):
+                logger.warning("%s: a link to a folder is not followed; it can be an input of its own", link)
         files = [Path(place, name) for name in names if not name.startswith(".")]
-        if unreadable is not None:
-            unreadable += [f"{f}: is no file" for f in files if f.suffix.lower() in SUFFIXES and not f.is_file()]
-        found += [f for f in files if f.is_file() and (_is_named(f) or (unreadable is not None and _is_media(f)))]
+        unreadable |= {str(f): "is no file" for f in files if f.suffix.lower() in SUFFIXES and not f.is_file()}
+        found += [f for f in files if f.is_file() and (_is_named(f) or _is_media(f))]
     return sorted(found)
 
 

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 LOWEST, HIGHEST = -50.0, -5.0
 #: A recording that is quieter holds no speech, and is not made louder.
 NEAR_SILENCE = -60.0
+#: Peak in dB above which samples are scaled before they are measured: FFmpeg counts no more than +10 LUFS.
+LOUD_PEAK = 6.0
 #: Highest true peak of a result in dB, and how far below it the limiter aims at first.
 HIGHEST_PEAK, HEADROOM = -1.0, 0.5
 #: LU by which samples, and what a codec with loss makes of them, may miss their loudness.
@@ -103,9 +105,9 @@ def _level(track: "_Track", loudness: float, encoded: "Callable[[], _Meter] | No
         wanted += 0.0 if is_near else missing
         highest = min(highest, track.peak) - max(0.0, over + MARGIN)
     if over > 0 or not is_near:
-        limit = "its codec and a true peak of -1 dB" if encoded else "a true peak of -1 dB"
+        limit = "its codec and a true peak of -1 dB permit" if encoded else "a true peak of -1 dB permits"
         peak = f" at a true peak of {found.peak:.1f} dB" if over > 0 else ""
-        logger.warning("%s: %s permit %.1f LUFS only%s", track.name, limit, found.loudness, peak)
+        logger.warning("%s: %s %.1f LUFS only%s", track.name, limit, found.loudness, peak)
 
 
 def _encoded(track: "_Track", source: AudioFile, target: Path, form: Form) -> "_Meter":
@@ -115,10 +117,7 @@ def _encoded(track: "_Track", source: AudioFile, target: Path, form: Form) -> "_
             for block in track.samples():
                 writer.write(block, source.track)
         with open_audio(out, warn=False) as file:
-            meter = _Meter(file.sample_rate, file.channels)
-            for block in itertools.chain(file.blocks(BLOCK_S), (None,)):
-                meter.add(block)
-    return meter
+            return _measured(file.blocks(BLOCK_S), file.sample_rate, file.channels)
 
 
 class _Track:
@@ -135,6 +134,10 @@ class _Track:
         self.name, self._form = source.name, (source.sample_rate, source.channels)
         self._store, self._limited = store, limited
         self.before = _kept(blocks, store, *self._form)
+        if (peak := self.before.peak) > LOUD_PEAK:
+            scale = np.float32(10 ** (-peak / 20))
+            scaled = _measured((block * scale for block in _stored(store, *self._form)), *self._form)
+            self.before.loudness = scaled.loudness + peak
         self.loudness, self.peak, self.reached = self.before.loudness, self.before.peak, True
         self._file, self._gain = store, 0.0
         self._push = self._room = 0.0  # dB that the limiter needed beyond a gain and below a peak
@@ -224,6 +227,14 @@ class _Meter:
 
     def _raise_peak(self, peak: float) -> None:
         self.peak = max(self.peak, 20 * math.log10(peak) if peak else -math.inf)
+
+
+def _measured(blocks: Iterable[np.ndarray], sample_rate: int, channels: int) -> _Meter:
+    """Return the meter of all blocks."""
+    meter = _Meter(sample_rate, channels)
+    for block in itertools.chain(blocks, (None,)):
+        meter.add(block)
+    return meter
 
 
 def _limited(

@@ -1,10 +1,10 @@
 """Manifest of a batch: `manifest.jsonl` beside the results, a row (a line of JSON) for each file.
 
 path: of the result, below the output folder; source: URL; status: "done" or "failed"; reason: of a failure; warnings:
-texts, null without; duration: of the audio in s; seconds: spent on it; sha256, result_size, result_stamp: of the
-result; size, stamp: of the source when it was listed; model: SHA-256 over the model's files; noisy_share: part of the
-input that is left in; band: that of `Denoiser`. A stamp is the storage's version tag: an ETag or a checksum if it has
-one, else a time.
+texts, null without; duration: of the audio in s; noise_fell_db: dB by which the noise fell; seconds: spent on it;
+sha256, result_size, result_stamp: of the result; size, stamp: of the source when it was listed; model: SHA-256 over
+the model's files; noisy_share: part of the input that is left in; band: that of `Denoiser`. A stamp is the storage's
+version tag: an ETag or a checksum if it has one, else a time.
 """
 
 import hashlib

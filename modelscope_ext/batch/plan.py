@@ -1,6 +1,5 @@
 """Plan of a batch: which file becomes which, on a disk or on any storage that fsspec reads."""
 
-import logging
 import os
 import posixpath
 import re
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 
-logger = logging.getLogger(__name__)
 #: Of a file name; a folder such as `talks.2026-11` has no such suffix.
 SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}")
 
@@ -40,7 +38,7 @@ class Job:
 
 
 def plan(
-    inputs: Iterable[Path | str], output: Path | str, unreadable: list[str] | None = None, *, cluster: bool = False
+    inputs: Iterable[Path | str], output: Path | str, unreadable: dict[str, str], *, cluster: bool = False
 ) -> list[Job]:
     """Return a job for every input file and every audio file in the input folders.
 
@@ -48,12 +46,12 @@ def plan(
         inputs: audio files and folders; paths or URLs for a cluster.
         output: folder that mirrors the input folders. For one input file it may be a file name; a name with a suffix
             is one unless there is such a folder.
-        unreadable: gets a line for each folder that cannot be read; without it they are logged as warnings.
+        unreadable: gets the reason for each folder or file that cannot be read, by its path as given.
         cluster: plan for other machines. The output is always a folder. A missing input raises and so does one that
             would be overwritten; otherwise only that job fails later.
 
     Raises:
-        AudioError: an input folder has no audio, two inputs share a result, a result would overwrite another input,
+        AudioError: no input has audio, two inputs share a result, a result would overwrite another input,
             the output is a file or cannot be written.
         ValueError: the storage of a URL is unknown or not installed.
     """
@@ -64,11 +62,10 @@ def plan(
         return [Job(posixpath.basename(out.path), Path(places[0].given), Path(output))]
     if out.fs.exists(out.path) and not out.fs.isdir(out.path):
         raise AudioError(f"{output}: is a file, but the output must be a folder")
-    problems: list[str] = [] if unreadable is None else unreadable
     jobs: dict[str, Job] = {}
     read: dict[object, str] = {}  # every input, and the path of its result
     for place in places:
-        for file, info in _files(place, out, cluster, problems).items():
+        for file, info in _files(place, out, cluster, unreadable).items():
             path = file[len(place.path) :].lstrip("/") or posixpath.basename(file)
             source, target = (p.name(f, cluster) for p, f in ((place, file), (out, f"{out.path}/{path}")))
             if path in jobs:
@@ -77,9 +74,9 @@ def plan(
                 raise AudioError(f"{target}: would overwrite its own input")
             jobs[path] = Job(path, source, target, info.get("size"), version_tag(info))
             read[place.identity(file)] = path
+    if not jobs:
+        raise AudioError("; ".join(map(": ".join, unreadable.items())))
     _require_apart(jobs, read, out)
-    for problem in problems if unreadable is None else ():
-        logger.warning("%s", problem)
     return list(jobs.values())
 
 
@@ -119,18 +116,20 @@ class _Place(NamedTuple):
         return file_identity(file) if is_local(self.fs) else self.real(file)
 
 
-def _files(place: _Place, out: _Place, cluster: bool, unreadable: list[str]) -> dict[str, dict]:
+def _files(place: _Place, out: _Place, cluster: bool, unreadable: dict[str, str]) -> dict[str, dict]:
     """Return file info by path for an input: the file itself or the audio in the folder but outside the output."""
     fs, root = place.fs, place.path
     if fs.isdir(root):
-        files = list_audio(fs, root, unreadable)
+        files = list_audio(fs, root, hidden := {})
+        own = {str(place.name(path, False)): reason for path, reason in hidden.items()}
+        unreadable |= own
         results, folder = out.real(out.path), place.real(root)
         if cluster and results == folder:
             raise AudioError(f"{place.given}: is the output folder")
         if results.startswith(folder.rstrip("/") + "/"):
             files = {file: info for file, info in files.items() if not place.real(file).startswith(results + "/")}
-        if not files:
-            raise AudioError("; ".join(unreadable) or f"{place.given}: no audio files in this folder")
+        if not files and not own:
+            unreadable[str(place.given)] = "no audio files in this folder"
     elif cluster and not fs.exists(root):
         raise AudioError(f"{place.given}: no such file")
     else:

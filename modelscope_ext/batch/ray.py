@@ -25,7 +25,7 @@ from modelscope_ext.inference.denoiser import Denoiser
 
 #: Limits of the files that a worker takes at a time, and repeats if it is killed.
 FILES, BYTES = 16, 2**26
-RESULT_COLUMNS = ("reason", "warnings", "duration", "seconds", "sha256", "result_size", "result_stamp")
+RESULT_COLUMNS = ("reason", "warnings", "duration", "noise_fell_db", "seconds", "sha256", "result_size", "result_stamp")
 #: A file that has killed so many workers is not given to another one.
 MAX_CRASHES = 3
 
@@ -43,6 +43,7 @@ class Batch:
     Attributes:
         jobs: that `run` will do.
         left_out: number of files that are done already.
+        unreadable: reason for each folder or file that cannot be read, by its path.
 
     Raises:
         AudioError: there is nothing to do or two inputs would become one result.
@@ -61,7 +62,8 @@ class Batch:
         if device not in (None, "cpu", "cuda"):
             raise ValueError(f"Ray gives each worker its GPU: the device is cpu or cuda, got {device}")
         self.device = device
-        jobs = plan(inputs, output, cluster=True)
+        self.unreadable: dict[str, str] = {}
+        jobs = plan(inputs, output, self.unreadable, cluster=True)
         if isinstance(model, Path) or (model is not None and Path(model).exists()):
             model = Path(model).absolute()  # workers have another current folder
         denoiser = Denoiser(model, **strength)  # raises here if the model cannot be used
@@ -111,7 +113,8 @@ class Batch:
         # The counter is safest on this machine: without it the batch ends anyway.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         crashes = ray.remote(num_cpus=0, scheduling_strategy=here)(CrashCounter).remote()
-        tables = [pyarrow.Table.from_pylist([asdict(job) for job in block]) for block in blocks]
+        # as JSON: a column of strings takes no names outside UTF-8
+        tables = [pyarrow.Table.from_pylist([{"job": json.dumps(asdict(job))} for job in block]) for block in blocks]
         dataset = ray.data.from_arrow(tables).map(
             Worker,
             fn_constructor_kwargs={**self.worker, "crashes": crashes},
@@ -147,9 +150,9 @@ class Worker:
         self.denoiser = Denoiser(**options)
         self.settings, self.crashes = settings, crashes
 
-    def __call__(self, job: dict[str, Any]) -> dict[str, str]:
-        """Denoise the file of a `Job` given as a dictionary and return its manifest row as JSON."""
-        start = time.perf_counter()
+    def __call__(self, given: dict[str, str]) -> dict[str, str]:
+        """Denoise the file of a `Job` given as JSON and return its manifest row as JSON."""
+        start, job = time.perf_counter(), json.loads(given["job"])
         source, target = job["source"], job["target"]
         row = {"path": job["path"], "status": "failed", **dict.fromkeys(RESULT_COLUMNS)}
         row |= {"source": source, "size": job["size"], "stamp": job["stamp"], **self.settings}
@@ -174,7 +177,6 @@ class Worker:
     def denoise(self, source: str, target: str) -> dict[str, Any]:
         """Denoise a URL into another and return columns of the row. Remote files pass through a temporary folder."""
         (source_fs, source_path), (target_fs, target_path) = resolve(source), resolve(target)
-        durations: list[float] = []
         with tempfile.TemporaryDirectory(prefix="modelscope-ext-") as folder:
             noisy, clean = Path(source_path), Path(target_path)
             if not is_local(source_fs):
@@ -185,7 +187,7 @@ class Worker:
                 clean = Path(folder, "out", clean.name)
             try:
                 with _warnings() as warnings:
-                    self.denoiser.file(noisy, clean, durations.append, loudness=self.settings.get("loudness"))
+                    report = self.denoiser.file(noisy, clean, loudness=self.settings.get("loudness"))
             except AudioError as error:
                 raise AudioError(str(error).replace(str(noisy), source).replace(str(clean), target)) from error
             with clean.open("rb") as file:
@@ -194,8 +196,9 @@ class Worker:
                 upload(target_fs, clean, target_path)
         info = target_fs.info(target_path)
         result = {"sha256": digest, "result_size": info["size"], "result_stamp": version_tag(info)}
+        result |= {"duration": round(report.seconds, 3), "noise_fell_db": report.noise_fell_db}
         texts = [text.replace(str(noisy), source).replace(str(clean), target) for text in warnings]
-        return {"warnings": texts or None, "duration": round(sum(durations), 3), **result}
+        return {"warnings": texts or None, **result}
 
 
 @contextmanager

@@ -62,10 +62,10 @@ def list_files(fs: "AbstractFileSystem", root: str) -> dict[str, dict]:
     return fs.find(root, detail=True) if fs.exists(root) else {}
 
 
-def list_audio(fs: "AbstractFileSystem", root: str, unreadable: list[str]) -> dict[str, dict]:
+def list_audio(fs: "AbstractFileSystem", root: str, unreadable: dict[str, str]) -> dict[str, dict]:
     """Return fsspec's info for every audio file under `root` by sorted path without hidden files.
 
-    On a disk the info is empty, and `unreadable` gets a line for each folder that cannot be read.
+    On a disk the info is empty, and `unreadable` gets what cannot be read; see `audio_files`.
     """
     if is_local(fs):
         return {file.as_posix(): {} for file in audio_files(Path(root), unreadable)}

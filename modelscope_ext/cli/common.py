@@ -51,6 +51,27 @@ def configure_logging(quiet: bool) -> None:
 
 
 @contextmanager
+def messages_without(text: str) -> Iterator[None]:
+    """Leave a text out of the log in the block: the name of a temporary folder means nothing to a user."""
+
+    def shorten(record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                each if isinstance(each, (int, float)) else str(each).replace(text, "") for each in record.args
+            )
+        return True
+
+    handlers = list(logging.getLogger().handlers)
+    for handler in handlers:
+        handler.addFilter(shorten)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(shorten)
+
+
+@contextmanager
 def standard_output() -> Iterator[None]:
     """Flush standard output after the block; raise OSError that names it where it takes no more."""
     try:

@@ -102,23 +102,36 @@ def _strength(args: argparse.Namespace) -> dict[str, Any]:
     return {"wet": wet, "attenuation_limit_db": args.attenuation_limit, "band": args.band}
 
 
+def _refuse_cluster(args: argparse.Namespace) -> None:
+    """Raise ValueError for an option or a URL that only Ray can use."""
+    if args.inputs == [STDIN] and args.engine == "ray":
+        raise ValueError("--engine ray does not read standard input")
+    if args.workers is not None or args.ray_address is not None:
+        raise ValueError("--workers and --ray-address are for --engine ray")
+    if urls := [place for place in (*args.inputs, args.output) if isinstance(place, str)]:
+        raise ValueError(f"{urls[0]}: URLs need --engine ray")
+
+
 def _run_on_pipe(args: argparse.Namespace) -> None:
     """Denoise standard input."""
+    if args.spectrogram:
+        raise ValueError("--spectrogram takes one input file, which standard input is not")
+    _refuse_cluster(args)
     target, start = None if args.output in (None, STDIN) else args.output, time.monotonic()
+    if args.skip_existing and target and target.exists():
+        logger.info("%s", _last_line([], 1, 0, 0.0, target))
+        return
     denoiser = Denoiser(args.model, args.device, **_strength(args))
     with _Bar(total=0, quiet=args.quiet) as bar:
-        report = denoise_pipe(denoiser, target, args.loudness, bar)
+        report = denoise_pipe(denoiser, target, bar, track=args.track, loudness=args.loudness)
         bar.correct(report.seconds - (bar.total or 0))
     logger.info("%s", _last_line([report], 0, 0, time.monotonic() - start, target or "standard output"))
 
 
 def _run_locally(args: argparse.Namespace) -> tuple[int, int]:
     """Denoise on this computer; return the number of failed files and of all."""
-    if args.workers is not None or args.ray_address is not None:
-        raise ValueError("--workers and --ray-address are for --engine ray")
-    if urls := [place for place in (*args.inputs, args.output) if isinstance(place, str)]:
-        raise ValueError(f"{urls[0]}: URLs need --engine ray")
-    hidden: list[str] = []
+    _refuse_cluster(args)
+    hidden: dict[str, str] = {}
     jobs = plan(args.inputs, args.output, hidden)
     if args.spectrogram and len(jobs) != 1:
         raise ValueError(f"--spectrogram takes one input file, got {len(jobs)}")
@@ -128,9 +141,9 @@ def _run_locally(args: argparse.Namespace) -> tuple[int, int]:
     denoiser = Denoiser(args.model, args.device, **_strength(args))
     headers = Bar(wanted, desc="reading headers", unit="file", quiet=args.quiet, leave=False, delay=2)
     seconds, unreadable = local.probe(headers)
-    for error in (*hidden, *unreadable.values()):
+    for error in (*map(": ".join, hidden.items()), *unreadable.values()):
         print_error(error)
-    failed, reports, start = len(unreadable), [], time.monotonic()
+    failed, reports, start = len(hidden) + len(unreadable), [], time.monotonic()
     with _Bar(total=sum(seconds.values()), quiet=args.quiet) as bar:
         for job, result in local.run(seconds, denoiser, bar.update, track=args.track, loudness=args.loudness):
             error = result if isinstance(result, AudioError) else None
@@ -143,7 +156,7 @@ def _run_locally(args: argparse.Namespace) -> tuple[int, int]:
                     _draw(args.spectrogram, job)
             _report(bar, job.source, job.target, error)
     logger.info("%s", _last_line(reports, len(jobs) - len(wanted), failed, time.monotonic() - start, args.output))
-    return failed + len(hidden), len(jobs) + len(hidden)
+    return failed, len(jobs) + len(hidden)
 
 
 def _last_line(reports: list[FileReport], skipped: int, failed: int, took: float, target: object) -> str:
@@ -194,18 +207,22 @@ def _run_on_ray(args: argparse.Namespace) -> tuple[int, int]:
     if args.workers is not None and args.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {args.workers}")
     batch = Batch(args.inputs, args.output, args.model, args.device, args.loudness, **_strength(args))
-    if batch.left_out:
-        logger.info("%d files are done already", batch.left_out)
-    failed = 0
+    for error in map(": ".join, batch.unreadable.items()):
+        print_error(error)
+    failed, reports, start = len(batch.unreadable), [], time.monotonic()
     with Bar(total=len(batch.jobs), unit="file", quiet=args.quiet) as bar:
         for row in batch.run(args.ray_address, args.workers):
             error = row["reason"] if row["status"] == "failed" else None
-            failed += error is not None
+            if error is None:
+                reports.append(FileReport(row["duration"], row["noise_fell_db"]))
+            else:
+                failed += 1
             for warning in row["warnings"] or ():
                 logger.warning("%s", warning)
             _report(bar, row["source"], row["path"], error)
             bar.update()
-    return failed, len(batch.jobs)
+    logger.info("%s", _last_line(reports, batch.left_out, failed, time.monotonic() - start, args.output))
+    return failed, len(batch.jobs) + len(batch.unreadable)
 
 
 def _report(bar: Bar, source: object, target: object, error: object) -> None:

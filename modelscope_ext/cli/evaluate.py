@@ -70,7 +70,11 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--margin needs a --baseline to compare with")
     margins = _parse_margins(args.margin or [], args.metrics)
     require(args.metrics)
-    noisy = find_pairs(args.pairs)
+    problems: dict[str, str] = {}
+    noisy = find_pairs(args.pairs, args.enhanced, problems)
+    enhanced = {pair.name: pair for pair in noisy}
+    if args.enhanced is not None:
+        noisy = [pair for pair in find_pairs(args.pairs, None, {}) if pair.name in enhanced]
     systems, sources = {"noisy": (noisy, None)}, {"noisy": str(args.pairs)}
     models = {"baseline": args.baseline} if args.baseline is not None else {}
     if args.enhanced is None:
@@ -79,12 +83,13 @@ def run(args: argparse.Namespace) -> None:
         systems[name] = noisy, Denoiser(model or None, args.device)
         sources[name] = model or "the model in this package"
     if args.enhanced is not None:
-        systems["enhanced"], sources["enhanced"] = (find_pairs(args.pairs, args.enhanced), None), str(args.enhanced)
+        systems["enhanced"] = [enhanced[pair.name] for pair in noisy], None
+        sources["enhanced"] = str(args.enhanced)
     scored = [path for pairs, _ in systems.values() for pair in pairs for path in (pair.noisy, pair.clean)]
     require_apart([args.json, args.csv], [args.model, args.baseline or None, *scored])
     for path in filter(None, (args.json, args.csv)):
         path.parent.mkdir(parents=True, exist_ok=True)
-    results = evaluate_systems(systems, args.metrics, args.workers, not args.quiet, apart=True)
+    results = evaluate_systems(systems, args.metrics, args.workers, not args.quiet, True, problems)
     gate = regression_gate(results[1], results[2], margins) if args.baseline is not None else None
     if args.json:
         _write_json(args.json, results, sources, gate)
@@ -92,10 +97,10 @@ def run(args: argparse.Namespace) -> None:
         _write_csv(args.csv, results)
     scored_systems = printable("; ".join(f"{name}: {source}" for name, source in sources.items()))
     print_result(f"{len(noisy)} files; {METHOD}\n{scored_systems}\n", to_markdown(results))
-    problems = [f"refused: {reason}" for reason in gate or []]
-    problems += [f"{each.name}: {len(each.failed)} file(s) could not be scored" for each in results if each.failed]
-    if problems:
-        raise ValueError("; ".join(problems))
+    refused = [f"refused: {reason}" for reason in gate or []]
+    refused += [f"{each.name}: {len(each.failed)} file(s) could not be scored" for each in results if each.failed]
+    if refused:
+        raise ValueError("; ".join(refused))
 
 
 def _cores() -> int:
@@ -163,7 +168,7 @@ def _write_csv(path: Path, results: Sequence[Evaluation]) -> None:
         table = csv.writer(out, lineterminator="\n")
         table.writerow(["file", "system", *metrics])
         for each in results:
-            for file, row in each.rows.items():
+            for file, row in ({file: {} for file in each.failed} | each.rows).items():
                 values = [row.get(name, math.nan) for name in metrics]
                 cells = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
                 table.writerow([table_cell(file), each.name, *cells])

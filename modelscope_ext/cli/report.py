@@ -39,14 +39,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the page. Raise AudioError if a file failed."""
-    sources = collect(args.input, args.reference)
+    problems: dict[str, str] = {}
+    sources = collect(args.input, args.reference, problems)
     require_apart([args.output], [args.model, *(path for each in sources for path in (each.noisy, each.clean))])
     denoiser = Denoiser(args.model, args.device)
     model = f"{args.model or 'the model in modelscope-ext'}, modelscope-ext {__version__}"
     with Bar(sources, desc="report", unit="file", quiet=args.quiet) as bar:
-        failed = write_page(args.output, bar, denoiser, model)
+        failed = write_page(args.output, bar, denoiser, model, problems)
     for name, reason in failed.items():
         logger.warning("%s: %s", name, reason)
     if failed:
-        raise AudioError(f"{len(failed)} of {len(sources)} files failed; {args.output} shows the others")
+        total = len(sources) + len(problems)
+        raise AudioError(f"{len(failed)} of {total} files failed; {args.output} shows the others")
     logger.info("%s: %d file(s), %.1f MB", args.output, len(sources), args.output.stat().st_size / 1e6)

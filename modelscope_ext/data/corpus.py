@@ -6,6 +6,7 @@ Clips are 16-bit mono at one rate, end to end in `<name>.pcm`, with `<name>.json
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,19 +73,21 @@ def load_corpus(
     folder, cache = Path(folder), Path(cache)
     if not folder.is_dir():
         raise AudioError(f"{folder}: no such folder")
-    files = audio_files(folder)
+    unreadable: dict[str, str] = {}
+    files = audio_files(folder, unreadable)
     facts = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     key = hashlib.sha256(json.dumps([str(folder.resolve()), sample_rate, facts]).encode()).hexdigest()[:16]
     index = cache / f"{folder.name}-{key}.json"
     if not index.exists():
         _decode(folder, files, index, sample_rate, progress)
     found = json.loads(index.read_text())
-    for name, reason in found["left_out"].items():
+    left_out = {os.path.relpath(path, folder): reason for path, reason in unreadable.items()} | found["left_out"]
+    for name, reason in left_out.items():
         logger.warning("left out %s: %s", folder / name, reason)
     if not found["names"]:
         raise AudioError(f"{folder}: none of its {len(files)} audio files is usable")
     pcm = np.memmap(index.with_suffix(".pcm"), np.int16, "r")
-    return Corpus(pcm, np.array(found["starts"]), found["names"], found["left_out"], sample_rate)
+    return Corpus(pcm, np.array(found["starts"]), found["names"], left_out, sample_rate)
 
 
 def _decode(folder: Path, files: list[Path], index: Path, sample_rate: int, progress: Callable) -> None:

@@ -265,6 +265,7 @@ def _clips(audio: list[np.ndarray], names: list[str], type: pyarrow.StructType) 
     ends = np.cumsum([0, *map(len, audio)], dtype=np.int32)
     arrays = pyarrow.ListArray.from_arrays(ends, np.concatenate(audio).astype(np.float32, copy=False))
     rates = pyarrow.array([SAMPLE_RATE] * len(names), pyarrow.int32())
+    names = [name.encode(errors="backslashreplace").decode() for name in names]  # those outside UTF-8
     return pyarrow.StructArray.from_arrays([arrays, rates, pyarrow.array(names, pyarrow.string())], fields=list(type))
 
 

@@ -47,13 +47,14 @@ def match_pairs(noisy_dir: str | Path, clean_dir: str | Path) -> tuple[list[Pair
     Raises:
         AudioError: a folder is missing or has no audio.
     """
-    folders = Path(noisy_dir), Path(clean_dir)
-    noisy, clean = files = [_names(folder) for folder in folders]
+    folders, unreadable = (Path(noisy_dir), Path(clean_dir)), {}
+    noisy, clean = files = [_names(folder, unreadable) for folder in folders]
     for folder, names in zip(folders, files, strict=True):
         if not names:
-            raise AudioError(f"{folder}: no audio files in this folder")
+            reason = f"{folder}: no audio files in this folder"
+            raise AudioError("; ".join([reason, *map(": ".join, unreadable.items())]))
     pairs, problems = _match(noisy, clean, *folders)
-    return sorted(pairs, key=lambda pair: Path(pair.names[1])), dict(sorted(problems.items()))
+    return sorted(pairs, key=lambda pair: Path(pair.names[1])), dict(sorted((unreadable | problems).items()))
 
 
 def find_partners(folder: str | Path) -> tuple[list[Pair], dict[str, str]]:
@@ -62,35 +63,49 @@ def find_partners(folder: str | Path) -> tuple[list[Pair], dict[str, str]]:
     Raises:
         AudioError: the folder is missing or holds no pairs.
     """
-    return _match(*_layout(Path(folder)))
+    unreadable: dict[str, str] = {}
+    pairs, problems = _match(*_layout(Path(folder), unreadable))
+    return pairs, unreadable | problems
 
 
-def find_pairs(folder: str | Path, enhanced: str | Path | None = None) -> list[Pair]:
+def find_pairs(
+    folder: str | Path, enhanced: str | Path | None = None, problems: dict[str, str] | None = None
+) -> list[Pair]:
     """Return the checked pairs of a folder for scoring.
 
     Args:
         folder: contains the folders `noisy` and `clean` for `match_pairs`. Or all files are in it and are named as in
             the DNS challenge: `…fileid_7.wav` belongs to `clean_fileid_7.wav`.
         enhanced: a folder of enhanced files with the names of the noisy ones. They replace `Pair.noisy`.
+        problems: gets the reason for each file that is unusable (`check_pairs`) or has no partner, by its path; its
+            pair is left out. None raises.
 
     Raises:
-        AudioError: a file is unusable (`check_pairs`) or has no partner. The message lists all problems.
+        AudioError: there is such a file and no `problems`, or no pair is left. The message lists all problems.
     """
     folder = Path(folder)
-    pairs, problems = find_partners(folder)
-    for checked in check_pairs(pairs):
-        problems |= checked.problems
+    pairs, found = find_partners(folder)
+    pairs = _usable(pairs, found)
     if enhanced is not None:
         noisy = {Path(pair.name): pair.noisy for pair in pairs}
-        matched, missing, _ = _partners(noisy, _names(Path(enhanced)), "enhanced", Path(enhanced))
+        matched, missing, _ = _partners(noisy, _names(Path(enhanced), found), "enhanced", Path(enhanced))
+        found |= missing
         by_name = {Path(pair.name): pair for pair in pairs}
-        pairs = [replace(by_name[name], noisy=Path(enhanced, other)) for name, other in matched]
-        for checked in check_pairs(pairs):
-            problems |= checked.problems
-        problems |= missing
-    if problems:
-        raise ProblemsError(f"{folder}: {len(problems)} problem(s); nothing was computed", problems)
+        pairs = _usable([replace(by_name[name], noisy=Path(enhanced, other)) for name, other in matched], found)
+    if found and (problems is None or not pairs):
+        raise ProblemsError(f"{folder}: {len(found)} problem(s); nothing was computed", found)
+    if problems is not None:
+        problems |= found
     return pairs
+
+
+def _usable(pairs: list[Pair], problems: dict[str, str]) -> list[Pair]:
+    """Return the pairs without problems; the others' are added to `problems`."""
+    good = []
+    for pair, checked in zip(pairs, check_pairs(pairs), strict=True):
+        problems |= checked.problems
+        good += [] if checked.problems else [pair]
+    return good
 
 
 def check_pairs(
@@ -138,31 +153,30 @@ def _check(pair: Pair, sample_rate: int | None) -> CheckedPair:
     return CheckedPair(min(lengths, default=0), tuple(rates), problems)
 
 
-def _layout(folder: Path) -> tuple[Names, Names, Path, Path]:
+def _layout(folder: Path, unreadable: dict[str, str]) -> tuple[Names, Names, Path, Path]:
     """Return the noisy and the clean files of a folder and where they are."""
     if not folder.is_dir():
         raise AudioError(f"{folder}: no such folder")
     noisy_dir, clean_dir = folder / "noisy", folder / "clean"
     if noisy_dir.is_dir() and clean_dir.is_dir():
-        noisy, clean = _names(noisy_dir), _names(clean_dir)
+        noisy, clean = (_names(each, unreadable) for each in (noisy_dir, clean_dir))
     else:
         noisy_dir = clean_dir = folder
-        names = _names(folder)
+        names = _names(folder, unreadable)
         with_id = {name: path for name, path in names.items() if _FILE_ID.search(name.stem)}
         clean = {name: path for name, path in with_id.items() if name.stem.startswith("clean_")}
         parts = re.compile(r"(clean|noise)_fileid_\d+")
         noisy = {name: path for name, path in with_id.items() if not parts.fullmatch(name.stem)}
     if not noisy or not clean:
-        raise AudioError(
-            f"{folder}: holds no pairs: neither audio in noisy/ and clean/, nor noisy_fileid_N and clean_fileid_N"
-        )
+        reason = f"{folder}: holds no pairs: neither audio in noisy/ and clean/, nor noisy_fileid_N and clean_fileid_N"
+        raise AudioError("; ".join([reason, *map(": ".join, unreadable.items())]))
     return noisy, clean, noisy_dir, clean_dir
 
 
-def _names(folder: Path) -> dict[Path, Path]:
+def _names(folder: Path, unreadable: dict[str, str]) -> dict[Path, Path]:
     if not folder.is_dir():
         raise AudioError(f"{folder}: no such folder")
-    return {path.relative_to(folder): path for path in audio_files(folder)}
+    return {path.relative_to(folder): path for path in audio_files(folder, unreadable)}
 
 
 def _match(noisy: Names, clean: Names, noisy_dir: Path, clean_dir: Path) -> tuple[list[Pair], dict[str, str]]:

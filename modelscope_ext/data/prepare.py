@@ -182,7 +182,7 @@ def _write_mixtures(
     for kind, folder in folders.items():
         if folder is not None and not folder.is_dir() and not (kind == "rooms" and folder.is_file()):
             raise AudioError(f"{folder}: no such folder")
-        inside = [] if folder is None else [folder] if folder.is_file() else audio_files(folder)
+        inside = [] if folder is None else [folder] if folder.is_file() else audio_files(folder, {})
         files[kind] = _file_facts((path.relative_to(folder).as_posix(), path) for path in inside)
     facts = {"count": count, "seed": seed, "config": asdict(config), "files": files}
 

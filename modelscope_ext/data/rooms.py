@@ -116,20 +116,21 @@ def load_rooms(
     source = Path(source)
     if source.is_file():
         return _stored_rooms(source)
-    rooms = []
-    files = [path for path in audio_files(source) if not any(map(path.relative_to(source).match, leave_out))]
+    rooms, left_out = [], {}
+    found = audio_files(source, left_out)
+    files = [path for path in found if not any(map(path.relative_to(source).match, leave_out))]
     for _, paths in itertools.groupby(files, room_name):
         responses = []
         for path in paths:
             try:
                 responses.append(align(read_mono(path, sample_rate)))
             except AudioError as error:
-                reason = str(error).removeprefix(f"{path}: ")
-                if problems is None:
-                    logger.warning("left out %s: %s", path, reason)
-                else:
-                    problems[str(path)] = reason
+                left_out[str(path)] = str(error).removeprefix(f"{path}: ")
         rooms += [responses] if responses else []
+    if problems is not None:
+        problems |= left_out
+    for path, reason in left_out.items() if problems is None else ():
+        logger.warning("left out %s: %s", path, reason)
     if not rooms:
         raise AudioError(f"{source}: no impulse response in this folder")
     return rooms

@@ -75,7 +75,7 @@ def test_pairs_in_dns_layout(tmp_path, clean, flat):
     assert [(pair.name, pair.clean.name) for pair in find_pairs(tmp_path)] == list(zip(names, references, strict=True))
 
 
-def test_all_bad_pairs_are_reported_before_any_computation(folder, clean):
+def test_all_bad_pairs_are_named_and_cost_their_own_scores_alone(folder, clean, tmp_path, capsys):
     noisy, reference = folder / "noisy", folder / "clean"
     audio = clean[:16000]
 
@@ -93,10 +93,15 @@ def test_all_bad_pairs_are_reported_before_any_computation(folder, clean):
     soundfile.write(noisy / "left.wav", audio, RATE)
     soundfile.write(reference / "right.wav", audio, RATE)
     soundfile.write(reference / "a.flac", audio, RATE)
-    calls = []
+    files = {"--json": tmp_path / "o.json", "--csv": tmp_path / "o.csv"}
+    assert command("--pairs", folder, "--metrics", "si_sdr", *(each for pair in files.items() for each in pair)) == 1
+    assert "noisy: 9 file(s) could not be scored" in capsys.readouterr().err
+    (system, _) = json.loads(files["--json"].read_text())["systems"]
+    assert list(system["files"]) == ["b.wav", "deep/c.flac"]
+    assert len(system["failed"]) == 9
+    assert f"{noisy}/left.wav,noisy,\n" in files["--csv"].read_text()
     with pytest.raises(AudioError) as caught:
-        evaluate(folder, lambda *_: calls.append(1), FAST)
-    assert not calls
+        find_pairs(folder)
     lines = str(caught.value).splitlines()
     assert f"{folder}: 9 problem(s)" in lines[0]
     for line, message in zip(

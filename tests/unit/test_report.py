@@ -170,6 +170,20 @@ def test_a_bad_file_is_reported_and_the_others_are_shown(folder, capsys, caplog)
     assert "empty.wav: has no samples" in page.text
 
 
+@pytest.mark.parametrize("reference", [False, True])
+def test_files_that_cannot_be_read_are_named_and_those_without_a_suffix_shown(tmp_path, noisy, reference, capsys):
+    for kind in ("noisy", "clean"):
+        (tmp_path / kind).mkdir()
+        soundfile.write(tmp_path / kind / "voice", noisy[:16000], RATE, format="WAV")
+    (tmp_path / "noisy" / "gone.wav").symlink_to("nowhere")
+    options = ["--reference", tmp_path / "clean"] if reference else []
+    assert report(tmp_path / "noisy", "-o", tmp_path / "page.html", *options) == 1
+    assert "1 of 2 files failed" in capsys.readouterr().err
+    page = Page(tmp_path / "page.html")
+    assert f"{tmp_path}/noisy/gone.wav: is no file" in page.text
+    assert len(page.sounds) == 2 + reference
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -238,9 +252,9 @@ def test_silence_has_no_estimate(tmp_path):
 @pytest.mark.slow
 def test_the_error_of_the_estimate_is_as_documented(tmp_path, denoiser):
     """Check 90 mixtures at 0 … 15 dB; the docstring's figures come from 300."""
-    speech = [read_mono(path, RATE) for path in audio_files(SHARED / "data" / "valid_speech")]
+    speech = [read_mono(path, RATE) for path in audio_files(SHARED / "data" / "valid_speech", {})]
     speech = [audio[: 4 * RATE] for audio in speech if len(audio) >= 4 * RATE]
-    noises = [read_mono(path, RATE) for path in audio_files(SHARED / "data" / "valid_noise")]
+    noises = [read_mono(path, RATE) for path in audio_files(SHARED / "data" / "valid_noise", {})]
     rng, errors = np.random.default_rng(0), []
     for index in range(90):
         voice, noise, snr = speech[index % len(speech)], noises[index % len(noises)], rng.uniform(0, 15)

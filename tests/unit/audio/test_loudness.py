@@ -48,6 +48,12 @@ def test_a_result_has_the_loudness_and_no_true_peak_above_minus_one(denoiser, tm
     assert true_peak_db(audio) <= -1
 
 
+def test_floats_far_above_full_scale_have_the_loudness(dry, tmp_path):
+    soundfile.write(tmp_path / "a.wav", speech(16000) * 32768, 16000, "FLOAT")
+    dry.file(tmp_path / "a.wav", tmp_path / "b.wav", loudness=-23)
+    assert loudness(read(tmp_path / "b.wav")[0], 16000) == pytest.approx(-23, abs=0.5)
+
+
 def test_a_gain_alone_changes_the_loudness_where_peaks_permit(dry, tmp_path):
     audio = speech(16000) * 0.3
     soundfile.write(tmp_path / "a.wav", audio, 16000, "FLOAT")

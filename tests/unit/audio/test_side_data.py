@@ -158,9 +158,9 @@ def test_files_without_a_suffix_are_found_by_content(tmp_path, kind):
     make(tmp_path / kind, *NOISY, "-t", "1", "-ar", "44100", *options, "-f", kind)
     (tmp_path / "text").write_text("Grüße", encoding="utf-16")
     (tmp_path / "gone.wav").symlink_to("nowhere")
-    problems = []
+    problems = {}
     assert [path.name for path in audio_files(tmp_path, problems)] == [kind]
-    assert problems == [f"{tmp_path / 'gone.wav'}: is no file"]
+    assert problems == {str(tmp_path / "gone.wav"): "is no file"}
 
 
 @pytest.mark.parametrize("suffix", ["wav", "aiff"])

@@ -68,7 +68,7 @@ def here(batch):
     worker = Worker(**batch.worker)
     with batch.manifest:
         for job in batch.jobs:
-            batch.manifest.append(json.loads(worker(asdict(job))["row"]))
+            batch.manifest.append(json.loads(worker({"job": json.dumps(asdict(job))})["row"]))
     return [job.path for job in batch.jobs]
 
 
@@ -100,6 +100,14 @@ def test_only_what_is_missing_or_has_changed_is_done_again(folder, tmp_path):
     described = tmp_path / "model" / "configuration.json"
     described.write_text(described.read_text() + " ")
     assert again(wet=0.5, attenuation_limit_db=200, model=tmp_path / "model") == ["a.wav", "sub/b.flac"]
+
+
+def test_the_noise_of_a_row_fell_and_unreadable_files_are_kept(folder, tmp_path):
+    (folder / "gone.wav").symlink_to("nowhere")
+    batch = Batch([folder], tmp_path / "out")
+    here(batch)
+    assert batch.unreadable == {str(folder / "gone.wav"): "is no file"}
+    assert rows(tmp_path / "out")["a.wav"]["noise_fell_db"] > 10
 
 
 def test_a_folder_with_a_pattern_in_its_name_keeps_its_manifest(monkeypatch):

@@ -1,5 +1,6 @@
 import contextlib
 import fcntl
+import io
 import math
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import termios
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
@@ -54,6 +56,14 @@ def test_results_inside_the_input_are_not_taken_for_input(folder):
     assert denoise(folder, "-o", folder / "out") == 0
     assert denoise(folder, "-o", folder / "out") == 0
     assert tree(folder / "out") == ["a.wav", "deep/er/b.flac"]
+
+
+def test_the_last_line_counts_all_that_failed(tmp_path, folder, caplog, capsys):
+    (folder / "gone.wav").symlink_to("nowhere")
+    (folder / "bad.wav").write_text("text")
+    assert main(["denoise", str(folder), "-o", str(tmp_path / "out")]) == 1
+    assert "2 files done, 0 skipped, 2 failed" in caplog.text
+    assert "2 of 4 files failed" in capsys.readouterr().err
 
 
 def test_a_bad_file_is_reported_and_the_rest_go_on(tmp_path, folder, capsys):
@@ -160,6 +170,45 @@ def test_python_m_and_exit_codes():
 
 
 # Terminals and pipes
+
+
+class Piped(io.TextIOWrapper):
+    """Standard input from bytes."""
+
+    def __init__(self, content):
+        super().__init__(io.BytesIO(content))
+
+
+def test_standard_input_takes_a_track_and_its_warnings_name_no_folder(tmp_path, noisy, monkeypatch, caplog):
+    for number, gain in enumerate((1, 0.25)):
+        soundfile.write(tmp_path / f"{number}.wav", gain * noisy[:16000], 16000)
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error"]
+    inputs = [each for number in (0, 1) for each in ("-i", tmp_path / f"{number}.wav")]
+    subprocess.run([*ffmpeg, *inputs, "-map", "0", "-map", "1", "-c:a", "flac", tmp_path / "two.mka"], check=True)
+    content = (tmp_path / "two.mka").read_bytes()
+    levels = {}
+    for name, track in (("all", []), ("second", ["--track", "1"])):
+        monkeypatch.setattr(sys, "stdin", Piped(content))
+        assert denoise("-", "-o", tmp_path / f"{name}.wav", *track, "--wet", "0") == 0
+        levels[name] = np.abs(soundfile.read(tmp_path / f"{name}.wav")[0]).max()
+    assert levels["second"] == pytest.approx(levels["all"] / 4, rel=0.01)
+    assert [record.getMessage() for record in caplog.records if "tracks" in record.getMessage()] == [
+        "standard input: has 2 audio tracks; only track 0 is read"
+    ]
+
+
+@pytest.mark.parametrize("option", ["--spectrogram=x.png", "--engine=ray", "--workers=2"])
+def test_options_that_standard_input_does_not_take_are_refused(tmp_path, monkeypatch, option):
+    monkeypatch.setattr(sys, "stdin", Piped(NOISY.read_bytes()))
+    assert denoise("-", "-o", tmp_path / "o.wav", option) == 1
+    assert not (tmp_path / "o.wav").exists()
+
+
+def test_a_result_of_standard_input_that_exists_is_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", Piped(NOISY.read_bytes()))
+    (tmp_path / "o.wav").write_text("a result")
+    assert denoise("-", "-o", tmp_path / "o.wav", "--skip-existing") == 0
+    assert (tmp_path / "o.wav").read_text() == "a result"
 
 
 @pytest.mark.parametrize(("format", "subtype"), [("WAV", "PCM_24"), ("FLAC", "PCM_16")])

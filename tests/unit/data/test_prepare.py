@@ -94,6 +94,18 @@ def test_all_bad_data_are_named_before_anything_is_written(tmp_path, dns, load_s
         prepare_pairs(root / "noisy", root / "clean", tmp_path / "out")
 
 
+def test_names_outside_utf_8_are_written_and_unreadable_files_are_named(tmp_path, dns, load_split):
+    root = dns()
+    for kind in ("noisy", "clean"):
+        (path,) = (root / kind).glob("*_fileid_0.wav")
+        path.rename(root / kind / "\udcff_fileid_0.wav")
+    (root / "noisy" / "gone.wav").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"gone\.wav: is no file"):
+        prepare_pairs(root / "noisy", root / "clean", tmp_path / "out")
+    prepare_pairs(root / "noisy", root / "clean", tmp_path / "out", skip_bad=True)
+    assert "\\udcff_fileid_0.wav" in [row["path"] for row in load_split(tmp_path / "out", "train")["noisy"]]
+
+
 def test_a_folder_of_bad_data_only_is_an_error(tmp_path, clean):
     for kind in ("noisy", "clean"):
         (tmp_path / kind).mkdir()
@@ -129,10 +141,13 @@ def test_bad_files_of_mixtures_are_named(tmp_path, corpora):
     soundfile.write(corpora / "speech" / "silent.wav", np.zeros(RATE), RATE)
     soundfile.write(corpora / "rir" / "silent.wav", np.zeros(RATE), RATE)
     (corpora / "noise" / "text.wav").write_text("no music")
+    (corpora / "rir" / "gone.wav").symlink_to("nowhere")
+    (corpora / "noise" / "gone.wav").symlink_to("nowhere")
     folders = [corpora / "speech", corpora / "noise", corpora / "rir"]
     with pytest.raises(DataError) as caught:
         prepare_mixtures(*folders, tmp_path / "out", count=1)
     bad = {str(corpora / name) for name in ("speech/silent.wav", "rir/silent.wav", "noise/text.wav")}
+    bad |= {str(corpora / kind / "gone.wav") for kind in ("noise", "rir")}
     assert caught.value.problems.keys() == bad
     assert not (tmp_path / "out").exists()
     summary = prepare_mixtures(*folders, tmp_path / "out", count=1, skip_bad=True)
