@@ -58,6 +58,11 @@ def model_folder(model: str | Path, revision: str | None = None) -> Path:
         raise ValueError(f"{model}: no such folder, and no download from ModelScope's hub: {reason}") from error
 
 
+def local_folder(model: str | Path | None) -> Path | None:
+    """Return where a model lies, by default that for files; of an id the copy, if there is one: no hub is asked."""
+    return cached(model) if is_id(model) else model_folder(model or "file")
+
+
 def require_hub(model: object) -> None:
     """Raise ValueError with what to do if the hub does not answer; `model` is an id without a copy."""
     if not hub_answers():

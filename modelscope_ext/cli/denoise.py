@@ -15,6 +15,7 @@ from modelscope_ext.batch.plan import Job, plan
 from modelscope_ext.batch.ray import Batch
 from modelscope_ext.cli.common import add_device, add_model, add_quiet, add_strength, print_error
 from modelscope_ext.cli.pipe import denoise_pipe
+from modelscope_ext.hub import local_folder
 from modelscope_ext.inference.denoiser import ASR_SAFE_WET, Denoiser
 from modelscope_ext.inference.file import FileReport
 from modelscope_ext.plots import draw_spectrograms
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 #: Standard input as an argument.
 STDIN = Path("-")
+#: The file behind it, where the system has such a name.
+STDIN_FILE = Path("/dev/stdin")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +121,7 @@ def _run_on_pipe(args: argparse.Namespace) -> None:
         raise ValueError("--spectrogram takes one input file, which standard input is not")
     _refuse_cluster(args)
     target, start = None if args.output in (None, STDIN) else args.output, time.monotonic()
+    require_apart([target], [STDIN_FILE, local_folder(args.model)])
     if args.skip_existing and target and target.exists():
         logger.info("%s", _last_line([], 1, 0, 0.0, target))
         return
@@ -135,7 +139,7 @@ def _run_locally(args: argparse.Namespace) -> tuple[int, int]:
     jobs = plan(args.inputs, args.output, hidden)
     if args.spectrogram and len(jobs) != 1:
         raise ValueError(f"--spectrogram takes one input file, got {len(jobs)}")
-    require_apart([args.spectrogram, *(job.target for job in jobs)], [args.model])
+    require_apart([args.spectrogram, *(job.target for job in jobs)], [local_folder(args.model)])
     require_apart([args.spectrogram], [job.source for job in jobs])
     wanted = [job for job in jobs if not (args.skip_existing and job.target.exists())]
     denoiser = Denoiser(args.model, args.device, **_strength(args))

@@ -13,6 +13,7 @@ from modelscope_ext.atomic import atomic_write, require_apart
 from modelscope_ext.cli.common import add_device, add_model, add_quiet, print_result
 from modelscope_ext.data.pairs import find_pairs
 from modelscope_ext.evaluation import COLUMNS, MARGINS, Evaluation, evaluate_systems, regression_gate, to_markdown
+from modelscope_ext.hub import local_folder
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.metrics import require
 from modelscope_ext.text import printable, table_cell
@@ -86,7 +87,8 @@ def run(args: argparse.Namespace) -> None:
         systems["enhanced"] = [enhanced[pair.name] for pair in noisy], None
         sources["enhanced"] = str(args.enhanced)
     scored = [path for pairs, _ in systems.values() for pair in pairs for path in (pair.noisy, pair.clean)]
-    require_apart([args.json, args.csv], [args.model, args.baseline or None, *scored])
+    folders = (local_folder(model) for model in models.values())
+    require_apart([args.json, args.csv], [*folders, *scored])
     for path in filter(None, (args.json, args.csv)):
         path.parent.mkdir(parents=True, exist_ok=True)
     results = evaluate_systems(systems, args.metrics, args.workers, not args.quiet, True, problems)

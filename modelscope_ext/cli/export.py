@@ -6,6 +6,7 @@ from pathlib import Path
 from modelscope_ext.atomic import require_apart
 from modelscope_ext.cli.common import add_model, add_quiet
 from modelscope_ext.export import export_onnx
+from modelscope_ext.hub import local_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> None:
     """Export the model."""
     if args.output.suffix.lower() != ".onnx":
         raise ValueError(f"{args.output}: the name of an ONNX file ends in .onnx")
-    files = Path(args.model).glob("*") if args.model else ()
+    folder = local_folder(args.model)
+    files = folder.glob("*") if folder else ()
     require_apart([args.output], [path for path in files if path.suffix != ".onnx"])  # a graph there is a result too
     export_onnx(args.model, args.output, args.utterance, args.int8, args.blocks)

@@ -8,6 +8,7 @@ from modelscope_ext import __version__
 from modelscope_ext.atomic import require_apart
 from modelscope_ext.audio import AudioError
 from modelscope_ext.cli.common import add_device, add_model, add_quiet
+from modelscope_ext.hub import local_folder
 from modelscope_ext.inference.denoiser import Denoiser
 from modelscope_ext.progress import Bar
 from modelscope_ext.report import collect, write_page
@@ -41,7 +42,8 @@ def run(args: argparse.Namespace) -> None:
     """Write the page. Raise AudioError if a file failed."""
     problems: dict[str, str] = {}
     sources = collect(args.input, args.reference, problems)
-    require_apart([args.output], [args.model, *(path for each in sources for path in (each.noisy, each.clean))])
+    read = (path for each in sources for path in (each.noisy, each.clean))
+    require_apart([args.output], [local_folder(args.model), *read])
     denoiser = Denoiser(args.model, args.device)
     model = f"{args.model or 'the model in modelscope-ext'}, modelscope-ext {__version__}"
     with Bar(sources, desc="report", unit="file", quiet=args.quiet) as bar:

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from modelscope_ext.atomic import require_apart
 from modelscope_ext.checkpoint import has_weights, read_configuration
 from modelscope_ext.cli.common import add_device, add_model, add_quiet, print_result
 from modelscope_ext.data.pairs import Pair, find_pairs
@@ -23,7 +24,7 @@ from modelscope_ext.training.config import load_config
 from modelscope_ext.training.distributed import alone_at_work
 from modelscope_ext.training.fine_tuning import fine_tune
 from modelscope_ext.training.loop import TrainingLoop
-from modelscope_ext.training.mixtures import MixtureRecipe
+from modelscope_ext.training.mixtures import WRITTEN, MixtureRecipe
 from modelscope_ext.training.pair_rows import BATCH, MOST_STEPS, OPTIONS, load_rows, record_parts
 
 logger = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ def run(args: argparse.Namespace) -> None:
         if args.model:
             raise ValueError('--model trains on --data; a --config names what it begins with as "start"')
         config = load_config(args.config)
+        require_apart(map(args.work_dir.joinpath, WRITTEN), [args.config])
         with alone_at_work(args.work_dir):
             recipe = MixtureRecipe(config, args.data_dir, args.work_dir, args.device, not args.quiet)
             scores = TrainingLoop(recipe).run(args.steps)

@@ -32,6 +32,8 @@ from modelscope_ext.training.muon import Muon
 from modelscope_ext.training.states import load_optimizer
 
 logger = logging.getLogger(__name__)
+#: Files in the folder of a run that a configuration could be.
+WRITTEN = ("last.pt", "log.csv", "best/configuration.json")
 FREE = ("bias", "position")  # parameters without weight decay
 
 

@@ -42,7 +42,14 @@ def load_rows(pairs: Sequence[Pair]) -> list[dict[str, np.ndarray]]:
 def record_parts(path: Path, parts: Mapping[str, Sequence[Pair]]) -> None:
     """Write which pairs are in which part, or raise ValueError if an earlier run had other parts."""
     names = {part: [list(pair.names) for pair in pairs] for part, pairs in parts.items()}
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != names:
+    if path.exists() and _read_parts(path) != names:
         raise ValueError(f"{path} is of a run with other pairs; choose another --work-dir, or remove that folder")
     with atomic_write(path) as temp:
         temp.write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_parts(path: Path) -> object:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:  # no JSON, or not in UTF-8
+        raise ValueError(f"{path}: was not written by train ({error}); choose another --work-dir") from error

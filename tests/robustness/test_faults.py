@@ -12,6 +12,8 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from modelscope_ext.atomic import atomic_write
 from modelscope_ext.audio import AudioError, reading
 from modelscope_ext.cli import main
 from modelscope_ext.inference import file as enhance
+from modelscope_ext.pretrained import DEFAULT, MODELS
 
 pytestmark = pytest.mark.slow
 RATE = 16000
@@ -287,7 +290,8 @@ def test_where_nothing_can_be_written_it_is_told(arranged, closed_folder, name, 
 
 # Read and written
 
-#: Arguments of commands that would write onto what they read; {} is a folder with pairs and a recording.
+#: Arguments of commands that would write onto what they read; {0} is a folder with pairs, a recording, which is also
+#: standard input, and the models of this package.
 ONTO = {
     "denoise": "denoise {0}/a.wav -o {0}/a.wav",
     "denoise, by a link": "denoise {0}/a.wav -o {0}/link.wav",
@@ -299,13 +303,41 @@ ONTO = {
     "spectrogram, the result": "denoise {0}/a.wav -o {0}/out.wav --spectrogram {0}/../data/out.wav",
     "evaluate, json": "evaluate --metrics si_sdr --workers 1 --pairs {0} --json {0}/noisy/x.wav",
     "evaluate, csv": "evaluate --metrics si_sdr --workers 1 --pairs {0} --csv {0}/hard.wav",
+    "standard input": "denoise - -o {0}/a.wav",
+    "standard input, by a link": "denoise - -o {0}/link.wav",
+    "standard input, the model": "denoise - -o {0}/model/copy.wav --model {0}/model/copy.wav",
+    "denoise, the model": "denoise {0}/a.wav -o {0}/out.wav --spectrogram {0}/model/configuration.json",
+    "report, the model": "report {0}/a.wav -o {0}/model/README.md",
+    "export, the model": "export -o {0}/link.onnx",
+    "evaluate, the model": "evaluate --metrics si_sdr --pairs {0} --json {0}/model/configuration.json",
+    "train, the configuration": "train --config {0}/run/log.csv --data-dir {0} --work-dir {0}/run",
     "evaluate, both": "evaluate --metrics si_sdr --workers 1 --pairs {0} --csv {0}/new --json {0}/new",
 }
 
 
+@contextmanager
+def standard_input(path):
+    """Give this process a file as standard input."""
+    before, text = os.dup(0), sys.stdin
+    with path.open() as file:
+        os.dup2(file.fileno(), 0)
+        sys.stdin = file
+        yield
+    sys.stdin = text
+    os.dup2(before, 0)
+    os.close(before)
+
+
 @pytest.mark.parametrize("arguments", ONTO.values(), ids=ONTO)
-def test_nothing_that_is_read_is_overwritten(tmp_path, arguments, capsys):
+def test_nothing_that_is_read_is_overwritten(tmp_path, arguments, capsys, monkeypatch):
     data = tmp_path / "data"
+    shutil.copytree(DEFAULT, data / "model")
+    shutil.copy(data / "model" / "model.onnx", data / "model" / "copy.wav")
+    (data / "link.onnx").symlink_to(data / "model" / "configuration.json")
+    for name in MODELS:
+        monkeypatch.setitem(MODELS, name, data / "model")
+    (data / "run").mkdir()
+    (data / "run" / "log.csv").write_text(json.dumps(CRUSE_CONFIG))
     for kind in ("noisy", "clean"):
         (data / kind).mkdir(parents=True)
         shutil.copy(NOISY, data / kind / "x.wav")
@@ -313,7 +345,8 @@ def test_nothing_that_is_read_is_overwritten(tmp_path, arguments, capsys):
     (data / "link.wav").symlink_to(data / "a.wav")
     os.link(data / "noisy" / "x.wav", data / "hard.wav")
     before = everything(tmp_path)
-    assert main(arguments.format(data).split()) == 1
+    with standard_input(data / "a.wav"):
+        assert main(arguments.format(data).split()) == 1
     assert re.search("overwrit|written twice", capsys.readouterr().err)
     assert everything(tmp_path) == before
     assert (data / "link.wav").is_symlink()

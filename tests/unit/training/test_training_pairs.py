@@ -77,6 +77,8 @@ def test_a_gain_is_a_model_folder(train, tmp_path, pairs, caplog, monkeypatch):
     code, _, err = train("--epochs", 3, "--batch", 2)
     assert code == 1
     assert "parts.json is of a run with other pairs" in err
+    (tmp_path / "run" / "parts.json").write_text("[")
+    assert "parts.json: was not written by train" in train()[2]
 
 
 def test_no_gain_is_an_error_that_says_so(train, tmp_path):
