@@ -27,7 +27,7 @@ STEPS, RATE, ROWS, LENGTH, SAVE = 200, 4e-3, 24, 400, 50
 #: Weights of the terms of the loss, all in dB: attenuation in pauses, relative error, level of speech.
 PAUSES, ERROR, LEVEL = 0.05, 0.5, 0.4
 #: Added to the exponent's bias after the training: streams leave less in pauses, at hardly more distance.
-LOWER = 0.15
+LOWER = 0.25
 #: Shares of the kinds of the network's output; `high_band_data.energies`.
 KINDS = (0.5, 0.1, 0.2, 0.2)
 #: Bands by their widths; those above 20 kHz count less.
