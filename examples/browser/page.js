@@ -114,8 +114,9 @@ async function decodeWhole(file, { rate = 48000, seconds = 0 }) {
 }
 
 function show(file, done, recordings) {
-  const { rate, channels, frames, busy, pictures } = done;
-  say($("status"), "done", { length: clock(frames / rate), busy: (busy / 1000).toFixed(1) });
+  const { rate, channels, frames, busy, pictures, promised } = done;
+  const name = promised > frames / rate + 1 ? "cut" : "done";
+  say($("status"), name, { length: clock(frames / rate), busy: (busy / 1000).toFixed(1), promised: clock(promised) });
   $("status").dataset.load = busy / 1000 / (frames / rate);
   ["before", "after"].forEach((name, i) => {
     draw($(name), pictures[i]);
@@ -127,7 +128,7 @@ function show(file, done, recordings) {
   $("download").download = `${file.name.replace(/\.\w+$/, "")}_denoised.wav`;
   player = new Player(recordings, done, showPosition);
   player.choose($("denoised").ariaChecked === "true" ? 1 : 0);
-  $("position").max = frames;
+  $("position").max = frames / rate;
   $("result").hidden = false;
   showPosition();
 }
@@ -135,7 +136,7 @@ function show(file, done, recordings) {
 function showPosition() {
   if (!player) return;
   const { position, rate, frames, context } = player;
-  $("position").value = position;
+  $("position").value = position / rate;
   $("position").ariaValueText = $("time").textContent = `${clock(position / rate)} / ${clock(frames / rate)}`;
   say($("play"), context ? "pause" : "play");
 }
@@ -168,7 +169,7 @@ $("play").onclick = () => {
   else player.play();
   showPosition();
 };
-$("position").oninput = ({ target }) => player.seek(Number(target.value));
+$("position").oninput = ({ target }) => player.seek(Math.round(target.value * player.rate));
 onSwitch($("denoised"), (on) => player?.choose(on ? 1 : 0));
 document.ondragover = (event) => event.preventDefault();
 document.ondrop = (event) => {

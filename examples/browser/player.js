@@ -86,10 +86,11 @@ export class Player {
     const buffers = (await Promise.all(chunks)).map((chunk) => this.buffer(new Int16Array(chunk)));
     if (context !== this.context) return;
     const when = this.began + (start - this.at) / this.rate;
+    const late = Math.max(0, context.currentTime - when);
     buffers.forEach((buffer, i) => {
       const source = new AudioBufferSourceNode(context, { buffer });
       source.connect(this.gains[i]);
-      source.start(when);
+      source.start(when + late, late);
     });
     this.scheduled = start + size;
   }

@@ -81,22 +81,26 @@ async function processed(source, network, send) {
   }
   if (!stream) throw new Problem("empty");
   finish(await stream.flush());
-  return { ...done, pictures: pictures.pictures(), busy: performance.now() - began };
+  return { ...done, promised: source.promised, pictures: pictures.pictures(), busy: performance.now() - began };
 }
 
 async function fileSource(file) {
   const input = new Input({ source: new BlobSource(file), formats: FORMATS });
+  let tracks;
   let track;
   let seconds;
+  let promised;
   try {
+    tracks = await input.getTracks();
     track = await input.getPrimaryAudioTrack();
     seconds = await track?.computeDuration();
+    promised = await track?.getDurationFromMetadata();
   } catch (error) {
     throw new Problem("undecodable");
   }
-  if (track === null) throw new Problem("soundless");
+  if (track === null) throw new Problem(tracks.length ? "soundless" : "undecodable");
   if (!(await track.canDecode())) throw new Problem("undecodable", { rate: track.sampleRate, seconds });
-  return { seconds, parts: samplesOf(track) };
+  return { seconds, promised, parts: samplesOf(track) };
 }
 
 async function* samplesOf(track) {
@@ -145,6 +149,7 @@ function pcm(audio) {
     const channel = audio[c];
     for (let i = 0, k = c; i < channel.length; i++, k += audio.length) {
       samples[k] = Math.max(-32768, Math.min(32767, Math.round(channel[i] * 32768)));
+      if (!Number.isFinite(channel[i])) throw new Problem("infinite");
     }
   }
   return new Blob([samples]);
