@@ -8,6 +8,7 @@ import platform
 import re
 import secrets
 import stat
+import sys
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -35,7 +36,7 @@ _TEMP = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.h
 
 def temp_name(name: str) -> str:
     """Return a hidden name for the unfinished file `name` that is unique to host, process and call."""
-    start = os.fsencode(name)[:KEPT_BYTES].decode(errors="ignore")
+    start = os.fsencode(name)[:KEPT_BYTES].decode(sys.getfilesystemencoding(), errors="ignore")
     return f".{start}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.half"
 
 

@@ -31,7 +31,7 @@ class Bar(tqdm):
         self.on_terminal = not quiet and sys.stderr is not None and sys.stderr.isatty()
         self._ended = threading.Event()
         if not quiet and not self.on_terminal:
-            self._nowhere = open(os.devnull, "w")  # noqa: SIM115 (until close)
+            self._nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until close)
             options |= {"file": self._nowhere, "dynamic_ncols": False}
             if layout := options.get("bar_format"):
                 options["bar_format"] = layout.replace("{bar}|", "")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from modelscope_ext.atomic import file_identity, find_clash
-from modelscope_ext.audio import AudioError, require_writable
+from modelscope_ext.audio import SUFFIXES, AudioError, require_writable
 from modelscope_ext.batch.storage import is_local, list_audio, resolve, url_of, version_tag
 
 if TYPE_CHECKING:
@@ -56,8 +56,9 @@ def plan(
         ValueError: the storage of a URL is unknown or not installed.
     """
     places, out = [_Place(given, *resolve(given)) for given in inputs], _Place(output, *resolve(output))
-    named = not cluster and len(places) == 1 and SUFFIX.fullmatch(posixpath.splitext(out.path)[1])
-    if named and not any(place.fs.isdir(place.path) for place in (*places, out)):
+    suffix = posixpath.splitext(out.path)[1]
+    is_name = suffix.lower() in SUFFIXES or SUFFIX.fullmatch(suffix)  # of .3gp too
+    if is_name and not cluster and len(places) == 1 and not any(place.fs.isdir(place.path) for place in (*places, out)):
         _require_file_name(output)
         return [Job(posixpath.basename(out.path), Path(places[0].given), Path(output))]
     if out.fs.exists(out.path) and not out.fs.isdir(out.path):

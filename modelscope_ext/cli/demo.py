@@ -29,6 +29,6 @@ def run(args: argparse.Namespace) -> None:
     """Serve the page until Ctrl-C or SIGTERM; then remove uploads and results."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if sys.stdout is None:  # after >&-; the server asks whether it is a terminal
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the end)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the end)
     limited = args.host not in ("127.0.0.1", "::1", "localhost")
     launch(build_page(args.model or (), args.device, limited), args.host, args.port)

@@ -35,7 +35,14 @@ def test_a_folder_is_mirrored_by_paths_as_given(folder):
 
 @pytest.mark.parametrize(
     ("output", "target"),
-    [("new/x.wav", "new/x.wav"), ("new", "new/a.wav"), ("folder.wav", "folder.wav/a.wav"), ("in/a.wav", "in/a.wav")],
+    [
+        ("new/x.wav", "new/x.wav"),
+        ("x.3gp", "x.3gp"),
+        ("new.2026", "new.2026/a.wav"),
+        ("new", "new/a.wav"),
+        ("folder.wav", "folder.wav/a.wav"),
+        ("in/a.wav", "in/a.wav"),
+    ],
 )
 def test_one_file_goes_to_a_file_name_or_a_folder(folder, output, target):
     Path("folder.wav").mkdir()

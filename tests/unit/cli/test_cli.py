@@ -58,6 +58,17 @@ def test_results_inside_the_input_are_not_taken_for_input(folder):
     assert tree(folder / "out") == ["a.wav", "deep/er/b.flac"]
 
 
+def test_a_locale_without_the_characters_of_the_bar_costs_nothing(tmp_path):
+    """Python itself takes UTF-8 for the locale C unless it is kept from it; Windows has many other code pages."""
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    target = tmp_path / "噪.wav"
+    command = [sys.executable, "-m", "modelscope_ext", "denoise", NOISY, "-o", target]
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"1 file done" in done.stderr
+    assert target.exists()
+
+
 def test_the_last_line_counts_all_that_failed(tmp_path, folder, caplog, capsys):
     (folder / "gone.wav").symlink_to("nowhere")
     (folder / "bad.wav").write_text("text")
