@@ -19,10 +19,12 @@ from modelscope_ext.audio import (
     output_form,
     write_like,
 )
-from modelscope_ext.inference.meter import NoiseMeter
+from modelscope_ext.inference.meter import NoiseMeter, full_scale_gain
 
 logger = logging.getLogger(__name__)
 
+#: Subtypes that hold more than full scale.
+FLOATS = ("FLOAT", "DOUBLE")
 #: Seconds of audio in memory at a time.
 BLOCK_S = 10.0
 
@@ -62,6 +64,9 @@ def denoise_file(
             _denoised(denoise, file, pair, progress if file is files[0] else None)
             for file, pair in zip(files, meters, strict=True)
         ]
+        gain = _gain_for(files[0], form.subtype)
+        if gain != 1:
+            streams = [(block * np.float32(gain) for block in stream) for stream in streams]
         if loudness is not None:
             streams = [at_loudness(*each, loudness, target, form) for each in zip(streams, files, strict=True)]
         out = stack.enter_context(write_like(files, target, form))
@@ -74,6 +79,18 @@ def denoise_file(
     before, after = (meter.level_db for meter in meters[0])
     fell = None if before is None or after is None else before - after
     return FileReport(samples / files[0].sample_rate, fell)
+
+
+def _gain_for(file: AudioFile, subtype: str | None) -> float:
+    """Return the gain that keeps a file of floating-point samples within what its result can hold."""
+    if file.subtype not in FLOATS or subtype in FLOATS:
+        return 1.0
+    with open_audio(file.name, file.track, warn=False) as other:
+        peak = max((float(np.abs(block).max()) for block in other.blocks(BLOCK_S)), default=0.0)
+    gain = full_scale_gain(peak)
+    if gain != 1:
+        logger.warning("%s: its samples reach %.5g, and the result holds ±1: it is 1/%.5g", file.name, peak, 1 / gain)
+    return gain
 
 
 def _denoised(

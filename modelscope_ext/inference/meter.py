@@ -16,6 +16,8 @@ FLOOR_DB, CLASSES = -100, 300
 #: Root mean squares between which networks are as good as anywhere (-60 and +6 dBFS), what others are scaled to, and
 #: the least one.
 QUIET, LOUD = 1e-3, 2.0
+#: Peak above which floating-point samples have the range of 16-bit integers.
+OF_INTEGERS = 256.0
 USUAL, LEAST = 0.05, 1e-7
 
 
@@ -64,6 +66,13 @@ def level_gain(first: np.ndarray, blocks: Callable[[], Iterable[np.ndarray]]) ->
     unusual &= _is_unusual(power, length) & (level > LEAST)
     gain = np.where(unusual, USUAL / np.maximum(level, LEAST), 1.0).astype(np.float32)
     return gain if unusual.any() else None
+
+
+def full_scale_gain(peak: float) -> float:
+    """Return the gain for results that hold no more than full scale: of samples in ±32768, or else of loud ones."""
+    if peak <= LOUD:
+        return 1.0
+    return 1 / 32768 if peak > OF_INTEGERS else 1 / peak
 
 
 def _power(block: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Noise suppression as a ModelScope pipeline."""
 
+import logging
 import math
 import os
 from pathlib import Path
@@ -15,10 +16,13 @@ from modelscope_ext.atomic import require_apart
 from modelscope_ext.audio import SAMPLE_RATE, SUFFIXES, from_float, write_audio
 from modelscope_ext.checkpoint import has_weights, load_model
 from modelscope_ext.inference.denoiser import Denoiser
+from modelscope_ext.inference.meter import full_scale_gain
 from modelscope_ext.inference.recording import reference_gain
 from modelscope_ext.models import CRUSE_TYPE, DUAL_PATH_TYPE, FRCRN_TYPE
 from modelscope_ext.plugin.names import TASK
 from modelscope_ext.plugin.preprocessor import AudioPreprocessor
+
+logger = logging.getLogger(__name__)
 
 LEVELS = ("input", "reference")
 #: Length that ModelScope's own pipeline, and `output_level="reference"`, denoise in one piece.
@@ -33,7 +37,7 @@ class NoiseSuppressionPipeline(Pipeline):
 
     The input is a path, a URL, bytes, an array (with `sample_rate=`), a row of a data set, a list of these or an
     `MsDataset`. The result of each is `{OutputKeys.OUTPUT_PCM: bytes}`: 16-bit mono at 16 kHz with the length of the
-    input, clipped at full scale.
+    input, clipped at full scale. Samples far above it, as floats in ±32768, are scaled, with a warning.
 
     Options, of the pipeline and of each call:
         output_path: also write a WAV file. A list of inputs needs a list of paths or a folder for files with the
@@ -87,7 +91,12 @@ class NoiseSuppressionPipeline(Pipeline):
         if output_level == "reference":
             pcm = _reference(self.model.model, inputs["noisy"])
         else:
-            pcm = from_float(Denoiser(self.model.model)(inputs["noisy"], SAMPLE_RATE), np.dtype(np.int16))
+            noisy = inputs["noisy"]
+            gain = full_scale_gain(float(np.abs(noisy).max(initial=0)))
+            if gain != 1:
+                logger.warning("the samples exceed ±1, which 16 bits hold: the result is 1/%.5g of them", 1 / gain)
+            clean = Denoiser(self.model.model)(noisy * np.float32(gain), SAMPLE_RATE)
+            pcm = from_float(clean, np.dtype(np.int16))
         return {OutputKeys.OUTPUT_PCM: pcm.tobytes()}
 
     def postprocess(self, inputs: dict[str, Any], output_path: str | None = None, **parameters) -> dict[str, Any]:

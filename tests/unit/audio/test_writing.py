@@ -541,3 +541,18 @@ def test_a_codec_that_nothing_writes_becomes_16_bits_with_a_warning(dry, tmp_pat
     assert soundfile.info(tmp_path / "out" / name).subtype == "PCM_16"
     assert np.abs(after - before).max() <= 2**-15
     assert f"{name}: PCM_16 is written, as no encoder for its codec fits this name" in caplog.text
+
+
+@pytest.mark.parametrize(("suffix", "peak"), [("flac", 32768), ("m4a", 32768), ("opus", 8)])
+def test_floats_above_full_scale_are_scaled_where_the_result_cannot_hold_them(dry, tmp_path, caplog, suffix, peak):
+    audio = speech(16000)[:, 0]
+    audio = audio * peak / np.abs(audio).max()
+    soundfile.write(tmp_path / "a.wav", audio, 16000, "FLOAT")
+    dry.file(tmp_path / "a.wav", tmp_path / f"a.{suffix}")
+    assert f"its samples reach {peak}, and the result holds ±1: it is 1/{peak}" in caplog.text
+    with open_audio(tmp_path / f"a.{suffix}") as file:
+        found = np.concatenate(list(file.blocks(10.0)))[:, 0]
+        rate = file.sample_rate
+    same = found[:: rate // 16000][: len(audio)]
+    assert np.corrcoef(same, audio[: len(same)])[0, 1] > 0.95
+    assert 0.8 < np.abs(found).max() < 1.2

@@ -65,6 +65,8 @@ expected = np.frombuffer(ans(path)["output_pcm"], np.int16)
 for given in (open(path, "rb").read(), pcm, pcm / np.float32(32768), np.stack((pcm, pcm), 1)):
     got = np.frombuffer(ans(given)["output_pcm"], np.int16)
     assert np.abs(got.astype(int) - expected).max() <= 1, type(given)
+loud = np.frombuffer(ans(pcm.astype(np.float32))["output_pcm"], np.int16)  # floats in ±32768
+assert np.abs(loud.astype(int) - expected).max() <= 30
 assert len(ans(np.zeros(48000, np.float32), sample_rate=48000)["output_pcm"]) == 2 * 16000
 assert not any(ans(np.zeros(100, np.float32))["output_pcm"])
 try:
