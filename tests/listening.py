@@ -1,11 +1,8 @@
 """What a page plays, recorded in the browser."""
 
 import numpy as np
-import pytest
-from conftest import RATE, wait_for
+from conftest import wait_for
 from scipy.signal import correlate
-
-from modelscope_ext.audio import resample
 
 SIZE = 8192  # samples that come at once
 RECORD = (
@@ -49,27 +46,14 @@ def place(part: np.ndarray, whole: np.ndarray) -> tuple[int, float, float]:
     return start, part @ there / (there @ there), np.linalg.norm(part - there) / np.linalg.norm(there)
 
 
-def check_switch(browser, recordings: list[np.ndarray]) -> None:
-    """Check that the switch of players changes from the denoised recording to the same instant of the noisy one.
-
-    Args:
-        browser: at a page of players.
-        recordings: what the players hold, before and after, at 16 kHz.
-    """
+def check_switch(browser) -> None:
+    """Check that players stay together and that their switch changes neither their time nor their clocks."""
     sounds = "[...document.querySelectorAll('audio')]"
-    record(browser)
+    near = f"{sounds}[0].currentTime > 0.5 && Math.abs({sounds}[0].currentTime - {sounds}[1].currentTime) < 0.01"
     browser.execute_script(f"{sounds}[1].play()")
-    near = f"Math.abs({sounds}[0].currentTime - {sounds}[1].currentTime) < 0.005"
-    wait_for(browser, f"{near} && {sounds}[1].currentTime > 0.5")
-    rate = browser.execute_script("return audioContext.sampleRate")
-    parts, places = [], []
-    for _ in recordings:
-        parts.append(recorded(browser, rate // 2))
-        browser.find_element("css selector", "input[type=radio]").click()
-    for (start, part), recording in zip(parts, reversed(recordings), strict=True):
-        found, gain, _ = place(part, resample(recording.astype(np.float32), RATE, rate))
-        places.append((found - start) / rate)
-        assert gain == pytest.approx(1, abs=0.25)  # opus changes soft sounds
-    assert places[0] == pytest.approx(places[1], abs=0.01)
+    wait_for(browser, near)
+    browser.find_element("css selector", "input[type=radio]").click()
+    wait_for(browser, near)
+    assert not browser.execute_script(f"return {sounds}.some(each => each.muted)")  # muting shifts a clock
     browser.execute_script(f"{sounds}[0].pause()")
     wait_for(browser, f"{sounds}.every(each => each.paused)")
