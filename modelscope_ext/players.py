@@ -8,6 +8,7 @@ import numpy as np
 import soundfile
 
 from modelscope_ext.audio import StreamResampler, open_audio
+from modelscope_ext.inference.meter import float_gain
 
 __all__ = ["SCRIPT", "templates", "write_opus"]
 
@@ -28,14 +29,18 @@ def templates() -> jinja2.Environment:
 
 
 def write_opus(path: Path, target: Path, seconds: int | None = None) -> None:
-    """Write a file as Ogg Opus, which every browser plays: mono or stereo, its first `seconds` or all of it."""
+    """Write a file as Ogg Opus, which every browser plays: mono or stereo, its first `seconds` or all of it.
+
+    Samples far above full scale, as floats in ±32768, are scaled.
+    """
     with open_audio(path, warn=False) as file:
+        gain = np.float32(float_gain(file)[1])
         rate, channels = file.sample_rate, file.channels if file.channels < 3 else 1
         target_rate = rate if rate in OPUS_RATES else 48000
         resampler = StreamResampler(rate, target_rate, channels) if rate != target_rate else None
         with soundfile.SoundFile(target, "w", target_rate, channels, "OPUS", format="OGG") as out:
             for block in itertools.islice(file.blocks(1.0), seconds):  # libsndfile may crash on long writes
-                audio = block if channels == block.shape[1] else block.mean(1, keepdims=True)
+                audio = gain * (block if channels == block.shape[1] else block.mean(1, keepdims=True))
                 out.write(np.clip(resampler.feed(audio) if resampler else audio, -1, 1))
             if resampler:
                 out.write(np.clip(resampler.flush(), -1, 1))

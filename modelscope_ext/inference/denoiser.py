@@ -18,8 +18,8 @@ from modelscope_ext.audio import (
 )
 from modelscope_ext.inference.backend import Backend
 from modelscope_ext.inference.chunking import EachAlone
-from modelscope_ext.inference.file import BLOCK_S, FileReport, denoise_file
-from modelscope_ext.inference.meter import level_gain
+from modelscope_ext.inference.file import FileReport, denoise_file
+from modelscope_ext.inference.meter import BLOCK_S, level_gain
 from modelscope_ext.inference.onnx_backend import OnnxBackend
 from modelscope_ext.inference.recording import RecordingStats, scan_each
 from modelscope_ext.inference.stream import DenoiseStream

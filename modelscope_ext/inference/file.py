@@ -19,14 +19,10 @@ from modelscope_ext.audio import (
     output_form,
     write_like,
 )
-from modelscope_ext.inference.meter import NoiseMeter, full_scale_gain
+from modelscope_ext.inference.meter import BLOCK_S, FLOATS, NoiseMeter, float_gain
 
 logger = logging.getLogger(__name__)
 
-#: Subtypes that hold more than full scale.
-FLOATS = ("FLOAT", "DOUBLE")
-#: Seconds of audio in memory at a time.
-BLOCK_S = 10.0
 
 Blocks = Iterable[np.ndarray]
 #: Function of blocks, rate, channels and a function that gives the same blocks again. It gives the denoised blocks.
@@ -83,11 +79,7 @@ def denoise_file(
 
 def _gain_for(file: AudioFile, subtype: str | None) -> float:
     """Return the gain that keeps a file of floating-point samples within what its result can hold."""
-    if file.subtype not in FLOATS or subtype in FLOATS:
-        return 1.0
-    with open_audio(file.name, file.track, warn=False) as other:
-        peak = max((float(np.abs(block).max()) for block in other.blocks(BLOCK_S)), default=0.0)
-    gain = full_scale_gain(peak)
+    peak, gain = (0.0, 1.0) if subtype in FLOATS else float_gain(file)
     if gain != 1:
         logger.warning("%s: its samples reach %.5g, and the result holds ±1: it is 1/%.5g", file.name, peak, 1 / gain)
     return gain

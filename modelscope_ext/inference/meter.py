@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from modelscope_ext.audio import as_float
+from modelscope_ext.audio import AudioFile, as_float, open_audio
 
 #: Seconds of a frame, and the share of frames that are pauses between words.
 FRAME_S, PAUSES = 0.02, 0.1
@@ -16,6 +16,10 @@ FLOOR_DB, CLASSES = -100, 300
 #: Root mean squares between which networks are as good as anywhere (-60 and +6 dBFS), what others are scaled to, and
 #: the least one.
 QUIET, LOUD = 1e-3, 2.0
+#: Subtypes that hold more than full scale.
+FLOATS = ("FLOAT", "DOUBLE")
+#: Seconds of audio in memory at a time.
+BLOCK_S = 10.0
 #: Peak above which floating-point samples have the range of 16-bit integers.
 OF_INTEGERS = 256.0
 USUAL, LEAST = 0.05, 1e-7
@@ -73,6 +77,15 @@ def full_scale_gain(peak: float) -> float:
     if peak <= LOUD:
         return 1.0
     return 1 / 32768 if peak > OF_INTEGERS else 1 / peak
+
+
+def float_gain(file: AudioFile) -> tuple[float, float]:
+    """Return the peak of a file of floating-point samples and its `full_scale_gain`; 0 and 1 for other files."""
+    if file.subtype not in FLOATS:
+        return 0.0, 1.0
+    with open_audio(file.name, file.track, warn=False) as other:
+        peak = max((float(np.abs(block).max()) for block in other.blocks(BLOCK_S)), default=0.0)
+    return peak, full_scale_gain(peak)
 
 
 def _power(block: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ ROOMS = {
     "inference": "stft audio models checkpoint hub pretrained",
     "batch": "atomic audio checkpoint hub inference",
     "plots": "audio",
-    "players": "audio",
+    "players": "audio inference",
     "demo": "audio inference players plots pretrained",
     "evaluation": "progress audio metrics data",
     "report": "atomic text audio metrics data inference players plots",

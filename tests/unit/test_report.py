@@ -17,6 +17,7 @@ from modelscope_ext import metrics
 from modelscope_ext.audio import audio_files, read_mono
 from modelscope_ext.cli import main
 from modelscope_ext.data.mixing import active_rms
+from modelscope_ext.players import write_opus
 from modelscope_ext.plots import draw_spectrograms
 from modelscope_ext.report import PLAYER_S, estimated_snr, frame_powers
 
@@ -149,6 +150,13 @@ def test_players_of_a_long_file_hold_its_beginning(tmp_path, noisy):
     assert soundfile.info(io.BytesIO(page.sounds[1][1])).frames == PLAYER_S * RATE
     assert f"The players hold the first {PLAYER_S} s" in page.text
     assert "65.0 s" in page.text
+
+
+def test_players_of_floats_in_the_range_of_integers_are_not_clipped(tmp_path, noisy):
+    soundfile.write(tmp_path / "a.wav", 32768 * noisy, RATE, "FLOAT")
+    write_opus(tmp_path / "a.wav", tmp_path / "a.ogg")
+    audio = read_mono(tmp_path / "a.ogg", RATE)[: len(noisy)]
+    assert np.std(audio - noisy) < 0.5 * np.std(noisy)
 
 
 def test_a_bad_file_is_reported_and_the_others_are_shown(folder, capsys, caplog):
