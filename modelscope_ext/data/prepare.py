@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import math
 import re
 import shutil
 from collections import Counter
@@ -124,6 +125,8 @@ def prepare_mixtures(
     config = config or MixConfig(silent_share=0.0)
     if (hours is None) == (count is None):
         raise ValueError("the amount of mixtures is missing or doubled: give hours or count")
+    if hours is not None and not math.isfinite(hours):
+        raise ValueError(f"hours must be a finite number, got {hours}")
     count = round(hours * 3600 / config.seconds) if count is None else count
     if count < 1:
         raise ValueError(f"need at least one mixture of {config.seconds} s, got hours={hours}, count={count}")

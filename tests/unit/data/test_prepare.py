@@ -1,5 +1,7 @@
 """Data sets from pairs, mixtures and earlier data sets, and the command that writes them."""
 
+import math
+
 import numpy as np
 import pytest
 import soundfile
@@ -152,7 +154,7 @@ def test_bad_files_of_mixtures_are_named(tmp_path, corpora):
     assert not (tmp_path / "out").exists()
     summary = prepare_mixtures(*folders, tmp_path / "out", count=1, skip_bad=True)
     assert summary.skipped == caught.value.problems
-    for amount in ({}, {"hours": 1, "count": 1}, {"count": 0}, {"hours": 0.0001}):
+    for amount in ({}, {"hours": 1, "count": 1}, {"count": 0}, {"hours": 0.0001}, {"hours": math.inf}):
         with pytest.raises(ValueError, match="hours"):
             prepare_mixtures(*folders, tmp_path / "none", **amount)
     with pytest.raises(AudioError, match="gone: no such folder"):
