@@ -44,12 +44,16 @@ def open_decoder(file: BinaryIO, name: str = "", track: int = 0) -> Decoder:
     """Return the decoder for a file; `name` is its path if it has one.
 
     Raises:
-        AudioError: neither library reads it.
+        AudioError: neither library reads it, or it has no such track.
     """
     try:
-        return _choose(file, name, track)
+        decoder = _choose(file, name, track)
     except AudioError as error:
         raise AudioError(f"not readable as audio ({_promise(file) or error})") from error
+    if not 0 <= track < decoder.tracks:
+        decoder.close()
+        raise AudioError(f"no audio track {track}; there are {decoder.tracks}, from 0 on")
+    return decoder
 
 
 def _choose(file: BinaryIO, name: str = "", track: int = 0) -> Decoder:

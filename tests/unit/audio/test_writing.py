@@ -353,6 +353,16 @@ def test_one_track_of_a_video_can_be_denoised(tmp_path):
     assert main(["denoise", "-q", str(source), "-o", str(target), "--track", "2"]) == 1
 
 
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg", "m4a"])
+@pytest.mark.parametrize("track", ["1", "-1"])
+def test_a_track_that_there_is_not_is_an_error(tmp_path, capsys, suffix, track):
+    source = tmp_path / f"a.{suffix}"
+    made_by_ffmpeg(source)
+    assert main(["denoise", "-q", str(source), "-o", str(tmp_path / "out.wav"), "--track", track]) == 1
+    assert f"no audio track {track}; there are 1" in capsys.readouterr().err
+    assert not (tmp_path / "out.wav").exists()
+
+
 # Tags
 
 
