@@ -26,7 +26,7 @@ __all__ = ["COMMANDS", "add_command", "execute", "main"]
 #: For commands of a light install that need the packages it leaves out.
 INSTALL_ALL = "this needs {}, which a light install leaves out: pip install 'modelscope-ext[full]'"
 #: What torch, Python and C++ say in a RuntimeError where memory is scarce.
-SCARCE = ("can't allocate memory", "can't start new thread", "bad alloc", "bad_alloc")
+SCARCE = ("can't allocate memory", "can't start new thread", "bad alloc", "bad_alloc", "could not create a primitive")
 #: Command → its line in `--help`; the module `cli/NAME.py` has the rest.
 COMMANDS = {
     "denoise": "denoise files and folders",

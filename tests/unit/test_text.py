@@ -65,6 +65,7 @@ def test_results_on_standard_output_are_safe_to_print(tmp_path, capsys, monkeypa
     [
         (MemoryError(), "not enough memory: MemoryError"),
         (RuntimeError("can't start new thread"), "not enough memory: can't start new thread"),
+        (RuntimeError("could not create a primitive"), "not enough memory: could not create a primitive"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory: DefaultCPUAllocator: can't "),
         (ImportError("x.so: failed to map segment"), "x.so: failed to map segment"),
     ],
