@@ -26,7 +26,7 @@ PACKET, MOST_FRAME = 188, 8194
 BEGINNINGS = (b"RF64", b"fLaC", b"OggS", b"ID3", b"caff", b".snd", b"#!AMR", b"FLV\1", EBML, ASF, WAVE_64)
 
 
-def audio_files(folder: Path, unreadable: dict[str, str]) -> list[Path]:
+def audio_files(folder: Path, unreadable: dict[str, str] | None = None) -> list[Path]:
     """Return all audio and video files below a folder, by suffix or content, in sorted order; skip hidden ones.
 
     A link to a folder elsewhere is not followed, with a warning.
@@ -34,12 +34,13 @@ def audio_files(folder: Path, unreadable: dict[str, str]) -> list[Path]:
     Args:
         folder: to search.
         unreadable: gets the reason for each folder that cannot be read, and for each pipe or link to nothing with the
-            name of an audio file, by its path.
+            name of an audio file, by its path. Without it they are logged as warnings.
     """
     found, real = [], Path(os.path.realpath(folder))
+    problems: dict[str, str] = {} if unreadable is None else unreadable
 
     def note(error: OSError) -> None:
-        unreadable[os.fsdecode(error.filename)] = f"cannot be read ({error.strerror})"
+        problems[os.fsdecode(error.filename)] = f"cannot be read ({error.strerror})"
 
     for place, folders, names in os.walk(folder, onerror=note):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -48,8 +49,10 @@ def audio_files(folder: Path, unreadable: dict[str, str]) -> list[Path]:
             if not (target.is_relative_to(real) or real.is_relative_to(target)):
                 logger.warning("%s: a link to a folder is not followed; it can be an input of its own", link)
         files = [Path(place, name) for name in names if not name.startswith(".")]
-        unreadable |= {str(f): "is no file" for f in files if f.suffix.lower() in SUFFIXES and not f.is_file()}
+        problems.update({str(f): "is no file" for f in files if f.suffix.lower() in SUFFIXES and not f.is_file()})
         found += [f for f in files if f.is_file() and (_is_named(f) or _is_media(f))]
+    for path, reason in problems.items() if unreadable is None else ():
+        logger.warning("%s: %s", path, reason)
     return sorted(found)
 
 

@@ -1,5 +1,6 @@
 """Plan of a batch: which file becomes which, on a disk or on any storage that fsspec reads."""
 
+import logging
 import os
 import posixpath
 import re
@@ -15,6 +16,7 @@ from modelscope_ext.batch.storage import is_local, list_audio, resolve, url_of, 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
+logger = logging.getLogger(__name__)
 
 #: Of a file name; a folder such as `talks.2026-11` has no such suffix.
 SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}")
@@ -38,7 +40,7 @@ class Job:
 
 
 def plan(
-    inputs: Iterable[Path | str], output: Path | str, unreadable: dict[str, str], *, cluster: bool = False
+    inputs: Iterable[Path | str], output: Path | str, unreadable: dict[str, str] | None = None, *, cluster: bool = False
 ) -> list[Job]:
     """Return a job for every input file and every audio file in the input folders.
 
@@ -46,7 +48,8 @@ def plan(
         inputs: audio files and folders; paths or URLs for a cluster.
         output: folder that mirrors the input folders. For one input file it may be a file name; a name with a suffix
             is one unless there is such a folder.
-        unreadable: gets the reason for each folder or file that cannot be read, by its path as given.
+        unreadable: gets the reason for each folder or file that cannot be read, by its path as given; without it
+            they are logged as warnings.
         cluster: plan for other machines. The output is always a folder. A missing input raises and so does one that
             would be overwritten; otherwise only that job fails later.
 
@@ -63,10 +66,11 @@ def plan(
         return [Job(posixpath.basename(out.path), Path(places[0].given), Path(output))]
     if out.fs.exists(out.path) and not out.fs.isdir(out.path):
         raise AudioError(f"{output}: is a file, but the output must be a folder")
+    problems: dict[str, str] = {} if unreadable is None else unreadable
     jobs: dict[str, Job] = {}
     read: dict[object, str] = {}  # every input, and the path of its result
     for place in places:
-        for file, info in _files(place, out, cluster, unreadable).items():
+        for file, info in _files(place, out, cluster, problems).items():
             path = file[len(place.path) :].lstrip("/") or posixpath.basename(file)
             source, target = (p.name(f, cluster) for p, f in ((place, file), (out, f"{out.path}/{path}")))
             if path in jobs:
@@ -76,8 +80,10 @@ def plan(
             jobs[path] = Job(path, source, target, info.get("size"), version_tag(info))
             read[place.identity(file)] = path
     if not jobs:
-        raise AudioError("; ".join(map(": ".join, unreadable.items())))
+        raise AudioError("; ".join(map(": ".join, problems.items())))
     _require_apart(jobs, read, out)
+    for problem in map(": ".join, problems.items() if unreadable is None else ()):
+        logger.warning("%s", problem)
     return list(jobs.values())
 
 

@@ -177,7 +177,7 @@ def test_impossible_formats_are_refused():
             validate_format(*arguments)
 
 
-def test_folders_are_searched_by_content_too_and_unreadable_ones_are_named(tmp_path, monkeypatch):
+def test_folders_are_searched_by_content_too_and_unreadable_ones_are_named(tmp_path, monkeypatch, caplog):
     soundfile.write(tmp_path / "voice", np.zeros(100), 16000, format="WAV")
     soundfile.write(tmp_path / "a.flac", np.zeros(100), 16000)
     (tmp_path / "notes.txt").write_text("RIFFS and other things")
@@ -193,6 +193,9 @@ def test_folders_are_searched_by_content_too_and_unreadable_ones_are_named(tmp_p
     unreadable = {}
     assert [path.name for path in audio_files(tmp_path, unreadable)] == ["a.flac", "voice"]
     assert unreadable == {str(tmp_path / "closed"): "cannot be read (Permission denied)"}
+    assert caplog.text == ""
+    assert [path.name for path in audio_files(tmp_path)] == ["a.flac", "voice"]
+    assert "closed: cannot be read (Permission denied)" in caplog.text
 
 
 def test_links_to_folders_elsewhere_are_named_and_loops_are_not(tmp_path, caplog):

@@ -151,12 +151,15 @@ def test_results_may_be_written_again(folder):
     assert plan([folder], "out", {}) == first
 
 
-def test_what_cannot_be_read_is_named_as_given_and_the_rest_goes_on(folder):
+def test_what_cannot_be_read_is_named_as_given_and_the_rest_goes_on(folder, caplog):
     (folder / "gone.wav").symlink_to("nowhere")
     Path("none").mkdir()
     for cluster in (False, True):
         unreadable = {}
         assert len(plan([folder, "none"], "out", unreadable, cluster=cluster)) == 3
         assert unreadable == {"in/gone.wav": "is no file", "none": "no audio files in this folder"}
+    assert caplog.text == ""
+    assert len(plan([folder], "out")) == 3
+    assert "in/gone.wav: is no file" in caplog.text
     with pytest.raises(AudioError, match=r"^none: no audio files in this folder$"):
-        plan(["none"], "out", {})
+        plan(["none"], "out")
