@@ -27,7 +27,7 @@ def services(file: BinaryIO) -> list[tuple[str, str]]:
         section = _table(file)
         position, end = 11, len(section) - 4
         while position < end:
-            length = int.from_bytes(section[position + 3 : position + 5]) & 0xFFF
+            length = int.from_bytes(section[position + 3 : position + 5], "big") & 0xFFF
             found += list(_names(section[position + 5 : position + 5 + length]))
             position += 5 + length
     except IndexError:  # a damaged one
@@ -40,14 +40,14 @@ def _table(file: BinaryIO) -> bytes:
     section = b""
     for at in range(prefix, len(data) - PACKET + 1, PACKET + prefix):
         packet = data[at : at + PACKET]
-        if int.from_bytes(packet[1:3]) & 0x1FFF != PID:
+        if int.from_bytes(packet[1:3], "big") & 0x1FFF != PID:
             continue
         payload = packet[5 + packet[4] if packet[3] & 0x20 else 4 :]
         if packet[1] & 0x40:  # a section begins
             section = payload[1 + payload[0] :]
         elif section:
             section += payload
-        length = 3 + (int.from_bytes(section[1:3]) & 0xFFF)
+        length = 3 + (int.from_bytes(section[1:3], "big") & 0xFFF)
         if section[:1] == bytes([TABLE]) and len(section) >= length:
             return section[:length]
     return b""
