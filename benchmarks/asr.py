@@ -128,7 +128,7 @@ def main() -> None:
     folder = args.data_dir / "pairs"
     sides = ("noisy", "clean", "frcrn_published")
     recorded = [
-        [read_mono(folder / side / path.name, RATE) for side in sides] for path in audio_files(folder / "noisy", {})
+        [read_mono(folder / side / path.name, RATE) for side in sides] for path in audio_files(folder / "noisy")
     ]
     table(
         "Recorded pairs (VoiceBank+DEMAND)",

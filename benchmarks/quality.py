@@ -121,7 +121,7 @@ def main() -> None:
     table("Validation speech × noise, seed 2026", mixed, systems, args.dnsmos)
 
     folder = args.data_dir / "pairs"
-    names = [path.relative_to(folder / "noisy") for path in audio_files(folder / "noisy", {})]
+    names = [path.relative_to(folder / "noisy") for path in audio_files(folder / "noisy")]
     recorded = [tuple(read_mono(folder / side / name, RATE) for side in ("noisy", "clean")) for name in names]
     table("Recorded pairs (VoiceBank+DEMAND)", recorded, systems, True)
     if args.degraded:

@@ -39,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     backend = TorchBackend(load_model(args.model))
-    audio = np.concatenate([read_mono(path, RATE) for path in audio_files(Path(args.audio), {})])
+    audio = np.concatenate([read_mono(path, RATE) for path in audio_files(Path(args.audio))])
     audio = audio[None, : round(args.seconds * RATE)].astype(np.float32)
     known = scan(backend, [audio])
     gain = known.gain

@@ -23,7 +23,6 @@ from modelscope_ext.inference.meter import BLOCK_S, FLOATS, NoiseMeter, float_ga
 
 logger = logging.getLogger(__name__)
 
-
 Blocks = Iterable[np.ndarray]
 #: Function of blocks, rate, channels and a function that gives the same blocks again. It gives the denoised blocks.
 Denoise = Callable[[Blocks, int, int, Callable[[], Blocks]], Iterator[np.ndarray]]
@@ -60,7 +59,7 @@ def denoise_file(
             _denoised(denoise, file, pair, progress if file is files[0] else None)
             for file, pair in zip(files, meters, strict=True)
         ]
-        gain = _gain_for(files[0], form.subtype)
+        gain = _gain_for(files[0], form.subtype, form.same)
         if gain != 1:
             streams = [(block * np.float32(gain) for block in stream) for stream in streams]
         if loudness is not None:
@@ -77,9 +76,10 @@ def denoise_file(
     return FileReport(samples / files[0].sample_rate, fell)
 
 
-def _gain_for(file: AudioFile, subtype: str | None) -> float:
+def _gain_for(file: AudioFile, subtype: str | None, same: bool) -> float:
     """Return the gain that keeps a file of floating-point samples within what its result can hold."""
-    peak, gain = (0.0, 1.0) if subtype in FLOATS else float_gain(file)
+    holds_floats = subtype in FLOATS or (same and file.format is None)  # the second: FFmpeg keeps container and codec
+    peak, gain = (0.0, 1.0) if holds_floats else float_gain(file)
     if gain != 1:
         logger.warning("%s: its samples reach %.5g, and the result holds ±1: it is 1/%.5g", file.name, peak, 1 / gain)
     return gain

@@ -252,9 +252,9 @@ def test_silence_has_no_estimate(tmp_path):
 @pytest.mark.slow
 def test_the_error_of_the_estimate_is_as_documented(tmp_path, denoiser):
     """Check 90 mixtures at 0 … 15 dB; the docstring's figures come from 300."""
-    speech = [read_mono(path, RATE) for path in audio_files(SHARED / "data" / "valid_speech", {})]
+    speech = [read_mono(path, RATE) for path in audio_files(SHARED / "data" / "valid_speech")]
     speech = [audio[: 4 * RATE] for audio in speech if len(audio) >= 4 * RATE]
-    noises = [read_mono(path, RATE) for path in audio_files(SHARED / "data" / "valid_noise", {})]
+    noises = [read_mono(path, RATE) for path in audio_files(SHARED / "data" / "valid_noise")]
     rng, errors = np.random.default_rng(0), []
     for index in range(90):
         voice, noise, snr = speech[index % len(speech)], noises[index % len(noises)], rng.uniform(0, 15)

@@ -96,13 +96,13 @@ def test_audio_files_are_found_below_a_folder(tmp_path):
     for name in ("b/x.WAV", "a.flac", "notes.txt", ".hidden/h.wav", "._a.flac"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [str(p.relative_to(tmp_path)) for p in audio_files(tmp_path, {})] == ["a.flac", "b/x.WAV"]
+    assert [str(p.relative_to(tmp_path)) for p in audio_files(tmp_path)] == ["a.flac", "b/x.WAV"]
 
 
 def test_a_suffix_that_programs_have_too_is_decided_by_content(tmp_path):
     (tmp_path / "video.ts").write_bytes(2 * (b"G" + bytes(187)))
     (tmp_path / "program.ts").write_text("Get(): number { return 1 }")
-    assert [path.name for path in audio_files(tmp_path, {})] == ["video.ts"]
+    assert [path.name for path in audio_files(tmp_path)] == ["video.ts"]
 
 
 def test_a_written_file_is_whole_or_not_there(tmp_path):
@@ -204,7 +204,7 @@ def test_links_to_folders_elsewhere_are_named_and_loops_are_not(tmp_path, caplog
         (tmp_path / name).touch()
     for name, target in (("up", "../.."), ("own", "../deep"), ("beside", "../../other")):
         (tmp_path / "in" / "deep" / name).symlink_to(target)
-    assert audio_files(tmp_path / "in", {}) == [tmp_path / "in" / "deep" / "a.wav"]
+    assert audio_files(tmp_path / "in") == [tmp_path / "in" / "deep" / "a.wav"]
     assert re.findall(r"deep/(\w+): a link to a folder is not followed", caplog.text) == ["beside"]
 
 

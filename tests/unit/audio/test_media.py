@@ -505,7 +505,7 @@ def test_files_in_a_folder_that_cannot_be_written_back_are_reported(tmp_path, ca
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "memo.ape").write_bytes(sound_file("WAV", "PCM_16", speech(16000), 16000)[:40])
     soundfile.write(tmp_path / "in" / "talk.wav", speech(16000), 16000)
-    assert [path.name for path in audio_files(tmp_path / "in", {})] == ["memo.ape", "talk.wav"]
+    assert [path.name for path in audio_files(tmp_path / "in")] == ["memo.ape", "talk.wav"]
     assert main(["denoise", "-q", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 1
     errors = capsys.readouterr().err
     assert "memo.ape: " in errors

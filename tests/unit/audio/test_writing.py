@@ -566,3 +566,13 @@ def test_floats_above_full_scale_are_scaled_where_the_result_cannot_hold_them(dr
     same = found[:: rate // 16000][: len(audio)]
     assert np.corrcoef(same, audio[: len(same)])[0, 1] > 0.95
     assert 0.8 < np.abs(found).max() < 1.2
+
+
+def test_a_video_of_floats_keeps_their_range(dry, tmp_path, caplog):
+    soundfile.write(tmp_path / "a.wav", 32768 * speech(16000), 16000, "FLOAT")
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", tmp_path / "a.wav"]
+    subprocess.run([*ffmpeg, "-c:a", "pcm_f32le", tmp_path / "a.mkv"], check=True)
+    dry.file(tmp_path / "a.mkv", tmp_path / "out" / "a.mkv")
+    before, after = (read(path)[0] for path in (tmp_path / "a.mkv", tmp_path / "out" / "a.mkv"))
+    assert np.abs(after - before).max() < 1e-3 * np.abs(before).max()
+    assert caplog.text == ""

@@ -38,7 +38,7 @@ def test_clean_speech_is_preserved(denoiser, clean):
 @pytest.mark.shared
 def test_clean_recordings_are_preserved(denoiser):
     found = []
-    for path in audio_files(SHARED / "data" / "pairs" / "clean", {}):
+    for path in audio_files(SHARED / "data" / "pairs" / "clean"):
         audio = read_mono(path, RATE)
         out = denoiser(audio, RATE)
         found.append((si_sdr(out, audio), lost_db(out, audio)))
