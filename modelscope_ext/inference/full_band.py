@@ -113,12 +113,12 @@ class HighBand:
         """Return the finished samples (C, count * hop) after the next `count` frames."""
         hops = self.audio[:, : (count + 1) * self.hop].reshape(len(self.audio), -1, self.hop)
         frames = np.concatenate((hops[:, :-1], hops[:, 1:]), 2)
-        spec = np.fft.rfft(frames * self.window, self.size)
+        spec = _spectra(frames * self.window, self.size)
         energy = np.zeros((*spec.shape[:2], HIGH), np.float32)
         power = _power(spec[..., self.first : self.last])
         energy[..., : len(self.starts)] = np.add.reduceat(power, self.starts, 2) / self.scale
         spec *= self.gains.update(energy, *self._below(count)) @ self.to_bins
-        made = np.fft.irfft(spec, self.size)[..., : 2 * self.hop] * self.window
+        made = np.fft.irfft(spec, self.size)[..., : 2 * self.hop].astype(np.float32, copy=False) * self.window
         done = made[..., : self.hop]
         done[:, 0] += self.tail
         done[:, 1:] += made[:, :-1, self.hop :]
@@ -131,8 +131,12 @@ class HighBand:
         for j in range(count):
             n = self._centre(self.frame + j) - self.start
             spans[0, :, j], spans[1, :, j] = self.before[:, n - SPAN : n], self.after[:, n - SPAN : n]
-        power = _power(np.fft.rfft(spans * self.low_window)[..., : LOW_BINS[-1]])
+        power = _power(_spectra(spans * self.low_window, SPAN)[..., : LOW_BINS[-1]])
         return np.add.reduceat(power, LOW_BINS[:-1], 3) / LOW_SCALE
+
+
+def _spectra(frames: np.ndarray, size: int) -> np.ndarray:
+    return np.fft.rfft(frames, size).astype(np.complex64, copy=False)  # NumPy 1 transforms in double precision
 
 
 def _power(spec: np.ndarray) -> np.ndarray:
