@@ -21,7 +21,7 @@ from modelscope_ext.hub import CONFIGURATION, RELEASED_WEIGHTS, WEIGHTS
 from modelscope_ext.models import FRCRN_TYPE, TYPES, build
 from modelscope_ext.models.frcrn.network import FrcrnBase
 from modelscope_ext.stft import analysis_matrix, synthesis_matrix
-from modelscope_ext.tensors import CodeError, load_tensors, save_tensors
+from modelscope_ext.tensors import CodeError, from_8_bits, load_tensors, save_tensors, smallest
 
 __all__ = [
     "CheckpointError",
@@ -161,7 +161,7 @@ def _read(path: Path, size: int) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: {length:,} bytes, where this network has {size:,}; not its weights")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return from_8_bits(load_file(path))
         found = load_tensors(path)
     except CodeError as error:
         raise CheckpointError(f"{path}: would run {error!s:.100} when unpickled, and is refused") from error
@@ -237,16 +237,18 @@ def released_state_dict(net: FrcrnBase) -> dict[str, Tensor]:
     return matrices | {_alias(name): value for name, value in own.items()} | own
 
 
-def save_model(net: nn.Module, folder: str | Path, configuration: dict) -> None:
+def save_model(net: nn.Module, folder: str | Path, configuration: dict, small: bool = False) -> None:
     """Write a model folder; each file is complete or absent.
 
     Args:
         net: weights keep their precision; `load_model` converts to 32 bits.
         folder: created if missing.
         configuration: content of `configuration.json`.
+        small: store tensors in 8 or 16 bits where these hold them exactly.
     """
     folder = Path(folder)
     weights = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+    weights = smallest(weights) if small else weights
     with atomic_write(folder / WEIGHTS) as temp:
         temp.write_bytes(serialized(weights))
     with atomic_write(folder / CONFIGURATION) as temp:

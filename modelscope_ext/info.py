@@ -99,7 +99,8 @@ def describe(model: str | Path | None = None) -> ModelInfo:
         with card.open("rb") as file:
             text = file.read(LONGEST_CARD).decode("utf-8", "replace")
     if (graph := graph_of(folder)) and not importlib.util.find_spec("torch"):
-        return replace(_describe_onnx(graph), name=folder.name, licence=card_licence(text), tables=card_tables(text))
+        of_card = {"licence": card_licence(text), "tables": card_tables(text)}
+        return replace(_describe_onnx(graph), name=folder.name, weights=_weights(folder / WEIGHTS), **of_card)
     from modelscope_ext.inference.stock import load_network  # imports torch
 
     net = load_network(folder, need_weights=False)

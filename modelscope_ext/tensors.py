@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 
 from modelscope_ext.atomic import atomic_write
 
@@ -31,6 +32,10 @@ ENTRY = re.compile(
 )
 #: Pickles of a file before archives: a number, a version, the system, the content, the order of the storages.
 OLD_PICKLES = 5
+#: Behind the name of a tensor in 8 bits: that of the steps of its rows.
+STEPS = ".steps"
+#: Numbers, from which on a tensor may be stored in 8 bits.
+LARGE = 1024
 
 
 class CodeError(ValueError):
@@ -135,3 +140,47 @@ def _tensor(storage: _Storage, offset: int, size: tuple, *unused: Any) -> _Stand
     if math.prod(size) > storage.count:
         raise ValueError("a tensor is larger than its storage")
     return _StandIn()
+
+
+def round_to_8_bits(value: Tensor) -> Tensor:
+    """Return a tensor (..., N) whose rows are whole multiples, -127 to 127, of steps of 11 bits: exact products."""
+    mantissa, exponent = torch.frexp(value.abs().amax(-1, keepdim=True) / 127)
+    steps = torch.ldexp((mantissa * 2048).round(), exponent - 11)
+    return (value / steps.where(steps > 0, 1)).round().clamp(-127, 127) * steps
+
+
+def in_8_bits(value: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return whole numbers (..., N) and steps (..., 1) whose products are this tensor exactly, or None."""
+    if value.ndim < 2 or value.numel() < LARGE or value.dtype != torch.float32:
+        return None
+    steps = value.abs().amax(-1, keepdim=True) / 127
+    whole = (value / steps.where(steps > 0, 1)).round()
+    return (whole.to(torch.int8), steps) if torch.equal(whole * steps, value) else None
+
+
+def from_8_bits(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by name in 32 bits where they are stored in 8 and beside them the steps of their rows.
+
+    Raises:
+        ValueError: a tensor has steps of another shape or type.
+    """
+    values = {}
+    for name in (name for name in found if name + STEPS in found):
+        whole, steps = found[name], found[name + STEPS]
+        if whole.dtype != torch.int8 or steps.dtype != torch.float32 or steps.shape != (*whole.shape[:-1], 1):
+            raise ValueError(f"{name + STEPS} does not fit {name}")
+        values[name] = whole * steps
+    used = {name + STEPS for name in values}
+    return {name: value for name, value in (found | values).items() if name not in used}
+
+
+def smallest(found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by name in 8 bits and beside them their steps, or in 16 bits, where these hold them exactly."""
+    values = {}
+    for name, value in found.items():
+        if parts := in_8_bits(value):
+            values[name], values[name + STEPS] = parts
+        else:
+            half = value.half() if value.dtype == torch.float32 else value
+            values[name] = half if torch.equal(half.to(value.dtype), value) else value
+    return values

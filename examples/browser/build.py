@@ -96,16 +96,16 @@ def round_weights(model: onnx.ModelProto) -> None:
     https://arxiv.org/abs/2210.17323).
     """
     layers = [node for node in model.graph.node if node.op_type == "GRU"]
-    signals = run(model, [name for node in layers for name in (node.input[0], node.output[0])])
-    for node, given, hidden in zip(layers, signals[::2], signals[1::2], strict=True):
+    signals = run(model, [name for node in layers for name in (*node.input[:3], node.output[0])])
+    for node, given, *weights, hidden in zip(layers, *(signals[i::4] for i in range(4)), strict=True):
         width = hidden.shape[-1]
         hidden = hidden.reshape(-1, width)
         before = np.concatenate((np.zeros_like(hidden[:1]), hidden[:-1]))
         steps = STEP * np.repeat([UPDATE, RESET, NEW], width)[:, None].astype(np.float32)
         for place, inputs in ((1, given.reshape(len(hidden), -1)), (2, before)):
-            tensor = weight_of(model.graph, node.input[place])
-            weight = numpy_helper.to_array(tensor)[0]
-            store(model.graph, tensor, rounded(weight / steps, inputs), steps)
+            node.input[place] = f"{node.output[0]}_{place}"
+            store(model.graph, node.input[place], rounded(weights[place - 1][0] / steps, inputs), steps)
+    remove_unused(model.graph)
 
 
 def run(model: onnx.ModelProto, names: list[str]) -> list[np.ndarray]:
@@ -121,12 +121,15 @@ def run(model: onnx.ModelProto, names: list[str]) -> list[np.ndarray]:
     return session.run(names, {**feed, "audio": audio[:, : audio.shape[1] // hop * hop]})
 
 
-def weight_of(graph: onnx.GraphProto, name: str) -> onnx.TensorProto:
-    """Return the constant behind an input: itself, or what is cast to it."""
-    constants = {each.name: each for each in graph.initializer}
-    while name not in constants:
-        name = next(node.input[0] for node in graph.node if name in node.output)
-    return constants[name]
+def remove_unused(graph: onnx.GraphProto) -> None:
+    """Remove nodes and constants on which no output depends."""
+    used = {each.name for each in graph.output}
+    for node in reversed(graph.node):
+        if used.intersection(node.output):
+            used.update(node.input)
+    for parts, names in ((graph.node, lambda node: node.output), (graph.initializer, lambda each: [each.name])):
+        for each in [each for each in parts if not used.intersection(names(each))]:
+            parts.remove(each)
 
 
 def rounded(weight: np.ndarray, inputs: np.ndarray) -> np.ndarray:
@@ -142,12 +145,10 @@ def rounded(weight: np.ndarray, inputs: np.ndarray) -> np.ndarray:
     return whole
 
 
-def store(graph: onnx.GraphProto, tensor: onnx.TensorProto, whole: np.ndarray, steps: np.ndarray) -> None:
-    """Replace a constant by bytes, which pack better than 16-bit numbers: the low ones and the few that are not 0."""
+def store(graph: onnx.GraphProto, name: str, whole: np.ndarray, steps: np.ndarray) -> None:
+    """Add a constant by bytes, which pack better than 16-bit numbers: the low ones and the few that are not 0."""
     low = whole.astype(np.int8)
     parts = {"low": low, "high": ((whole - low) // 256).astype(np.int8), "steps": steps, "byte": np.float32(256)}
-    name = tensor.name
-    graph.initializer.remove(tensor)
     graph.initializer.extend(numpy_helper.from_array(np.asarray(v)[None], f"{name}_{k}") for k, v in parts.items())
     nodes = [helper.make_node("Cast", [f"{name}_{k}"], [f"{name}_{k}_wide"], to=1) for k in ("low", "high")]
     nodes.append(helper.make_node("Mul", [f"{name}_high_wide", f"{name}_byte"], [f"{name}_high_value"]))

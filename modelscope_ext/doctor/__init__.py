@@ -20,7 +20,7 @@ from typing import Any
 from modelscope_ext import hub
 from modelscope_ext.threads import thread_pool
 
-__all__ = ["PROBES", "CheckResult", "run_checks"]
+__all__ = ["CheckResult", "run_checks"]
 
 NAME = "modelscope-ext"
 INSTALL_ALL = f"pip install '{NAME}[full]'"

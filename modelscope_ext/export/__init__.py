@@ -29,6 +29,7 @@ from modelscope_ext.hub import model_folder
 from modelscope_ext.inference.onnx_backend import FORMAT
 from modelscope_ext.models.cruse.network import Cruse
 from modelscope_ext.models.dual_path.network import DualPath
+from modelscope_ext.pretrained import weights_of
 
 __all__ = ["OPSET", "ExportError", "export_onnx"]
 
@@ -52,7 +53,8 @@ def export_onnx(
     Args:
         model: a network, a model folder or a name as in `hub.model_folder`; None is "file" for whole utterances and
             "stream" for others.
-        path: the file. It appears if it is complete and gives what PyTorch gives.
+        path: the file. It appears if it is complete and gives what PyTorch gives. Beside the weights of a model in this
+            package it is written without the matrices that these have.
         utterance: export whole utterances instead of a step with its state. None exports a step of causal networks.
         int8: store the recurrent matrices of a CRUSE's step in 8 bits: a smaller file and a faster step.
         blocks: export steps of any number of hops of a CRUSE or a dual-path network.
@@ -70,9 +72,9 @@ def export_onnx(
         raise ModuleNotFoundError("export needs onnx; get it with: pip install 'modelscope-ext[onnx]'") from error
     net = _network(("file" if utterance else "stream") if model is None else model)
     kind = _kind(net, utterance, blocks)
-    proto = _graph(net, kind, int8).model(OPSET)
-    onnx.helper.set_model_props(proto, {key: str(value) for key, value in _metadata(net, kind).items()})
     path = Path(path)
+    proto = _graph(net, kind, int8).model(OPSET, whole=weights_of(path) is None)
+    onnx.helper.set_model_props(proto, {key: str(value) for key, value in _metadata(net, kind).items()})
     with atomic_write(path) as temp:
         temp.write_bytes(proto.SerializeToString())
         if difference := find_difference(net, temp, int8):

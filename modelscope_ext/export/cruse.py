@@ -209,18 +209,18 @@ class _Utterance(_Step):
     def one_direction(self, rnn: GroupedRNN, x: str, direction: str = "forward") -> str:
         """Return the output of recurrent layers, (T, B, R) as their input."""
         graph = self.graph
+        names = {id(value): name for name, value in self.net.named_parameters()}
         order = {"GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}[rnn.kind]  # of the gates, in ONNX
         options = {"linear_before_reset": 1} if rnn.kind == "GRU" else {}
         parts = self.groups(x)
         for layer in range(rnn.layers):
-            weights = rnn.layer_weights(layer)
+            *matrices, b_ih, b_hh = rnn.layer_weights(layer)
+            w_ih, w_hh = (self.matrix(rnn, names[id(each)], each, order) for each in matrices)
+            biases = torch.cat([each.split(rnn.width, 1)[gate] for each in (b_ih, b_hh) for gate in order], 1)
             starts = self.starts(layer)
             ends = []
             for p, part in enumerate(parts):
-                w_ih, w_hh, b_ih, b_hh = (
-                    torch.cat([each[p].split(rnn.width)[gate] for gate in order])[None] for each in weights
-                )
-                inputs = part, w_ih, w_hh, torch.cat((b_ih, b_hh), 1), "", *starts[p]
+                inputs = part, w_ih[p], w_hh[p], biases[p : p + 1], "", *starts[p]
                 outputs = 1 + len(OF_STATE[rnn.kind])
                 y, *end = graph(
                     rnn.kind, *inputs, outputs=outputs, hidden_size=rnn.width, direction=direction, **options
@@ -229,6 +229,13 @@ class _Utterance(_Step):
                 ends.append(end)
             self.keep(layer, ends)
         return graph("Concat", *parts, axis=2)
+
+    def matrix(self, rnn: GroupedRNN, name: str, value: Tensor, order: Sequence[int]) -> list[str]:
+        """Return each group's matrix (1, gates * R / P, R / P) with its gates in another order."""
+        graph = self.graph
+        rows = [gate * rnn.width + row for gate in order for row in range(rnn.width)]
+        whole = graph("Gather", graph.matrix(name, value), rows, axis=1)
+        return graph("Split", whole, [1] * rnn.groups, outputs=rnn.groups, axis=0) if rnn.groups > 1 else [whole]
 
     def groups(self, x: str) -> list[str]:
         """Return each group's part of the last of three axes."""

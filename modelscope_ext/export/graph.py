@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modelscope_ext.tensors import STEPS, in_8_bits
+
 END = 2**62  # of a slice up to the end
 LARGE = 1024  # numbers, from which on a weight may be stored in 16 bits
 #: Factor of spectra in a graph to those in the network. With 100 the logarithm of their power needs no offset.
@@ -23,6 +25,8 @@ class Graph:
 
     Inputs of a node are names or constants. Tensors, arrays and numbers become float32, but arrays of int8 stay; lists
     become int64. Weights that 16 bits hold exactly take 16 in the file: onnxruntime converts them as it loads it.
+
+    matrices: names of the constants that are tensors of the state dict.
     """
 
     def __init__(self) -> None:
@@ -30,6 +34,7 @@ class Graph:
 
         self._onnx = onnx
         self.nodes, self.constants, self.inputs, self.outputs = [], [], [], []
+        self.matrices: set[str] = set()
         self._renamed: dict[str, str] = {}
 
     def __call__(self, op: str, *inputs: Any, outputs: int = 1, name: str | None = None, **attributes: Any) -> Any:
@@ -43,9 +48,17 @@ class Graph:
         self.nodes.append(self._onnx.helper.make_node(op, inputs, names, **attributes))
         return names[0] if outputs == 1 else names
 
-    def constant(self, value: Tensor | np.ndarray | float | list[int]) -> str:
+    def matrix(self, name: str, value: Tensor) -> str:
+        """Store a large tensor of the state dict as a weights file has it; return the name of its 32-bit value."""
+        self.matrices |= {name, name + STEPS}
+        if not (found := in_8_bits(value.detach().cpu())):
+            return self.constant(value, name)
+        whole, steps = (self.constant(part.numpy(), name + end) for part, end in zip(found, ("", STEPS), strict=True))
+        return self("Mul", self("Cast", whole, to=self._onnx.TensorProto.FLOAT), steps)
+
+    def constant(self, value: Tensor | np.ndarray | float | list[int], name: str = "") -> str:
         """Store a value; return its name."""
-        name = f"constant_{len(self.constants)}"
+        name = name or f"constant_{len(self.constants)}"
         if isinstance(value, Tensor):
             value = value.detach().cpu().numpy()
         kept = isinstance(value, np.ndarray) and value.dtype == np.int8
@@ -83,10 +96,11 @@ class Graph:
         self.output(f"new_{name}", ["batch", *shape])
         return self.input(name, ["batch", *shape])
 
-    def model(self, opset: int) -> Any:
-        """Return the finished `onnx.ModelProto`."""
+    def model(self, opset: int, whole: bool = True) -> Any:
+        """Return the finished `onnx.ModelProto`; without its matrices it is not `whole`."""
         helper = self._onnx.helper
-        graph = helper.make_graph(self.nodes, "modelscope_ext", self.inputs, self.outputs, self.constants)
+        constants = [each for each in self.constants if whole or each.name not in self.matrices]
+        graph = helper.make_graph(self.nodes, "modelscope_ext", self.inputs, self.outputs, constants)
         domains = {node.domain for node in self.nodes} - {""}
         opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in sorted(domains))]
         return helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets[:1]))

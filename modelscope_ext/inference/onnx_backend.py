@@ -12,6 +12,7 @@ import numpy as np
 
 from modelscope_ext.inference.backend import Limits
 from modelscope_ext.inference.onnx_file import read_checked
+from modelscope_ext.pretrained import weights_of
 
 #: In the metadata of our files; the number changes with the meaning of inputs, outputs or metadata.
 FORMAT = "modelscope_ext 1"
@@ -252,7 +253,7 @@ def open_session(path: Path, threads: int) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4
     try:
-        content = read_checked(path)
+        content = read_checked(path, weights_of(path))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
     try:

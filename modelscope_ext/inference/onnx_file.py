@@ -6,6 +6,7 @@ file; the shapes of these results are computed here first. `modelscope-ext expor
 are those of fields in `onnx.proto`.
 """
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +25,10 @@ MOST_AXES, MOST_LENGTHS, MOST_UNSQUEEZES = 8, 32, 16
 GRAPH, TRAINING, FUNCTIONS = 7, 20, 25
 NODE, INITIALIZER, SPARSE = 1, 5, 15
 INPUT, OUTPUT, OPERATOR, ATTRIBUTE = 1, 2, 4, 5
-#: Of a tensor: its shape and its name. Of an attribute: a whole number.
-DIMS, NAME, NUMBER = 1, 8, 3
+#: Of a tensor: its shape, its type, its name and its content. Of an attribute: a whole number.
+DIMS, TYPE, NAME, RAW, NUMBER = 1, 2, 8, 9, 3
+#: Types of tensors by their names in safetensors files.
+TYPES = {"F32": 1, "I8": 3, "F16": 10}
 #: Of an attribute: a tensor, a graph, tensors, graphs, a sparse tensor, sparse tensors.
 INNER = (5, 6, 10, 11, 22, 23)
 #: Of a tensor: where external data are, and that they are.
@@ -58,8 +61,12 @@ class _Node(NamedTuple):
     axis: int | None  # the only whole number among the attributes
 
 
-def read_checked(path: Path) -> bytes:
+def read_checked(path: Path, weights: Path | None = None) -> bytes:
     """Return the content of an ONNX file that takes some times its own size in memory when it is loaded.
+
+    Args:
+        path: the file.
+        weights: a safetensors file whose tensors are added to the graph by their names.
 
     Raises:
         OSError: the file cannot be read.
@@ -69,7 +76,7 @@ def read_checked(path: Path) -> bytes:
     size = path.stat().st_size
     if not 0 < size <= MOST_BYTES:
         raise ValueError(f"has {size:,} bytes, which no exported file has")
-    content = path.read_bytes()
+    content = path.read_bytes() + (_initializers(weights) if weights else b"")
     constants: dict[str, Shape] = {}
     nodes, parts = [], 0
     for number, graph in _fields(memoryview(content)):
@@ -85,8 +92,42 @@ def read_checked(path: Path) -> bytes:
                 nodes.append(_node(part))
             if parts > MOST_PARTS:
                 raise ValueError("has more parts than any exported file")
-    _bound(nodes, constants, COMPUTED_PER_BYTE * size + COMPUTED)
+    _bound(nodes, constants, COMPUTED_PER_BYTE * len(content) + COMPUTED)
     return content
+
+
+def _initializers(weights: Path) -> bytes:
+    """Return the tensors of a safetensors file as one more part of a graph, which follows the others in the file."""
+    content = weights.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    try:
+        found = json.loads(content[8:start])
+        tensors = [
+            b"".join(_whole(DIMS, length) for length in each["shape"])
+            + _whole(TYPE, TYPES[each["dtype"]])
+            + _part(NAME, name.encode())
+            + _part(RAW, content[slice(*(start + offset for offset in each["data_offsets"]))])
+            for name, each in found.items()
+            if name != "__metadata__"
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"its weights {weights.name} are damaged ({error})") from error
+    if not tensors:
+        raise ValueError(f"its weights {weights.name} are damaged (no tensors)")
+    return _part(GRAPH, b"".join(_part(INITIALIZER, tensor) for tensor in tensors))
+
+
+def _part(number: int, content: bytes) -> bytes:
+    """Return a field of a protobuf message; see `_fields`."""
+    return _coded(number << 3 | 2) + _coded(len(content)) + content
+
+
+def _whole(number: int, value: int) -> bytes:
+    return _coded(number << 3) + _coded(value)
+
+
+def _coded(value: int) -> bytes:
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + _coded(value >> 7)
 
 
 def _tensor(tensor: memoryview) -> tuple[str, tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-__all__ = ["DEFAULT", "HIGH_BAND", "MODELS", "graph_of"]
+__all__ = ["DEFAULT", "HIGH_BAND", "MODELS", "graph_of", "weights_of"]
 
 #: Causal, with weights that this project trained; the `README.md` beside them is the card.
 DEFAULT = Path(__file__).parent / "speech_cruse_ans_16k"
@@ -19,3 +19,10 @@ def graph_of(model: str | Path) -> Path | None:
     """
     folder = Path(model).absolute()
     return folder / "model.onnx" if folder.parent == DEFAULT.parent else None
+
+
+def weights_of(graph: Path) -> Path | None:
+    """Return the weights that an ONNX file in this package lacks, None for another file: the wheel has them once."""
+    folder = graph.absolute().parent
+    weights = folder / "model.safetensors"
+    return weights if folder.parent == DEFAULT.parent and weights.exists() else None

@@ -34,7 +34,7 @@ ROOMS = {
     "evaluation": "progress audio metrics data",
     "report": "atomic text audio metrics data inference players plots",
     "info": "text checkpoint hub pretrained inference",
-    "export": "atomic stft models checkpoint hub inference",
+    "export": "atomic stft models tensors checkpoint hub pretrained inference",
     "training": "atomic progress stft hub audio models tensors checkpoint losses metrics data",
     "doctor": "threads checkpoint hub pretrained inference training",
     "cli": "atomic text progress audio checkpoint hub pretrained metrics data inference batch plots demo evaluation "

@@ -2,10 +2,11 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from modelscope_ext.checkpoint import CheckpointError, load_model, save_model
 from modelscope_ext.models import CRUSE_TYPE, build
+from modelscope_ext.tensors import STEPS, in_8_bits, round_to_8_bits
 
 NAME = "CRUSE2-8-1xGRU2"
 CONFIGURATION = {"model": {"type": CRUSE_TYPE, "name": NAME, "skip": "concat"}}
@@ -27,10 +28,60 @@ def test_what_is_saved_is_loaded(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["configuration.json", "model.safetensors"]
 
 
+MATRIX = "rnn.weight_ih_l0"
+
+
+def rounded_network():
+    net = build(NAME, skip="concat").eval()
+    with torch.no_grad():
+        net.rnn.weight_ih_l0.copy_(round_to_8_bits(net.rnn.weight_ih_l0))
+        net.encoder[1].causal.conv.weight.copy_(net.encoder[1].causal.conv.weight.half())
+    return net
+
+
+def test_small_files_hold_the_same_weights(tmp_path):
+    net = rounded_network()
+    save_model(net, tmp_path / "small", CONFIGURATION, small=True)
+    stored = load_file(tmp_path / "small" / "model.safetensors")
+    assert stored[MATRIX].dtype == torch.int8
+    assert stored[MATRIX + STEPS].shape == (*stored[MATRIX].shape[:-1], 1)
+    assert stored["encoder.1.causal.conv.weight"].dtype == torch.float16
+    assert stored["rnn.weight_hh_l0"].dtype == torch.float32  # which 16 bits do not hold
+    found, wanted = load_model(tmp_path / "small").state_dict(), net.state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], value) for name, value in wanted.items())
+
+
+def test_rounding_to_8_bits_is_close_and_exact_in_products():
+    torch.manual_seed(0)
+    value = torch.randn(3, 50, 40) * torch.logspace(-6, 3, 50)[:, None]
+    value[1, 7] = 0
+    rounded = round_to_8_bits(value)
+    whole, steps = in_8_bits(rounded)
+    assert torch.equal(whole * steps, rounded)
+    assert int(whole.abs().max()) == 127
+    assert (rounded - value).abs().div(value.abs().amax(-1, keepdim=True) + 1e-30).max() < 0.0045  # half of 1 / 127
+    assert in_8_bits(value) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        (MATRIX, torch.ones(1, 1, 1)),
+        (MATRIX, torch.ones(1, 1, 4096)),
+        ("encoder.0.norm.bias", torch.ones(1)),
+    ],
+    ids=["too few", "would grow", "of a tensor in 32 bits"],
+)
+def test_steps_that_do_not_fit_are_refused(tmp_path, name, steps):
+    save_model(rounded_network(), tmp_path / "model", CONFIGURATION, small=True)
+    change(tmp_path / "model", lambda tensors: tensors.update({name + STEPS: steps}))
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors: .*{name}{STEPS} does not fit {name}"):
+        load_model(tmp_path / "model")
+
+
 def change(folder, edit):
     path = folder / "model.safetensors"
-    from safetensors.torch import load_file
-
     tensors = load_file(path)
     edit(tensors)
     save_file(tensors, path)

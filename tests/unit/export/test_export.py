@@ -3,6 +3,7 @@
 import itertools
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from modelscope_ext.inference.chunking import ChunkedInference
 from modelscope_ext.inference.onnx_backend import OnnxBackend
 from modelscope_ext.inference.torch_backend import TorchBackend
 from modelscope_ext.pretrained import DEFAULT, MODELS, graph_of
+from modelscope_ext.tensors import round_to_8_bits
 
 #: A representative of every option of `CruseConfig`.
 VARIANTS = {
@@ -269,6 +271,45 @@ def test_the_files_in_the_package_are_those_of_its_weights(folder, noisy):
         assert np.abs(ours(audio, rate) - theirs(audio, rate)).max() < 1e-5
     assert ours.dry_gain == theirs.dry_gain
     assert graph_of(folder.parent.parent / "elsewhere") is None
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in DEFAULT.parent.glob("*/configuration.json")), ids=lambda path: path.name
+)
+def test_the_package_has_each_matrix_once(folder, tmp_path, noisy):
+    graph = graph_of(folder)
+    assert graph.stat().st_size < 300_000
+    shutil.copy(graph, tmp_path / "alone.onnx")
+    with pytest.raises(ValueError, match=r"alone\.onnx: "):  # elsewhere weights are not looked for
+        OnnxBackend(tmp_path / "alone.onnx")
+    shutil.copy(folder / "model.safetensors", tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"alone\.onnx: "):
+        OnnxBackend(tmp_path / "alone.onnx")
+    whole = tmp_path / "whole.onnx"
+    export_onnx(folder, whole, utterance=not load_model(folder).causal, blocks=load_model(folder).causal)
+    assert np.array_equal(Denoiser(whole)(noisy[:20_000], 16000), Denoiser(folder)(noisy[:20_000], 16000))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08", b"\xff" * 8 + b"{}", b"\x02" + bytes(7) + b"[]", bytes(100)])
+def test_damaged_weights_of_the_package_are_named(tmp_path, monkeypatch, content):
+    folder = shutil.copytree(DEFAULT, tmp_path / "model")
+    monkeypatch.setattr("modelscope_ext.pretrained.DEFAULT", folder)
+    Denoiser(folder / "model.onnx")
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.onnx: (its weights model\.safetensors are damaged|not an ONNX file)"):
+        OnnxBackend(folder / "model.onnx")
+
+
+def test_matrices_that_8_bits_hold_take_8(tmp_path, noisy):
+    net = build("CRUSE3-16-1xGRU2", bidirectional=True).eval()
+    export_onnx(net, tmp_path / "32.onnx")
+    with torch.no_grad():
+        for name, value in net.named_parameters():
+            value.copy_(round_to_8_bits(value) if "rnn.weight" in name else value)
+    export_onnx(net, tmp_path / "8.onnx")  # which compares both outputs
+    large = sum(value.numel() for name, value in net.named_parameters() if "rnn.weight" in name)
+    sizes = [(tmp_path / name).stat().st_size for name in ("32.onnx", "8.onnx")]
+    assert sizes[0] - sizes[1] > 2.9 * large
 
 
 def test_streams_do_not_disturb_each_other(step, noisy):
