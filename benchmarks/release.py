@@ -18,6 +18,7 @@ import torch
 
 from modelscope_ext import Denoiser
 from modelscope_ext.checkpoint import load_model, read_configuration, save_model
+from modelscope_ext.pretrained import DEFAULT
 from modelscope_ext.tensors import round_to_8_bits
 
 NOISY = Path(__file__).parents[1] / "examples" / "noisy.wav"
@@ -40,6 +41,8 @@ def main() -> None:
     change = Denoiser(net)(audio, rate) - before
     print(f"rounding changes {NOISY.name} by {10 * np.log10(operator.truediv(*map(power, (change, before)))):.1f} dB")
     configuration = read_configuration(args.folders[0])
+    configuration.pop("training", None)
+    configuration["train"] = read_configuration(DEFAULT)["train"]  # for fine-tuning
     configuration["inference"] = {"attenuation_limit_db": args.limit}
     save_model(net, args.out, configuration, small=True)
     print(*(f"{path.name}: {path.stat().st_size:,} bytes" for path in sorted(args.out.iterdir())), sep="\n")

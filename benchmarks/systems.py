@@ -52,9 +52,9 @@ class Ours(Peer):
         return np.concatenate((*chunks, stream.flush()))
 
     def weights(self) -> list[Path]:
-        from modelscope_ext.pretrained import DEFAULT
+        from modelscope_ext.pretrained import MODELS
 
-        path = Path(self.model or DEFAULT)
+        path = Path(self.model or MODELS["stream" if self.live else "file"])
         return [*path.glob("*.safetensors"), *path.glob("*.bin")] if path.is_dir() else [path]
 
 

@@ -4,8 +4,7 @@ Inputs and outputs, all float32 at the network's rate:
 
 - a step of a causal network: `audio` (B, hop) and the state → `enhanced` (B, hop), delayed by `delay` samples, and the
   new state. All other inputs are the state, zeros before the first step; the output `new_X` is the next `X`.
-- blocks of a causal network: the same for `audio` (B, n hops), any n; long audio takes half the time. The model in this
-  package is such a file.
+- blocks of a causal network: the same for `audio` (B, n hops), any n; long audio takes half the time.
 - whole utterances: `audio` (B, N) → `enhanced` (B, N), aligned, any B and N. FRCRN also has the output `own_means`
   (B, 22, 256), and the optional input `means` for those of the recording that `audio` is a part of.
 

@@ -39,6 +39,7 @@ class _Step:
     def __init__(self, net: Cruse, int8: bool) -> None:
         self.net, self.config, self.int8, self.graph = net, net.config, int8, Graph()
         self.hop, self.bins = net.hop, net.config.freqs[0]
+        self.names = {id(value): name for name, value in net.named_parameters()}
         self.analysis, self.synthesis = transforms(self.graph, net.window, self.bins)
 
     def build(self) -> Graph:
@@ -149,8 +150,13 @@ class _Step:
 
         They are grouped 1 x 1 convolutions. onnxruntime fuses these with the next operation.
         """
-        gates = zip(weight.split(self.net.rnn.width, 1), bias.split(self.net.rnn.width, 1), strict=True)
-        return [self.graph("Conv", x, w.flatten(0, 1)[:, :, None, None], b.flatten(), group=len(w)) for w, b in gates]
+        graph, (groups, outputs, width) = self.graph, weight.shape
+        gates = outputs // width
+        whole = graph.matrix(self.names[id(weight)], weight)
+        parts = graph("Split", whole, [width] * gates, outputs=gates, axis=1)
+        kernels = [graph("Reshape", part, [groups * width, width, 1, 1]) for part in parts]
+        biases = bias.split(width, 1)
+        return [graph("Conv", x, k, b.flatten(), group=groups) for k, b in zip(kernels, biases, strict=True)]
 
     def in_8_bits(self, x: str, weight: Tensor, bias: Tensor) -> list[str]:
         """Return the same for x (B, P, H) by weights in 8 bits and a scale for each output."""
@@ -209,13 +215,12 @@ class _Utterance(_Step):
     def one_direction(self, rnn: GroupedRNN, x: str, direction: str = "forward") -> str:
         """Return the output of recurrent layers, (T, B, R) as their input."""
         graph = self.graph
-        names = {id(value): name for name, value in self.net.named_parameters()}
         order = {"GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}[rnn.kind]  # of the gates, in ONNX
         options = {"linear_before_reset": 1} if rnn.kind == "GRU" else {}
         parts = self.groups(x)
         for layer in range(rnn.layers):
             *matrices, b_ih, b_hh = rnn.layer_weights(layer)
-            w_ih, w_hh = (self.matrix(rnn, names[id(each)], each, order) for each in matrices)
+            w_ih, w_hh = (self.matrix(rnn, each, order) for each in matrices)
             biases = torch.cat([each.split(rnn.width, 1)[gate] for each in (b_ih, b_hh) for gate in order], 1)
             starts = self.starts(layer)
             ends = []
@@ -230,11 +235,11 @@ class _Utterance(_Step):
             self.keep(layer, ends)
         return graph("Concat", *parts, axis=2)
 
-    def matrix(self, rnn: GroupedRNN, name: str, value: Tensor, order: Sequence[int]) -> list[str]:
+    def matrix(self, rnn: GroupedRNN, weight: Tensor, order: Sequence[int]) -> list[str]:
         """Return each group's matrix (1, gates * R / P, R / P) with its gates in another order."""
         graph = self.graph
         rows = [gate * rnn.width + row for gate in order for row in range(rnn.width)]
-        whole = graph("Gather", graph.matrix(name, value), rows, axis=1)
+        whole = graph("Gather", graph.matrix(self.names[id(weight)], weight), rows, axis=1)
         return graph("Split", whole, [1] * rnn.groups, outputs=rnn.groups, axis=0) if rnn.groups > 1 else [whole]
 
     def groups(self, x: str) -> list[str]:

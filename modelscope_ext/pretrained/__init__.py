@@ -6,8 +6,8 @@ __all__ = ["DEFAULT", "HIGH_BAND", "MODELS", "graph_of", "weights_of"]
 
 #: Causal, with weights that this project trained; the `README.md` beside them is the card.
 DEFAULT = Path(__file__).parent / "speech_cruse_ans_16k"
-#: By their names: for arrays and files, and for streams. The same network does both.
-MODELS = {"file": DEFAULT, "stream": DEFAULT}
+#: By their names: for arrays and files, in both directions of time, and for streams.
+MODELS = {"file": DEFAULT.parent / "speech_cruse_bidirectional_ans_16k", "stream": DEFAULT}
 #: ONNX file of `inference.band_gains`; the card is beside it.
 HIGH_BAND = Path(__file__).parent / "high_band" / "model.onnx"
 

@@ -263,7 +263,7 @@ def test_a_stream_equals_that_of_pytorch(step, denoiser, noisy, chunk, packaged)
     "folder", sorted(path.parent for path in DEFAULT.parent.glob("*/configuration.json")), ids=lambda path: path.name
 )
 def test_the_files_in_the_package_are_those_of_its_weights(folder, noisy):
-    """Whoever replaces the weights makes the file again: `modelscope-ext export --blocks`."""
+    """Whoever replaces the weights makes the file again: `modelscope-ext export`."""
     noisy = noisy[:48_000]
     ours, theirs = Denoiser(load_model(folder)), Denoiser(folder)
     assert isinstance(theirs.backend, OnnxBackend)
@@ -286,7 +286,7 @@ def test_the_package_has_each_matrix_once(folder, tmp_path, noisy):
     with pytest.raises(ValueError, match=r"alone\.onnx: "):
         OnnxBackend(tmp_path / "alone.onnx")
     whole = tmp_path / "whole.onnx"
-    export_onnx(folder, whole, utterance=not load_model(folder).causal, blocks=load_model(folder).causal)
+    export_onnx(folder, whole)
     assert np.array_equal(Denoiser(whole)(noisy[:20_000], 16000), Denoiser(folder)(noisy[:20_000], 16000))
 
 
