@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 import modelscope_ext
 from modelscope_ext.inference import denoiser
+from modelscope_ext.pretrained import MODELS
 
 pytestmark = pytest.mark.slow
 
@@ -32,15 +33,16 @@ def run(*command, cwd=ROOT, **environment):
     return done.stdout
 
 
-def test_the_wheel_holds_the_model_and_nothing_of_the_tests(tmp_path):
+def test_the_wheel_holds_the_models_and_nothing_of_the_tests(tmp_path):
     run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, ROOT)
     (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    model = "modelscope_ext/pretrained/speech_cruse_ans_16k"
-    assert {
-        f"{model}/{name}" for name in ("configuration.json", "model.safetensors", "model.onnx", "README.md")
-    } <= set(names)
+    sizes = {info.filename: info.compress_size for info in zipfile.ZipFile(wheel).infolist()}
+    names = list(sizes)
+    for folder in MODELS.values():
+        for name in ("configuration.json", "model.safetensors", "model.onnx", "README.md"):
+            assert f"modelscope_ext/pretrained/{folder.name}/{name}" in names
     assert "modelscope_ext/pretrained/high_band/model.onnx" in names
+    assert sum(size for name, size in sizes.items() if "/pretrained/" in name) < 8e6
     assert "modelscope_ext/templates/report.html" in names
     assert not [name for name in names if name.startswith(("tests", "benchmarks", "examples"))]
     assert wheel.stat().st_size < 10e6

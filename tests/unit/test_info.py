@@ -10,22 +10,28 @@ from modelscope_ext.cli import main
 from modelscope_ext.hub import WEIGHTS
 from modelscope_ext.info import card_licence, card_tables, describe, macs_per_second
 from modelscope_ext.models import CRUSE_TYPE, build
-from modelscope_ext.pretrained import DEFAULT
+from modelscope_ext.pretrained import DEFAULT, MODELS
 
 
-def test_the_model_in_the_package(capsys):
-    assert main(["info", "--json"]) == 0
+@pytest.mark.parametrize(
+    ("model", "facts"),
+    [([], (False, None, 3_649_490)), (["file"], (False, None, 3_649_490)), (["stream"], (True, 32, 1_860_994))],
+)
+def test_the_models_in_the_package(capsys, model, facts):
+    assert main(["info", "--json", *model]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["architecture"] == "CRUSE4-64-1xGRU4 (skip add_scale, mask complex, no batch norm, window 512)"
-    assert (found["causal"], found["latency_ms"], found["attenuation_limit_db"]) == (True, 32, 32)
+    assert (found["causal"], found["latency_ms"], found["parameters"]) == facts
+    assert found["attenuation_limit_db"] == 32
     assert found["licence"] == "Apache-2.0"
-    assert found["weights"]["sha256"] == hashlib.sha256((DEFAULT / WEIGHTS).read_bytes()).hexdigest()
+    weights = MODELS["".join(model) or "file"] / WEIGHTS
+    assert found["weights"]["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert found["tables"][0]["rows"][0][:2] == ["", "WB-PESQ"]
     assert any("licence" in table["rows"][0] for table in found["tables"])  # the sources
 
 
 def test_the_text_has_a_line_for_each_fact(capsys):
-    assert main(["info"]) == 0
+    assert main(["info", "stream"]) == 0
     text = capsys.readouterr().out
     facts = dict(line.split(maxsplit=1) for line in text.partition("\n\n")[0].splitlines())
     assert facts["parameters"] == "1.86 million"

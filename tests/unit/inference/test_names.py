@@ -67,9 +67,11 @@ def test_each_model_has_its_own_limit(folders):
     assert np.abs(denoiser(NOISE, 16000) - NOISE).max() > 1e-3
 
 
-def test_the_package_of_today_loads_one_model():
+def test_the_package_has_a_model_for_files_and_one_for_streams():
     denoiser = Denoiser()
     assert np.array_equal(streamed(denoiser), streamed(Denoiser("stream")))
+    assert np.array_equal(denoiser(NOISE, 16000), Denoiser("file")(NOISE, 16000))
+    assert np.abs(denoiser(NOISE, 16000) - Denoiser("stream")(NOISE, 16000)).max() > 1e-3
 
 
 def test_info_takes_names(capsys):
