@@ -15,7 +15,7 @@ from modelscope_ext.pretrained import DEFAULT, MODELS
 
 @pytest.mark.parametrize(
     ("model", "facts"),
-    [([], (False, None, 3_649_490)), (["file"], (False, None, 3_649_490)), (["stream"], (True, 32, 1_860_994))],
+    [([], (False, None, 3_646_370)), (["file"], (False, None, 3_646_370)), (["stream"], (True, 32, 1_863_138))],
 )
 def test_the_models_in_the_package(capsys, model, facts):
     assert main(["info", "--json", *model]) == 0

@@ -71,7 +71,7 @@ def test_the_package_has_a_model_for_files_and_one_for_streams():
     denoiser = Denoiser()
     assert np.array_equal(streamed(denoiser), streamed(Denoiser("stream")))
     assert np.array_equal(denoiser(NOISE, 16000), Denoiser("file")(NOISE, 16000))
-    assert np.abs(denoiser(NOISE, 16000) - Denoiser("stream")(NOISE, 16000)).max() > 1e-3
+    assert not np.allclose(denoiser(NOISE, 16000), Denoiser("stream")(NOISE, 16000), atol=1e-5)
 
 
 def test_info_takes_names(capsys):
