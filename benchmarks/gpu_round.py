@@ -52,20 +52,24 @@ def restore(state: Path, work: Path) -> None:
 def train(loop: TrainingLoop, config: TrainConfig, probe: int, end: float, more_s: float) -> None:
     """Train to the time `end`. The rates fall to their last value then, or `more_s` seconds of training later."""
 
-    def run(planned: int, steps: int) -> float:
-        """Train some of the planned steps; return the seconds a step, with the start of workers and the validation."""
+    def run(planned: int, steps: int) -> tuple[float, float]:
+        """Train some of the planned steps; return the seconds a step, and those of the validation and the start."""
         loop.config = loop.recipe.config = replace(config, steps=loop.done.step + planned)
-        begun, last = time.monotonic(), loop.done.step + steps
+        begun, trained, last = time.monotonic(), loop.done.seconds, loop.done.step + steps
         loop.run(steps)
         if loop.done.step < last:
             raise SystemExit("stopped by a signal; the checkpoint continues")
-        return (time.monotonic() - begun) / steps
+        trained = loop.done.seconds - trained
+        return trained / steps, time.monotonic() - begun - trained
 
-    step_s = run(10**9, probe)
+    planned, done = 10**9, loop.done  # at full rates, but where a call before has shown how long a step takes
+    if done.step:
+        planned = max(probe, math.ceil((end - time.monotonic() + more_s) * done.step / done.seconds))
+    step_s, pause_s = run(planned, probe)
     for part in range(PARTS, 0, -1):
-        left = end - time.monotonic()
+        left = end - time.monotonic() - part * pause_s
         if left > step_s:
-            step_s = run(math.ceil((left + more_s) / step_s), math.ceil(left / step_s / part))
+            step_s, pause_s = run(math.ceil((left + more_s) / step_s), math.ceil(left / step_s / part))
 
 
 def main() -> None:

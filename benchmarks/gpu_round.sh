@@ -8,7 +8,8 @@
 # 3. There, with a limit of 600 s and PACK carried (runs/ is ignored by git, so it may be runs/gpu):
 #      benchmarks/gpu_round.sh runs/gpu
 #    With MORE_S=200 the learning rates end 200 s of training later, in a second call. While the machine is kept, the
-#    call continues from WORK_DIR. On a new one it continues from PACK/state: a copy of $OUT, if it fits the 64 MiB.
+#    call continues from WORK_DIR. On a new one it continues from PACK/state, a copy of $OUT: 30 MB for the CRUSE, so
+#    pack with --megabytes 20 from the beginning then; another pack is another run.
 # 4. The averaged weights of the best validation are $OUT/best, a model folder.
 #
 # Rehearsal: OUT=/tmp/out ROUND_S=120 BATCH=2 WORKERS=1 PROBE=10 PYTHON=… benchmarks/gpu_round.sh PACK
