@@ -26,6 +26,23 @@ AudioNode.prototype.connect = function (target, ...more) {
 )
 
 
+#: Chooses the first recording; returns the times of all before and after it, and what the gains are told.
+SWITCH = """
+const sounds = [...document.querySelectorAll("audio")];
+const times = () => sounds.map((sound) => sound.currentTime);
+const set = AudioParam.prototype.setTargetAtTime;
+const gains = [];
+AudioParam.prototype.setTargetAtTime = function (...how) {
+  gains.push(how);
+  return set.apply(this, how);
+};
+const before = times();
+document.querySelector("input[type=radio]").click();
+AudioParam.prototype.setTargetAtTime = set;
+return [before, times(), gains, sounds.map((sound) => sound.volume)];
+"""
+
+
 def record(browser) -> None:
     """Record in the page what goes to the loudspeaker from the next connection on."""
     browser.execute_script(RECORD)
@@ -52,7 +69,11 @@ def check_switch(browser) -> None:
     near = f"{sounds}[0].currentTime > 0.5 && Math.abs({sounds}[0].currentTime - {sounds}[1].currentTime) < 0.01"
     browser.execute_script(f"{sounds}[1].play()")
     wait_for(browser, near)
-    browser.find_element("css selector", "input[type=radio]").click()
+    before, after, gains, volumes = browser.execute_script(SWITCH)
+    assert after == before  # none jumps
+    assert [target for target, _, _ in gains] == [1, 0]
+    assert gains[0][1:] == gains[1][1:]  # the same instant and pace, so that the gains add up to 1
+    assert volumes == [1, 1]
     wait_for(browser, near)
     assert not browser.execute_script(f"return {sounds}.some(each => each.muted)")  # muting shifts a clock
     browser.execute_script(f"{sounds}[0].pause()")

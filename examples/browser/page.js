@@ -1,3 +1,4 @@
+import { Row } from "./list.js";
 import { header, Player } from "./player.js";
 import { say, switchLanguage, translate } from "./words.js";
 
@@ -37,36 +38,64 @@ function release(worker) {
 
 // Files
 
-let worker = null; // of the file that is being denoised
+let entries = []; // the files that were given, with their rows and results; they are denoised in turn
+let running = null; // the one that is being denoised
+let worker = null; // that does it
 let player = null;
-let job = 0; // counts the files, so that one that is being decoded can be stopped
 
-function stopFile() {
-  job++;
+function take(files) {
+  if (!files.length) return;
+  if (!running) clear();
+  for (const file of files) {
+    const entry = { file, row: new Row($("list"), file.name, () => show(entry)) };
+    entries.push(entry);
+  }
+  $("list").hidden = entries.length < 2;
+  if (!running) next();
+}
+
+function clear() {
+  player?.pause();
+  player = null;
+  $("result").hidden = true;
+  for (const { row } of entries) row.remove();
+  entries = [];
+}
+
+function next() {
+  running = entries[entries.indexOf(running) + 1];
+  if (running) return denoise(running);
+  $("working").hidden = true;
+  const good = entries.filter(({ done }) => done).length;
+  if (entries.length > 1) say($("status"), "all", { good, count: entries.length });
+}
+
+function tell(name, details) {
+  running.row.say(name, details);
+  say($("status"), name, details);
+}
+
+function stopWorker() {
   worker?.terminate();
   worker = null;
   spare ??= newWorker();
-  $("working").hidden = true;
 }
 
-function done() {
+function keepWorker() {
   release(worker);
   worker = null;
 }
 
 function problem({ word: name, detail }) {
-  stopFile();
-  say($("status"), name, { detail });
+  stopWorker();
+  tell(name, { detail });
+  next();
 }
 
-function denoise(file, decoded) {
-  stopFile();
-  player?.pause();
-  player = null;
-  $("result").hidden = true;
+function denoise(entry, decoded) {
   $("working").hidden = false;
   $("progress").removeAttribute("value");
-  say($("status"), "loading");
+  tell("loading");
   const blobs = { before: [], after: [] };
   const began = performance.now();
   worker = takeWorker();
@@ -77,28 +106,26 @@ function denoise(file, decoded) {
       blobs.after.push(data.after);
       showProgress(data, (performance.now() - began) / 1000);
     } else if (data.kind === "done") {
-      done();
-      $("working").hidden = true;
-      show(file, data, [new Blob(blobs.before), new Blob(blobs.after)]);
+      keepWorker();
+      finish(entry, data, [new Blob(blobs.before), new Blob(blobs.after)]);
     } else if (data.kind === "problem") {
-      if (data.word !== "failed") done();
-      if (data.word === "undecodable" && !decoded) decodeFirst(file, data);
+      if (data.word !== "failed") keepWorker();
+      if (data.word === "undecodable" && !decoded) decodeFirst(entry, data);
       else problem(data);
     }
   };
-  worker.postMessage({ file, decoded });
+  worker.postMessage({ file: entry.file, decoded });
 }
 
 function showProgress({ seconds, of }, elapsed) {
   const share = Math.min(1, seconds / of);
   $("progress").value = share;
-  say($("status"), "working", { percent: Math.floor(100 * share), left: clock(elapsed * (1 / share - 1)) });
+  if (share) tell("working", { percent: Math.floor(100 * share), left: clock(elapsed * (1 / share - 1)) });
 }
 
-function decodeFirst(file, about) {
-  const mine = job;
-  const ifMine = (next) => (result) => mine === job && next(result);
-  decodeWhole(file, about).then(ifMine((decoded) => denoise(file, decoded)), ifMine(problem));
+function decodeFirst(entry, about) {
+  const ifMine = (next) => (result) => entry === running && next(result);
+  decodeWhole(entry.file, about).then(ifMine((decoded) => denoise(entry, decoded)), ifMine(problem));
 }
 
 // For browsers and formats without a decoder that reads a file piece by piece.
@@ -113,20 +140,29 @@ async function decodeWhole(file, { rate = 48000, seconds = 0 }) {
   }
 }
 
-function show(file, done, recordings) {
-  const { rate, channels, frames, busy, pictures, promised } = done;
-  const name = promised > frames / rate + 1 ? "cut" : "done";
-  say($("status"), name, { length: clock(frames / rate), busy: (busy / 1000).toFixed(1), promised: clock(promised) });
+function finish(entry, done, recordings) {
+  const { rate, channels, frames, busy, promised, cut } = done;
+  const name = promised > frames / rate + 1 ? "cut" : cut ? "incomplete" : "done";
+  tell(name, { length: clock(frames / rate), busy: (busy / 1000).toFixed(1), promised: clock(promised) });
   $("status").dataset.load = busy / 1000 / (frames / rate);
+  const wav = new Blob([header(rate, channels, recordings[1].size), recordings[1]], { type: "audio/wav" });
+  entry.row.offer(wav, `${entry.file.name.replace(/\.\w+$/, "")}_denoised.wav`);
+  Object.assign(entry, { done, recordings });
+  if (!player) show(entry); // the others by their buttons
+  next();
+}
+
+function show(entry) {
+  const { rate, frames, pictures } = entry.done;
   ["before", "after"].forEach((name, i) => {
     draw($(name), pictures[i]);
     say($(`${name}-caption`), `${name}Caption`, { khz: Math.round(rate / 2000), length: clock(frames / rate) });
   });
-  URL.revokeObjectURL($("download").href);
-  const wav = new Blob([header(rate, channels, recordings[1].size), recordings[1]], { type: "audio/wav" });
-  $("download").href = URL.createObjectURL(wav);
-  $("download").download = `${file.name.replace(/\.\w+$/, "")}_denoised.wav`;
-  player = new Player(recordings, done, showPosition);
+  const { href, download } = entry.row.link;
+  Object.assign($("download"), { href, download });
+  for (const { row } of entries) row.button.ariaPressed = row === entry.row;
+  player?.pause();
+  player = new Player(entry.recordings, entry.done, showPosition);
   player.choose($("denoised").ariaChecked === "true" ? 1 : 0);
   $("position").max = frames / rate;
   $("result").hidden = false;
@@ -153,16 +189,19 @@ function draw(canvas, { width, height, levels }) {
 }
 
 $("file").onchange = ({ target }) => {
-  if (target.files[0]) denoise(target.files[0]);
+  take([...target.files]);
   target.value = "";
 };
 $("example").onclick = async () => {
   const answer = await fetch(new URL("example.mp3", import.meta.url));
-  denoise(new File([await answer.blob()], "example.mp3"));
+  take([new File([await answer.blob()], "example.mp3")]);
 };
 $("cancel").onclick = () => {
-  stopFile();
-  say($("status"), "stopped");
+  stopWorker();
+  for (const { row } of entries.slice(entries.indexOf(running))) row.say("cancelled");
+  say($("status"), "cancelled");
+  running = null;
+  $("working").hidden = true;
 };
 $("play").onclick = () => {
   if (player.context) player.pause();
@@ -174,7 +213,7 @@ onSwitch($("denoised"), (on) => player?.choose(on ? 1 : 0));
 document.ondragover = (event) => event.preventDefault();
 document.ondrop = (event) => {
   event.preventDefault();
-  if (event.dataTransfer.files[0]) denoise(event.dataTransfer.files[0]);
+  take([...event.dataTransfer.files]);
 };
 
 // The microphone

@@ -1,11 +1,13 @@
 // Denoises files, one after the other, or one microphone. The page ends it to cancel.
 
 import { ADTS, AudioSampleSink, BlobSource, FLAC, Input, MATROSKA, MP3, MP4, OGG, QTFF, WAVE, WEBM } from "mediabunny";
+import { checked } from "./headers.js";
 import { Spectrograms } from "./spectrogram.js";
 import { cut, DenoiseStream, joined, Network, silence } from "./stream.js";
 
 const FORMATS = [MP4, QTFF, MATROSKA, WEBM, MP3, WAVE, OGG, ADTS, FLAC];
 const MAX_HOURS = 3;
+const RATES = [3000, 768000]; // that browsers play, in Hz
 const MAX_BYTES = 2 ** 32 - 44; // of a wav file
 
 const WARMUP_S = 15; // of audio, unless there is something to do
@@ -46,7 +48,9 @@ self.onmessage = async ({ data }) => {
 };
 
 async function denoiseFile({ file, decoded }) {
-  const source = decoded ? wholeSource(decoded) : await fileSource(file);
+  const { file: whole, cut, promised } = await checked(file).catch(() => ({ file })); // reading it finds what is wrong
+  const source = { ...(decoded ? wholeSource(decoded) : await fileSource(whole)), cut };
+  source.promised = promised ?? source.promised;
   if (source.seconds > MAX_HOURS * 3600) throw new Problem("long");
   const done = await processed(source, await loading, (block) => self.postMessage(block));
   self.postMessage(done);
@@ -71,6 +75,7 @@ async function processed(source, network, send) {
   };
   for await (let { audio, rate } of blocks(source.parts, 1 + network.about.lead_in_s)) {
     if (!stream) {
+      if (rate < RATES[0] || rate > RATES[1]) throw new Problem("rate");
       Object.assign(done, { rate, channels: audio.length });
       stream = new DenoiseStream(network, rate, audio.length);
       const warmup = audio.map((channel) => channel.slice(1, Math.round(network.about.lead_in_s * rate) + 1).reverse());
@@ -81,7 +86,7 @@ async function processed(source, network, send) {
   }
   if (!stream) throw new Problem("empty");
   finish(await stream.flush());
-  return { ...done, promised: source.promised, pictures: pictures.pictures(), busy: performance.now() - began };
+  return { ...done, promised: source.promised, cut: source.cut, pictures: pictures.pictures(), busy: performance.now() - began };
 }
 
 async function fileSource(file) {

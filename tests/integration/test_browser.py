@@ -58,17 +58,17 @@ def page(browser, site):
         yield browser
 
 
-def give(page, path):
-    """Give the page a file; return what it says at the end."""
-    page.find_element("id", "file").send_keys(str(path))
+def give(page, *paths):
+    """Give the page files; return what it says at the end."""
+    page.find_element("id", "file").send_keys("\n".join(map(str, paths)))
     return wait_for(page, READY, 300)
 
 
-def downloaded(page, folder):
+def downloaded(page, folder, link="download"):
     """Return samples and rate of the result."""
     page.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
-    page.find_element("id", "download").click()
-    name = page.find_element("id", "download").get_attribute("download")
+    page.find_element("css selector", f"#{link}").click()
+    name = page.find_element("css selector", f"#{link}").get_attribute("download")
     pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(page, 60).until(
         lambda _: (folder / name).exists(), name
     )
@@ -93,9 +93,9 @@ def test_a_file_has_the_result_of_python(page, tmp_path, noisy, rate):
     assert difference_db(found, expected) < -60
 
 
-def drop(page, path):
-    """Drag a file into the page and drop it; return what the page says at the end."""
-    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+def drop(page, *paths):
+    """Drag files into the page and drop them; return what the page says at the end."""
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
     page.execute_script("document.getElementById('status').textContent = ''")
     for kind in ("dragEnter", "dragOver", "drop"):
         page.execute_cdp_cmd("Input.dispatchDragEvent", {"type": kind, "x": 600, "y": 600, "data": data})
@@ -158,6 +158,35 @@ def test_the_switch_changes_to_the_same_instant_and_level(page, tmp_path, noisy)
     assert page.find_element("id", "play").text == "Play"
 
 
+@pytest.mark.parametrize(("name", "subtype"), [("a.wav", "PCM_16"), ("a.ogg", "VORBIS"), ("b.ogg", "OPUS")])
+def test_a_recording_that_is_cut_off_gives_what_is_there(page, tmp_path, noisy, name, subtype):
+    soundfile.write(tmp_path / name, noisy, RATE, subtype)
+    whole = (tmp_path / name).read_bytes()
+    assert "cut off" not in give(page, tmp_path / name)
+    (tmp_path / name).write_bytes(whole[:-1])
+    assert "The file is cut off: its end is missing" in give(page, tmp_path / name)
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    assert "cut off" in give(page, tmp_path / name)
+    found, rate = downloaded(page, tmp_path)
+    assert rate == (48000 if subtype == "OPUS" else RATE)
+    found = found[:: rate // RATE]
+    assert 2 * RATE < len(found) < 6 * RATE
+    assert np.corrcoef(found, noisy[: len(found)])[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("sizes", [(0, 0), (36, 0), (0xFFFFFFFF, 0xFFFFFFFF)])
+def test_a_wav_file_of_a_recorder_that_was_switched_off_is_read_to_its_end(page, tmp_path, noisy, sizes):
+    soundfile.write(tmp_path / "a.wav", noisy[:RATE], RATE)
+    header = bytearray((tmp_path / "a.wav").read_bytes())
+    header[4:8], header[40:44] = (size.to_bytes(4, "little") for size in sizes)
+    (tmp_path / "a.wav").write_bytes(header)
+    said = give(page, tmp_path / "a.wav")
+    assert said.startswith("Done: 0:01")
+    assert "cut off" not in said
+    found, rate = downloaded(page, tmp_path)
+    assert (rate, len(found)) == (RATE, RATE)
+
+
 def test_unusable_files_have_plain_messages(page, tmp_path):
     (tmp_path / "broken.wav").write_text("text" * 1000)
     assert "cannot read this file" in give(page, tmp_path / "broken.wav")
@@ -170,6 +199,9 @@ def test_unusable_files_have_plain_messages(page, tmp_path):
     assert "it is empty" in give(page, tmp_path / "empty.wav")
     soundfile.write(tmp_path / "odd.wav", np.full(RATE, np.nan), RATE, "FLOAT")
     assert "no numbers" in give(page, tmp_path / "odd.wav")
+    for rate in (100, 2_000_000_000):
+        soundfile.write(tmp_path / "odd.wav", np.zeros(200), rate)
+        assert "from 3 to 768 kHz" in give(page, tmp_path / "odd.wav")
     soundfile.write(tmp_path / "long.wav", np.zeros(8), 8000)
     size = 8000 * 2 * 3601 * 3
     header = bytearray((tmp_path / "long.wav").read_bytes())
@@ -180,12 +212,46 @@ def test_unusable_files_have_plain_messages(page, tmp_path):
     assert "longer than 3 hours" in give(page, tmp_path / "long.wav")
 
 
+@pytest.mark.parametrize("way", [give, drop])
+def test_several_files_are_denoised_in_turn(page, tmp_path, noisy, way):
+    for seconds in (1, 2):
+        soundfile.write(tmp_path / f"{seconds}.wav", noisy[: seconds * RATE], RATE)
+    (tmp_path / "bad.wav").write_text("text" * 1000)
+    assert way(page, tmp_path / "1.wav", tmp_path / "bad.wav", tmp_path / "2.wav") == "2 of 3 files are done."
+    states = [state.text for state in page.find_elements("css selector", "#list span")]
+    expected = ("Done: 0:01 in", "The browser cannot read this file", "Done: 0:02 in")
+    assert all(map(str.startswith, states, expected)), states
+    assert page.find_element("id", "time").text == "0:00 / 0:01"
+    first, bad, last = page.find_elements("css selector", "#list button")
+    assert not bad.is_enabled()
+    last.click()
+    assert [each.get_attribute("aria-pressed") for each in (first, bad, last)] == ["false", "false", "true"]
+    assert page.find_element("id", "time").text == "0:00 / 0:02"
+    assert len(downloaded(page, tmp_path, "download")[0]) == 2 * RATE
+    assert len(downloaded(page, tmp_path, "list a")[0]) == RATE
+
+
+def test_a_file_that_comes_while_another_is_denoised_waits(page, tmp_path, noisy):
+    soundfile.write(tmp_path / "long.wav", np.zeros(3600 * RATE, np.int16), RATE)
+    soundfile.write(tmp_path / "talk.wav", noisy[:RATE], RATE)
+    page.find_element("id", "file").send_keys(str(tmp_path / "long.wav"))
+    wait_for(page, f"{STATUS}.includes(' left')")
+    page.find_element("id", "file").send_keys(str(tmp_path / "talk.wav"))
+    states = page.find_elements("css selector", "#list span")
+    assert states[0].text.endswith(" left")
+    assert states[1].text == "Waiting"
+    page.find_element("id", "cancel").click()
+    assert [state.text for state in states] == ["Cancelled.", "Cancelled."]
+    assert give(page, tmp_path / "talk.wav").startswith("Done: 0:01")
+    assert not page.find_element("id", "list").is_displayed()
+
+
 def test_a_file_can_be_cancelled(page, tmp_path):
     soundfile.write(tmp_path / "talk.wav", np.zeros(3600 * RATE, np.int16), RATE)
     page.find_element("id", "file").send_keys(str(tmp_path / "talk.wav"))
     wait_for(page, f"{STATUS}.includes(' left')")
     page.find_element("id", "cancel").click()
-    assert page.execute_script(f"return {STATUS}") == ""
+    assert page.execute_script(f"return {STATUS}") == "Cancelled."
     assert not page.find_element("id", "working").is_displayed()
 
 
@@ -202,7 +268,7 @@ def test_the_decoding_of_a_whole_file_can_be_cancelled(page, tmp_path):
         "finish(new AudioBuffer({length: 8000, sampleRate: 8000})); setTimeout(arguments[0]);"
         "BaseAudioContext.prototype.decodeAudioData = window.decode"
     )
-    assert page.execute_script(f"return {STATUS}") == ""
+    assert page.execute_script(f"return {STATUS}") == "Cancelled."
     assert not page.find_element("id", "working").is_displayed()
 
 
