@@ -41,7 +41,7 @@ OF_BANDS = np.array(OF_BANDS)
 
 @functools.cache
 def _session() -> Any:
-    return open_session(HIGH_BAND, 1)
+    return open_session(HIGH_BAND)
 
 
 def kept(before: np.ndarray, after: np.ndarray) -> np.ndarray:

@@ -22,7 +22,9 @@ MOST_PARTS = 200_000
 COMPUTED_PER_BYTE, COMPUTED = 4, 2**22
 #: Most axes of a tensor, most numbers of a computed list of axes, most nodes that add axes.
 MOST_AXES, MOST_LENGTHS, MOST_UNSQUEEZES = 8, 32, 16
-GRAPH, TRAINING, FUNCTIONS = 7, 20, 25
+GRAPH, METADATA, TRAINING, FUNCTIONS = 7, 14, 20, 25
+#: Of an entry of the metadata.
+KEY, VALUE, EMPTY = 1, 2, memoryview(b"")
 NODE, INITIALIZER, SPARSE = 1, 5, 15
 INPUT, OUTPUT, OPERATOR, ATTRIBUTE = 1, 2, 4, 5
 #: Of a tensor: its shape, its type, its name and its content. Of an attribute: a whole number.
@@ -94,6 +96,12 @@ def read_checked(path: Path, weights: Path | None = None) -> bytes:
                 raise ValueError("has more parts than any exported file")
     _bound(nodes, constants, COMPUTED_PER_BYTE * len(content) + COMPUTED)
     return content
+
+
+def metadata(content: bytes) -> dict[str, str]:
+    """Return the metadata of an ONNX file."""
+    entries = (dict(_fields(part)) for number, part in _fields(memoryview(content)) if number == METADATA)
+    return {_text(entry.get(KEY, EMPTY)): _text(entry.get(VALUE, EMPTY)) for entry in entries}
 
 
 def _initializers(weights: Path) -> bytes:
