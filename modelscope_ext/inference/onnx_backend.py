@@ -33,8 +33,8 @@ class OnnxBackend:
 
     Args:
         path: the file; `modelscope_ext.export` describes its content.
-        device: "cpu" or None: onnxruntime. Steps use one thread, since waiting threads would slow down other streams, and
-            so does the model for files in this package: a second one saves a sixth of the time for two thirds more
+        device: "cpu" or None: onnxruntime. Steps use one thread, since waiting threads would slow down other streams.
+            So does the model for files in this package: a second one saves a sixth of the time for two thirds more
             work. Other utterances use all cores or the number in the environment variable OMP_NUM_THREADS. "openvino":
             OpenVINO runs whole utterances on the CPU, in bfloat16 on processors that have it: several times as fast
             with an error of -40 dB or less.
