@@ -153,9 +153,10 @@ def stream(denoiser):
     return denoiser.stream(16000)
 
 
-def test_a_stream_refuses_two_threads_at_once(denoiser, stream, noisy, monkeypatch):
+def test_a_stream_refuses_two_threads_at_once(noisy, monkeypatch):
+    denoiser = Denoiser("stream")
+    stream, feed = denoiser.stream(16000), denoiser.backend.feed
     inside, go_on = threading.Event(), threading.Event()
-    feed = denoiser.backend.feed
 
     def slow(audio, state):
         inside.set()
