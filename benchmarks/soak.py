@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--rates", type=int, nargs="+", default=[16000, 48000])
-    parser.add_argument("--model")
+    parser.add_argument("--model", default="stream")
     args = parser.parse_args()
     torch.set_num_threads(1)
     denoiser = Denoiser(args.model)
