@@ -8,8 +8,6 @@
 """
 
 import argparse
-import functools
-import operator
 from pathlib import Path
 
 import numpy as np
@@ -33,23 +31,19 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     nets = [load_model(folder) for folder in args.folders]
-    sums = functools.reduce(lambda a, b: {k: a[k] + b[k] for k in a}, (net.state_dict() for net in nets))
-    nets[0].load_state_dict({name: value / len(nets) for name, value in sums.items()})
+    states = [net.state_dict() for net in nets]
+    nets[0].load_state_dict({name: sum(state[name] for state in states) / len(states) for name in states[0]})
     net, (audio, rate) = nets[0], soundfile.read(NOISY, dtype="float32")
     before = Denoiser(net)(audio, rate)
     net.load_state_dict({name: rounded(name, value, args.bits) for name, value in net.state_dict().items()})
-    change = Denoiser(net)(audio, rate) - before
-    print(f"rounding changes {NOISY.name} by {10 * np.log10(operator.truediv(*map(power, (change, before)))):.1f} dB")
+    change = 20 * np.log10(np.linalg.norm(Denoiser(net)(audio, rate) - before) / np.linalg.norm(before))
+    print(f"rounding changes {NOISY.name} by {change:.1f} dB")
     configuration = read_configuration(args.folders[0])
     configuration.pop("training", None)
     configuration["train"] = read_configuration(DEFAULT)["train"]  # for fine-tuning
     configuration["inference"] = {"attenuation_limit_db": args.limit}
     save_model(net, args.out, configuration, small=True)
     print(*(f"{path.name}: {path.stat().st_size:,} bytes" for path in sorted(args.out.iterdir())), sep="\n")
-
-
-def power(audio: np.ndarray) -> float:
-    return float(np.square(audio, dtype=np.float64).mean())
 
 
 def rounded(name: str, value: torch.Tensor, bits: int) -> torch.Tensor:

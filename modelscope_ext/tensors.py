@@ -34,7 +34,7 @@ ENTRY = re.compile(
 OLD_PICKLES = 5
 #: Behind the name of a tensor in 8 bits: that of the steps of its rows.
 STEPS = ".steps"
-#: Numbers, from which on a tensor may be stored in 8 bits.
+#: Numbers, from which on a tensor may be stored in 8 bits, and one of an ONNX file in 16.
 LARGE = 1024
 
 

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modelscope_ext.tensors import STEPS, in_8_bits
+from modelscope_ext.tensors import LARGE, STEPS, in_8_bits
 
 END = 2**62  # of a slice up to the end
-LARGE = 1024  # numbers, from which on a weight may be stored in 16 bits
 #: Factor of spectra in a graph to those in the network. With 100 the logarithm of their power needs no offset.
 SCALE = 100.0
 #: Factors of the features in the network to those in a graph: log power, compressed real and imaginary part.
