@@ -6,6 +6,7 @@ import { BandGains, HIGH, LOW } from "./gains.js";
 const RATE = 16000; // of the network
 const FRAMES = 125; // a second
 const SPAN = 128;
+const MOST = 128; // frames at once
 const EDGES_HZ = [8000, 9500, 11000, 13000, 15500, 18000, 20000, 22000, 24000];
 const LOW_BINS = [1, 4, 8, 16, 32, 46, 61];
 
@@ -24,20 +25,19 @@ export function append(a, b) {
 
 export class HighBand {
   // kept: frequency in Hz → share of it that the resamplers keep
-  constructor(rate, kept) {
+  constructor(network, rate, kept) {
     this.rate = rate;
     this.hop = Math.round(rate / FRAMES);
     this.window = hann(2 * this.hop).map(Math.sqrt);
     this.fft = new Fft(2 ** Math.ceil(Math.log2(2 * this.hop)));
-    this.re = new Float64Array(this.fft.size);
-    this.im = new Float64Array(this.fft.size);
+    this.spectra = []; // { re, im } of two frames each
     this.planBands(kept);
     this.audio = new Float32Array(this.hop); // from the beginning of the next frame on
     this.before = this.after = new Float32Array(SPAN); // the network's input and output from `start` on
     this.start = -SPAN;
     this.frame = 0;
     this.tail = new Float32Array(this.hop);
-    this.rule = new BandGains();
+    this.rule = new BandGains(network, MOST);
     this.gains = [0, 1].map(() => new Float64Array(HIGH + 1)); // of two frames
   }
 
@@ -70,7 +70,7 @@ export class HighBand {
   }
 
   // Take samples of the recording and of the network's input and output; return the finished ones.
-  feed(audio, before, after) {
+  async feed(audio, before, after) {
     const { rate, hop } = this;
     this.audio = append(this.audio, audio);
     this.before = append(this.before, before);
@@ -80,7 +80,7 @@ export class HighBand {
     const count = Math.min(whole, Math.floor(((known + 1) * rate - 1) / (hop * RATE)) + 1 - this.frame);
     if (count <= 0) return new Float32Array(0);
     const out = new Float32Array(count * hop);
-    for (let t = 0; t < count; t += 2) this.process(t, Math.min(2, count - t), out);
+    for (let t = 0; t < count; t += MOST) await this.process(t, Math.min(count, t + MOST), out);
     const drop = this.frame === 0 ? hop : 0; // the half frame before the first sample
     this.frame += count;
     this.audio = this.audio.slice(count * hop);
@@ -102,27 +102,45 @@ export class HighBand {
     return Math.floor(((this.frame + t) * this.hop * RATE) / this.rate);
   }
 
-  // Process one frame or two: the second one is the imaginary part.
-  process(t, frames, out) {
-    const { hop, fft, window, re, im } = this;
+  // Process some frames, two in one transform: the second one is the imaginary part.
+  async process(start, end, out) {
+    for (let t = start; t < end; t += 2) this.analyse(t, Math.min(2, end - t), this.spectrum((t - start) / 2));
+    const gains = await this.rule.take();
+    for (let t = start; t < end; t += 2) {
+      const own = gains.subarray((t - start) * HIGH);
+      for (let i = 0; i < Math.min(2, end - t); i++) this.gains[i].set(own.subarray(i * HIGH, (i + 1) * HIGH));
+      this.synthesise(t, Math.min(2, end - t), this.spectrum((t - start) / 2), out);
+    }
+  }
+
+  spectrum(i) {
+    const { size } = this.fft;
+    return (this.spectra[i] ??= { re: new Float64Array(size), im: new Float64Array(size) });
+  }
+
+  analyse(t, frames, { re, im }) {
+    const { hop, window, audio } = this;
     const start = t * hop;
     for (let i = 0; i < 2 * hop; i++) {
-      re[i] = this.audio[start + i] * window[i];
-      im[i] = frames === 2 ? this.audio[start + hop + i] * window[i] : 0;
+      re[i] = audio[start + i] * window[i];
+      im[i] = frames === 2 ? audio[start + hop + i] * window[i] : 0;
     }
     re.fill(0, 2 * hop);
     im.fill(0, 2 * hop);
-    fft.transform(re, im);
-    for (let i = 0; i < frames; i++) this.rule.update(this.above(i), ...this.lower(t + i), this.gains[i]);
-    this.weigh();
-    fft.transform(im, re);
-    this.add(re, out, start);
-    if (frames === 2) this.add(im, out, start + hop);
+    this.fft.transform(re, im);
+    for (let i = 0; i < frames; i++) this.rule.add(this.above(re, im, i), ...this.lower(t + i));
+  }
+
+  synthesise(t, frames, { re, im }, out) {
+    this.weigh(re, im);
+    this.fft.transform(im, re);
+    this.add(re, out, t * this.hop);
+    if (frames === 2) this.add(im, out, (t + 1) * this.hop);
   }
 
   // Multiply the spectra of both frames by their gains.
-  weigh() {
-    const { re, im, below, near, far, gains: [first, second] } = this;
+  weigh(re, im) {
+    const { below, near, far, gains: [first, second] } = this;
     const { size } = this.fft;
     for (let k = 0; k <= size / 2; k++) {
       const band = below[k];
@@ -151,10 +169,10 @@ export class HighBand {
   }
 
   // The energies of the bands above 8 kHz of the first or the second frame.
-  above(which) {
+  above(re, im, which) {
     const energies = new Float64Array(HIGH);
     this.bands.forEach(({ start, end }, i) => {
-      energies[i] = this.fft.energy(this.re, this.im, which ? -1 : 1, start, end) / ((end - start) * this.hop);
+      energies[i] = this.fft.energy(re, im, which ? -1 : 1, start, end) / ((end - start) * this.hop);
     });
     return energies;
   }

@@ -38,8 +38,7 @@ def build(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     shutil.copytree(HERE, WORK, dirs_exist_ok=True)
     subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=WORK, check=True)
-    (WORK / "high_band.bin").write_bytes(b"".join(array.astype("<f2").tobytes() for array in high_band()))
-    options = ["--bundle", "--minify", "--format=esm", "--loader:.bin=binary", "--log-level=warning"]
+    options = ["--bundle", "--minify", "--format=esm", "--log-level=warning"]
     options += [
         f"--alias:onnxruntime-web/wasm=./{RUNTIME[0]}",
         f"--external:./{RUNTIME[0]}",
@@ -50,22 +49,12 @@ def build(out: Path) -> None:
         shutil.copy(WORK / "node_modules" / "onnxruntime-web" / "dist" / name, out)
     shutil.copy(HERE / "index.html", out)
     shutil.copy(Path(modelscope_ext.__file__).parent / "templates" / "example.mp3", out)
+    shutil.copy(HIGH_BAND, out / "high_band.onnx")
     write_model(out)
-    names = ["index.html", *SCRIPTS, *RUNTIME, "example.mp3", "model.json", "model.deflate"]
+    names = ["index.html", *SCRIPTS, *RUNTIME, "example.mp3", "model.json", "model.deflate", "high_band.onnx"]
     version = hashlib.sha256(b"".join((out / name).read_bytes() for name in names)).hexdigest()
     text = (HERE / "offline.js").read_text().replace("__FILES__", json.dumps(["./", *names]))
     (out / "offline.js").write_text(text.replace("__VERSION__", json.dumps(version[:16])))
-
-
-def high_band() -> list[np.ndarray]:
-    """Return the weights of the network above 8 kHz in the order of `gains.js`; matrices are (inputs, outputs)."""
-    found = {each.name: numpy_helper.to_array(each) for each in onnx.load(HIGH_BAND).graph.initializer}
-    dense, dense_bias, exponent, exponent_bias = (
-        found[f"{name}_16"] for name in ("dense", "dense_bias", "exponent", "exponent_bias")
-    )
-    into, own, biases = (found[f"{name}_16"][0] for name in ("gru", "gru_hidden", "gru_bias"))
-    bias_into, bias_own = np.split(biases, 2)
-    return [dense, dense_bias, into.T, bias_into, own.T, bias_own, exponent, exponent_bias]
 
 
 def on_post_build(config: dict) -> None:

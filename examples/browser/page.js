@@ -177,14 +177,19 @@ function showPosition() {
   say($("play"), context ? "pause" : "play");
 }
 
+// The colour of each level, as bytes of red, green, blue and what covers.
+const colours = new Uint32Array(
+  Uint8ClampedArray.from({ length: 1024 }, (_, i) => {
+    const x = (i >> 2) / 255;
+    return 255 * [1.6 * x, 1.6 * x - 0.6, 0.55 * Math.sin(3 * x) + 0.9 * Math.max(0, x - 0.75), 1][i % 4];
+  }).buffer,
+);
+
 function draw(canvas, { width, height, levels }) {
   Object.assign(canvas, { width, height });
   const image = new ImageData(width || 1, height);
-  levels.forEach((level, i) => {
-    const x = level / 255;
-    const colour = [Math.min(1, 1.6 * x), Math.max(0, 1.6 * x - 0.6), 0.55 * Math.sin(3 * x) + 0.9 * Math.max(0, x - 0.75)];
-    image.data.set([...colour.map((part) => 255 * part), 255], 4 * i);
-  });
+  const pixels = new Uint32Array(image.data.buffer);
+  levels.forEach((level, i) => (pixels[i] = colours[level]));
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 

@@ -6,6 +6,7 @@ const SIZE = 1024;
 const COLUMNS = 1024; // at most; then pairs of columns become one
 const FLOOR_DB = -110;
 const TOP_DB = -30;
+const DB_OF_BIT = (10 * Math.log10(2)) / 2 ** 23;
 
 const window_ = Float64Array.from({ length: SIZE }, (_, i) => 0.5 - 0.5 * Math.cos((2 * Math.PI * i) / SIZE));
 const fft = new Fft(SIZE);
@@ -55,8 +56,11 @@ export class Spectrograms {
     const { powers } = this.last;
     this.last.count++;
     for (let k = 0; k < SIZE / 2; k++) {
-      powers[k] += fft.energy(re, im, 1, k, k + 1);
-      powers[SIZE / 2 + k] += fft.energy(re, im, -1, k, k + 1);
+      const other = (SIZE - k) & (SIZE - 1);
+      const real = re[k] * re[k] + re[other] * re[other] + im[k] * im[k] + im[other] * im[other];
+      const cross = 2 * (re[k] * re[other] - im[k] * im[other]);
+      powers[k] += (real + cross) / 4;
+      powers[SIZE / 2 + k] += (real - cross) / 4;
     }
   }
 
@@ -74,10 +78,10 @@ export class Spectrograms {
     return [0, height].map((first) => {
       const levels = new Uint8ClampedArray(width * height);
       this.columns.forEach(({ count, powers }, column) => {
-        for (let k = 0; k < height; k++) {
-          const db = 10 * Math.log10(powers[first + k] / count / (SIZE / 4) ** 2 + 1e-20);
-          levels[(height - 1 - k) * width + column] = (255 * (db - FLOOR_DB)) / (TOP_DB - FLOOR_DB);
-        }
+        const bits = new Int32Array(powers.buffer, 4 * first, height); // 2^23 log2 of a power, to 0.3 dB
+        const least = FLOOR_DB + 10 * Math.log10(count * (SIZE / 4) ** 2) + DB_OF_BIT * (127 * 2 ** 23 - 361007);
+        const [step, from] = [(255 * DB_OF_BIT) / (TOP_DB - FLOOR_DB), (255 * least) / (TOP_DB - FLOOR_DB)];
+        for (let k = 0; k < height; k++) levels[(height - 1 - k) * width + column] = step * bits[k] - from;
       });
       return { width, height, levels };
     });

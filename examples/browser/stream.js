@@ -3,6 +3,7 @@
 
 import * as ort from "onnxruntime-web/wasm";
 import { HighBand } from "./band.js";
+import { FEATURES, HIDDEN, HIGH } from "./gains.js";
 
 ort.env.wasm.numThreads = 1;
 
@@ -28,12 +29,15 @@ export const cut = (audio, start, end) => audio.map((channel) => channel.subarra
 // The network, audio (channels, n hops) and its state, by onnxruntime-web.
 export class Network {
   static async load(folder) {
-    const [about, packed] = await Promise.all(["model.json", "model.deflate"].map((name) => fetch(new URL(name, folder))));
+    const names = ["model.json", "model.deflate", "high_band.onnx"];
+    const [about, packed, band] = await Promise.all(names.map((name) => fetch(new URL(name, folder))));
     const model = new Response(packed.body.pipeThrough(new DecompressionStream("deflate")));
     ort.env.wasm.wasmPaths = { wasm: new URL("ort-wasm-simd-threaded.wasm", folder).href };
+    const open = (bytes) => ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
     const network = new Network();
     network.about = await about.json();
-    network.session = await ort.InferenceSession.create(await model.arrayBuffer(), { executionProviders: ["wasm"] });
+    network.session = await open(await model.arrayBuffer());
+    network.band = await open(await band.arrayBuffer());
     return network;
   }
 
@@ -44,6 +48,17 @@ export class Network {
       states[name] = new ort.Tensor("float32", new Float32Array(dims.reduce((a, b) => a * b)), dims);
     }
     return { states, waiting: silence(channels, 0) };
+  }
+
+  // Return the gains (frames, 8) of the bands above 8 kHz of one channel, and the network's state after them.
+  async gains({ features, kept, hidden }) {
+    const tensor = (data, ...shape) => new ort.Tensor("float32", data, shape);
+    const found = await this.band.run({
+      features: tensor(features, 1, kept.length, HIGH, FEATURES),
+      kept: tensor(kept, 1, kept.length, 1),
+      hidden: tensor(hidden, 1, HIGH, HIDDEN),
+    });
+    return [found.gains.data, found.new_hidden.data];
   }
 
   async feed(audio, state) {
@@ -95,14 +110,22 @@ class Resampler {
     return out;
   }
 
-  // Return the next samples of one channel.
+  // Return the next samples of one channel: four of each phase at once, as long as there are so many.
   resampled(samples, count) {
     const { up, down, half, taps, done, phases } = this;
     const out = new Float32Array(count);
     const at = done * down + half;
     let first = Math.floor(at / up) - taps + 1 - this.start;
     let phase = at % up;
-    for (let m = 0; m < count; m++) {
+    let m = 0;
+    for (const together = 4 * up; m + together <= count; m += together, first += 4 * down) {
+      let start = first;
+      for (let each = m; each < m + up; each++) {
+        weighFour(samples, start, down, phases[phase], out, each, up);
+        for (phase += down; phase >= up; phase -= up) start++;
+      }
+    }
+    for (; m < count; m++) {
       out[m] = weighted(samples, first, phases[phase]);
       for (phase += down; phase >= up; phase -= up) first++;
     }
@@ -114,6 +137,26 @@ class Resampler {
     const missing = Math.ceil((fed * up) / down) - done;
     return cut(this.feed(silence(this.buffer.length, Math.floor(half / up) + down + 1)), 0, missing);
   }
+}
+
+// Write every `gap`th of four sums of samples times taps; the samples begin `step` later for each.
+function weighFour(samples, first, step, taps, out, at, gap) {
+  const [second, third, last] = [first + step, first + 2 * step, first + 3 * step];
+  let a = 0;
+  let b = 0;
+  let c = 0;
+  let d = 0;
+  for (let i = 0; i < taps.length; i++) {
+    const tap = taps[i];
+    a += tap * samples[first + i];
+    b += tap * samples[second + i];
+    c += tap * samples[third + i];
+    d += tap * samples[last + i];
+  }
+  out[at] = a;
+  out[at + gap] = b;
+  out[at + 2 * gap] = c;
+  out[at + 3 * gap] = d;
 }
 
 // Return the sum of samples times taps, a multiple of four.
@@ -180,7 +223,7 @@ export class DenoiseStream {
     this.latency = latency / sample_rate + (this.up ? this.up.waits + this.down.waits : 0); // seconds
     this.lag = delay;
     this.noisy = this.low = this.above = silence(channels, 0);
-    if (HighBand.covers(rate)) this.high = this.noisy.map(() => new HighBand(rate, response(sample_rate)));
+    if (HighBand.covers(rate)) this.high = this.noisy.map(() => new HighBand(network, rate, response(sample_rate)));
     this.dryGain = 10 ** (-(attenuation_limit_db ?? Infinity) / 20);
   }
 
@@ -190,7 +233,8 @@ export class DenoiseStream {
     const resampled = this.down ? this.down.feed(audio) : audio;
     const out = await this.enhanced(resampled);
     const low = this.up ? this.up.feed(out) : out;
-    return this.emit(this.high ? this.sum(low, this.high.map((band, c) => band.feed(audio[c], resampled[c], out[c]))) : low);
+    if (!this.high) return this.emit(low);
+    return this.emit(this.sum(low, await this.fromBands((band, c) => band.feed(audio[c], resampled[c], out[c]))));
   }
 
   async flush() {
@@ -200,8 +244,15 @@ export class DenoiseStream {
     const out = joined(last);
     const low = this.up ? joined([this.up.feed(out), this.up.flush()]) : out;
     if (!this.high) return this.emit(low);
-    const above = this.high.map((band, c) => band.feed(new Float32Array(0), rest[c], out[c]));
-    return this.emit(this.sum(low, joined([above, this.high.map((band) => band.flush())])));
+    const above = await this.fromBands((band, c) => band.feed(new Float32Array(0), rest[c], out[c]));
+    return this.emit(this.sum(low, joined([above, await this.fromBands((band) => band.flush())])));
+  }
+
+  // Return what the band of each channel finishes, one after the other.
+  async fromBands(finish) {
+    const above = [];
+    for (const [c, band] of this.high.entries()) above.push(await finish(band, c));
+    return above;
   }
 
   async enhanced(audio) {

@@ -152,10 +152,13 @@ function pcm(audio) {
   const samples = new Int16Array(audio.length * audio[0].length);
   for (let c = 0; c < audio.length; c++) {
     const channel = audio[c];
+    let check = 0;
     for (let i = 0, k = c; i < channel.length; i++, k += audio.length) {
-      samples[k] = Math.max(-32768, Math.min(32767, Math.round(channel[i] * 32768)));
-      if (!Number.isFinite(channel[i])) throw new Problem("infinite");
+      const x = 32768 * channel[i];
+      samples[k] = Math.floor(x > 32767 ? 32767 : x < -32768 ? -32768 : x + 0.5);
+      check += x - x;
     }
+    if (check !== 0) throw new Problem("infinite"); // not a number
   }
   return new Blob([samples]);
 }
