@@ -1,9 +1,14 @@
 """What several test files share: where the corpora are, a voice and a noise of our own, one torch thread."""
 
+import functools
+import http.server
 import json
 import os
+import runpy
 import shutil
+import threading
 import unicodedata
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -228,3 +233,37 @@ def browser(tmp_path_factory):
         options.add_argument(f"--{flag}")
     with webdriver.Chrome(options, webdriver.ChromeService(programs[1])) as driver:
         yield driver
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    if not shutil.which("npm"):
+        pytest.skip("there is no npm")
+    out = tmp_path_factory.mktemp("site")
+    runpy.run_path(str(EXAMPLES / "browser" / "build.py"))["build"](out)
+    return out
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@contextmanager
+def served(site):
+    handler = functools.partial(Quiet, directory=site)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://localhost:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def page(browser, site):
+    with served(site) as address:
+        browser.get(address)
+        wait_for(browser, "document.title")
+        if browser.execute_script("return document.documentElement.lang") != "en":
+            browser.find_element("id", "language").click()
+        yield browser

@@ -1,33 +1,48 @@
-// What wav and ogg files say of their length: the reader of files passes over an end that is missing.
+// What wav, ogg and mp3 files say of their length: the reader of files passes over an end that is missing.
 
 const OGG_TAIL = 2 ** 17; // two of the longest pages
+const READABLE = [1, 3, 6, 7, 0xfffe]; // kinds of samples in a wav file
+const KINDS = { 2: "Microsoft ADPCM", 0x11: "IMA ADPCM", 0x31: "GSM 6.10", 0x50: "MPEG", 0x55: "mp3" };
 
 const read = async (file, start, end) => new DataView(await file.slice(start, end).arrayBuffer());
-const letters = (view, at) => String.fromCharCode(...[0, 1, 2, 3].map((i) => view.getUint8(at + i)));
+const text = (view) => new TextDecoder("latin1").decode(view);
+const letters = (view, at) => text(new Uint8Array(view.buffer, at, 4));
 
-// Return { file, cut, promised }: what can be read of a file, whether its end is missing, and how many seconds it should
-// have, if it says so.
+// Return { file, cut, promised, kind }: what can be read of a file, whether its end is missing ("open": whole, but not
+// marked as its end), how many seconds it should have, if it says so (null: it does not, and nothing should be guessed
+// from its size), and the name of a kind of wav that cannot be read.
 export async function checked(file) {
   const view = await read(file, 0, 12);
   if (view.byteLength < 12) return { file };
   if (letters(view, 0) === "OggS") return checkedOgg(file);
   const isWav = letters(view, 0) === "RIFF" && letters(view, 8) === "WAVE";
-  return isWav ? checkedWav(file, 8 + view.getUint32(4, true)) : { file };
+  if (isWav) return checkedWav(file, 8 + view.getUint32(4, true));
+  const tagged = letters(view, 0).startsWith("ID3");
+  if (!tagged && view.getUint16(0) < 0xffe0) return { file };
+  const tag = [6, 7, 8, 9].reduce((size, at) => 128 * size + view.getUint8(at), 0);
+  const start = tagged ? 10 + tag : 0;
+  const counted = /Xing|Info|VBRI/.test(text(await read(file, start, start + 64))); // frames of an mp3 file
+  return counted ? { file } : { file, promised: null };
 }
 
 async function checkedWav(file, end) {
   let bytesPerSecond;
+  let kind;
   for (let at = 12, size; at + 24 <= file.size; at += 8 + size + (size % 2)) {
     const view = await read(file, at, at + 24);
     size = view.getUint32(4, true);
-    if (letters(view, 0) === "fmt ") bytesPerSecond = view.getUint32(16, true);
+    if (letters(view, 0) === "fmt ") {
+      bytesPerSecond = view.getUint32(16, true);
+      const format = view.getUint16(8, true);
+      if (!READABLE.includes(format)) kind = KINDS[format] ?? `0x${format.toString(16)}`;
+    }
     if (letters(view, 0) !== "data") continue;
     const there = file.size - at - 8;
     const unknown = (size === 0 && end <= at + 8) || [0x7ffff, 0x80000, 0xfffff].includes(size >>> 12); // of a recorder
     const cut = !unknown && size > there;
     const length = unknown || cut ? there : size;
     const whole = end >= at + 8 + length && size >= length ? file : await repaired(file, at, length);
-    return { file: whole, cut, promised: cut ? size / bytesPerSecond : undefined };
+    return { file: whole, cut, kind, promised: cut ? size / bytesPerSecond : undefined };
   }
   return { file };
 }
@@ -39,7 +54,8 @@ async function repaired(file, at, length) {
   return new Blob([header, file.slice(at + 8, at + 8 + length)]);
 }
 
-// The last page may not be whole: an end is missing unless the page before it is marked as the last, as in Python.
+// The last page may not be whole: an end is missing unless the page before it is marked as the last, as in Python. Some
+// recorders mark none.
 async function checkedOgg(file) {
   const start = Math.max(0, file.size - OGG_TAIL);
   const tail = new Uint8Array(await file.slice(start).arrayBuffer());
@@ -56,5 +72,5 @@ async function checkedOgg(file) {
     last = tail[at + 5];
     at = whole = end;
   }
-  return { file: file.slice(0, start + whole), cut: whole < tail.length && !(last & 4) };
+  return { file: file.slice(0, start + whole), cut: !(last & 4) && (whole < tail.length || "open") };
 }

@@ -129,20 +129,20 @@ function decodeFirst(entry, about) {
 }
 
 // For browsers and formats without a decoder that reads a file piece by piece.
-async function decodeWhole(file, { rate = 48000, seconds = 0 }) {
+async function decodeWhole(file, { rate = 48000, seconds = 0, promised, of }) {
   if (file.size > 50e6 || seconds > 1800) throw { word: "large" };
   try {
     const buffer = await new OfflineAudioContext(1, 1, rate).decodeAudioData(await file.arrayBuffer());
     const audio = Array.from({ length: buffer.numberOfChannels }, (_, channel) => buffer.getChannelData(channel));
-    return { audio, rate: buffer.sampleRate };
+    return { audio, rate: buffer.sampleRate, promised };
   } catch {
-    throw { word: "undecodable" };
+    throw { word: of ? "kind" : "undecodable", detail: of };
   }
 }
 
 function finish(entry, done, recordings) {
-  const { rate, channels, frames, busy, promised, cut } = done;
-  const name = promised > frames / rate + 1 ? "cut" : cut ? "incomplete" : "done";
+  const { rate, channels, frames, busy, promised, missing, cut } = done;
+  const name = missing > 1 ? "cut" : cut === "open" ? "open" : cut || missing ? "incomplete" : "done";
   tell(name, { length: clock(frames / rate), busy: (busy / 1000).toFixed(1), promised: clock(promised) });
   $("status").dataset.load = busy / 1000 / (frames / rate);
   const wav = new Blob([header(rate, channels, recordings[1].size), recordings[1]], { type: "audio/wav" });

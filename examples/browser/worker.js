@@ -9,6 +9,9 @@ const FORMATS = [MP4, QTFF, MATROSKA, WEBM, MP3, WAVE, OGG, ADTS, FLAC];
 const MAX_HOURS = 3;
 const RATES = [3000, 768000]; // that browsers play, in Hz
 const MAX_BYTES = 2 ** 32 - 44; // of a wav file
+const SLACK_S = 0.1; // by which a whole file may be shorter than it says: encoders add to both ends
+const EXACT = /^(flac|pcm)/;
+const EXACT_S = 0.002; // containers round to 0.001
 
 const WARMUP_S = 15; // of audio, unless there is something to do
 
@@ -48,9 +51,10 @@ self.onmessage = async ({ data }) => {
 };
 
 async function denoiseFile({ file, decoded }) {
-  const { file: whole, cut, promised } = await checked(file).catch(() => ({ file })); // reading it finds what is wrong
-  const source = { ...(decoded ? wholeSource(decoded) : await fileSource(whole)), cut };
-  source.promised = promised ?? source.promised;
+  const about = await checked(file).catch(() => ({ file })); // reading it finds what is wrong
+  const source = decoded ? wholeSource(decoded) : await fileSource(about);
+  source.cut = about.cut;
+  if (about.promised !== undefined) source.promised = about.promised;
   if (source.seconds > MAX_HOURS * 3600) throw new Problem("long");
   const done = await processed(source, await loading, (block) => self.postMessage(block));
   self.postMessage(done);
@@ -84,12 +88,15 @@ async function processed(source, network, send) {
     }
     finish(await stream.feed(audio));
   }
-  if (!stream) throw new Problem("empty");
+  const { promised, cut: isCut, slack = SLACK_S } = source;
+  if (!stream) throw promised > 0 ? new Problem("undecodable", { promised }) : new Problem("empty");
   finish(await stream.flush());
-  return { ...done, promised: source.promised, cut: source.cut, pictures: pictures.pictures(), busy: performance.now() - began };
+  const missing = promised - done.frames / done.rate;
+  Object.assign(done, { promised, cut: isCut, missing: missing > slack ? missing : 0 });
+  return { ...done, pictures: pictures.pictures(), busy: performance.now() - began };
 }
 
-async function fileSource(file) {
+async function fileSource({ file, kind }) {
   const input = new Input({ source: new BlobSource(file), formats: FORMATS });
   let tracks;
   let track;
@@ -100,12 +107,14 @@ async function fileSource(file) {
     track = await input.getPrimaryAudioTrack();
     seconds = await track?.computeDuration();
     promised = await track?.getDurationFromMetadata();
+    const ofAll = [MATROSKA, WEBM].includes(await input.getFormat()); // a length of the longest track
+    if (promised && ofAll) promised -= (await input.computeDuration()) - seconds;
   } catch (error) {
-    throw new Problem("undecodable");
+    throw new Problem("undecodable", { of: kind });
   }
   if (track === null) throw new Problem(tracks.length ? "soundless" : "undecodable");
-  if (!(await track.canDecode())) throw new Problem("undecodable", { rate: track.sampleRate, seconds });
-  return { seconds, promised, parts: samplesOf(track) };
+  if (!(await track.canDecode())) throw new Problem("undecodable", { rate: track.sampleRate, seconds, of: kind });
+  return { seconds, promised, parts: samplesOf(track), slack: EXACT.test(track.codec) ? EXACT_S : SLACK_S };
 }
 
 async function* samplesOf(track) {
@@ -123,8 +132,8 @@ async function* samplesOf(track) {
 }
 
 // What the page decoded by itself.
-function wholeSource({ audio, rate }) {
-  return { seconds: audio[0].length / rate, parts: [{ audio, rate }] };
+function wholeSource({ audio, rate, promised }) {
+  return { seconds: audio[0].length / rate, promised, parts: [{ audio, rate }] };
 }
 
 // Yield { audio, rate } of about that many seconds.

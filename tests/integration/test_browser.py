@@ -1,17 +1,10 @@
 """The page of `examples/browser`: files and the microphone in Chromium, compared with Python."""
 
-import functools
-import http.server
-import runpy
-import shutil
-import threading
-from contextlib import contextmanager
-from fractions import Fraction
-
 import numpy as np
 import pytest
 import soundfile
-from conftest import EXAMPLES, RATE, ROOT, speech, wait_for
+from browsing import READY, downloaded, drop, give, write_video
+from conftest import RATE, ROOT, served, speech, wait_for
 from listening import place, record, recorded
 
 from modelscope_ext import Denoiser
@@ -19,60 +12,7 @@ from modelscope_ext.audio import resample
 
 pytestmark = pytest.mark.slow
 
-LANGUAGE = "document.documentElement.lang"
 STATUS = "document.getElementById('status').textContent"
-READY = "document.getElementById('working').hidden && document.getElementById('status').textContent"
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    pytest.importorskip("onnx", reason="onnx is not installed")
-    if not shutil.which("npm"):
-        pytest.skip("there is no npm")
-    out = tmp_path_factory.mktemp("site")
-    runpy.run_path(str(EXAMPLES / "browser" / "build.py"))["build"](out)
-    return out
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
-
-
-@contextmanager
-def served(site):
-    handler = functools.partial(Quiet, directory=site)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://localhost:{server.server_port}/"
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def page(browser, site):
-    with served(site) as address:
-        browser.get(address)
-        wait_for(browser, "document.title")
-        if browser.execute_script(f"return {LANGUAGE}") != "en":
-            browser.find_element("id", "language").click()
-        yield browser
-
-
-def give(page, *paths):
-    """Give the page files; return what it says at the end."""
-    page.find_element("id", "file").send_keys("\n".join(map(str, paths)))
-    return wait_for(page, READY, 300)
-
-
-def downloaded(page, folder, link="download"):
-    """Return samples and rate of the result."""
-    page.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)})
-    page.find_element("css selector", f"#{link}").click()
-    name = page.find_element("css selector", f"#{link}").get_attribute("download")
-    pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(page, 60).until(
-        lambda _: (folder / name).exists(), name
-    )
-    return soundfile.read(folder / name)
 
 
 def difference_db(found, expected):
@@ -91,34 +31,6 @@ def test_a_file_has_the_result_of_python(page, tmp_path, noisy, rate):
     expected = soundfile.read(tmp_path / "expected.wav")[0]
     assert (found_rate, found.shape) == (rate, audio.shape)
     assert difference_db(found, expected) < -60
-
-
-def drop(page, *paths):
-    """Drag files into the page and drop them; return what the page says at the end."""
-    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
-    page.execute_script("document.getElementById('status').textContent = ''")
-    for kind in ("dragEnter", "dragOver", "drop"):
-        page.execute_cdp_cmd("Input.dispatchDragEvent", {"type": kind, "x": 600, "y": 600, "data": data})
-    return wait_for(page, READY, 300)
-
-
-def write_video(path, picture, sound, audio):
-    av = pytest.importorskip("av")
-    with av.open(str(path), "w") as out:
-        streams = (
-            out.add_stream(picture, rate=10, width=64, height=64),
-            out.add_stream(sound, rate=48000, layout="mono"),
-        )
-        for i in range(10 * len(audio) // 48000):
-            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 8 * i, np.uint8), "rgb24")
-            frame.pts, frame.time_base = i, Fraction(1, 10)
-            out.mux(streams[0].encode(frame))
-        for start in range(0, len(audio), 960):
-            frame = av.AudioFrame.from_ndarray(audio[None, start : start + 960], "fltp", "mono")
-            frame.pts, frame.sample_rate, frame.time_base = start, 48000, Fraction(1, 48000)
-            out.mux(streams[1].encode(frame))
-        for stream in streams:
-            out.mux(stream.encode(None))
 
 
 @pytest.mark.parametrize(("name", "codecs"), [("a.webm", ("libvpx", "libopus")), ("a.mp4", ("libx264", "aac"))])
@@ -158,35 +70,6 @@ def test_the_switch_changes_to_the_same_instant_and_level(page, tmp_path, noisy)
     assert page.find_element("id", "play").text == "Play"
 
 
-@pytest.mark.parametrize(("name", "subtype"), [("a.wav", "PCM_16"), ("a.ogg", "VORBIS"), ("b.ogg", "OPUS")])
-def test_a_recording_that_is_cut_off_gives_what_is_there(page, tmp_path, noisy, name, subtype):
-    soundfile.write(tmp_path / name, noisy, RATE, subtype)
-    whole = (tmp_path / name).read_bytes()
-    assert "cut off" not in give(page, tmp_path / name)
-    (tmp_path / name).write_bytes(whole[:-1])
-    assert "The file is cut off: its end is missing" in give(page, tmp_path / name)
-    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
-    assert "cut off" in give(page, tmp_path / name)
-    found, rate = downloaded(page, tmp_path)
-    assert rate == (48000 if subtype == "OPUS" else RATE)
-    found = found[:: rate // RATE]
-    assert 2 * RATE < len(found) < 6 * RATE
-    assert np.corrcoef(found, noisy[: len(found)])[0, 1] > 0.5
-
-
-@pytest.mark.parametrize("sizes", [(0, 0), (36, 0), (0xFFFFFFFF, 0xFFFFFFFF)])
-def test_a_wav_file_of_a_recorder_that_was_switched_off_is_read_to_its_end(page, tmp_path, noisy, sizes):
-    soundfile.write(tmp_path / "a.wav", noisy[:RATE], RATE)
-    header = bytearray((tmp_path / "a.wav").read_bytes())
-    header[4:8], header[40:44] = (size.to_bytes(4, "little") for size in sizes)
-    (tmp_path / "a.wav").write_bytes(header)
-    said = give(page, tmp_path / "a.wav")
-    assert said.startswith("Done: 0:01")
-    assert "cut off" not in said
-    found, rate = downloaded(page, tmp_path)
-    assert (rate, len(found)) == (RATE, RATE)
-
-
 def test_unusable_files_have_plain_messages(page, tmp_path):
     (tmp_path / "broken.wav").write_text("text" * 1000)
     assert "cannot read this file" in give(page, tmp_path / "broken.wav")
@@ -195,6 +78,8 @@ def test_unusable_files_have_plain_messages(page, tmp_path):
     assert "The file should be 0:08 long" in give(page, tmp_path / "cut.mp3")
     (tmp_path / "cut.mp4").write_bytes(bytes.fromhex("00000014667479706d703432000000006d70343200004000") + b"mdat")
     assert "cannot read this file" in give(page, tmp_path / "cut.mp4")
+    soundfile.write(tmp_path / "packed.wav", np.zeros(RATE), RATE, "IMA_ADPCM")
+    assert "of the kind IMA ADPCM" in give(page, tmp_path / "packed.wav")
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
     assert "it is empty" in give(page, tmp_path / "empty.wav")
     soundfile.write(tmp_path / "odd.wav", np.full(RATE, np.nan), RATE, "FLOAT")
