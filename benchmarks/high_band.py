@@ -19,9 +19,9 @@ from high_band_data import COLUMNS, FRAMES, prepared
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from modelscope_ext.inference.band_gains import HIDDEN, HIGH, LOW, BandGains, kept
+from modelscope_ext.inference.band_gains import FEATURES, HIDDEN, HIGH, LOW, MOST, BandGains, kept, log_energies
 
-FEATURES, DENSE, MOST = 17, 32, np.float32(5)
+DENSE = 32
 MIXTURES, HELD = 1250, 80
 STEPS, RATE, ROWS, LENGTH, SAVE = 200, 4e-3, 24, 400, 50
 #: Weights of the terms of the loss, all in dB: attenuation in pauses, relative error, level of speech.
@@ -48,11 +48,12 @@ class Net(nn.Module):
 
     def forward(self, parts: Energies) -> torch.Tensor:
         """Return the gains (rows, T, B)."""
-        found = features(parts)  # (rows, T, B, features)
+        logs = logs_of(parts)
+        found = torch.from_numpy(BandGains(len(logs)).features(logs))  # (rows, T, B, features)
         each = found.transpose(1, 2).flatten(0, 1)  # (rows * B, T, features)
         states = self.gru(self.dropout(torch.relu(self.dense(each))))[0]
         exponents = self.exponent(states).clamp(max=float(MOST)).exp()  # (rows * B, T, 1)
-        share = torch.from_numpy(kept(parts["before"], parts["after"]))  # (rows, T, 1)
+        share = torch.from_numpy(kept(logs))  # (rows, T, 1)
         return torch.exp(exponents.view(len(found), HIGH, -1).transpose(1, 2) * share)
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -70,14 +71,11 @@ class Net(nn.Module):
 
 
 def graph(arrays: dict[str, np.ndarray]) -> onnx.ModelProto:
-    """Return the graph that `band_gains.py` runs, steps 4 and 5 there: 16-bit weights that are made float32 first."""
+    """Return the graph that `band_gains.py` runs, step 4 there: 16-bit weights that are made float32 first."""
     node, floats = helper.make_node, functools.partial(helper.make_tensor_value_info, elem_type=TensorProto.FLOAT)
     nodes = [node("Cast", [f"{name}_16"], [name], to=TensorProto.FLOAT) for name in arrays]
     nodes += [
-        node("Transpose", ["features"], ["by_time"], perm=[1, 0, 2, 3]),  # (T, C, B, features)
-        node("Shape", ["by_time"], ["shape"], start=0, end=3),
-        node("Reshape", ["by_time", "rows"], ["x"]),  # (T, C * B, features)
-        node("MatMul", ["x", "dense"], ["Ax"]),
+        node("MatMul", ["features", "dense"], ["Ax"]),
         node("Add", ["Ax", "dense_bias"], ["Ax_a"]),
         node("Relu", ["Ax_a"], ["y"]),
         node(
@@ -88,20 +86,11 @@ def graph(arrays: dict[str, np.ndarray]) -> onnx.ModelProto:
             linear_before_reset=1,
         ),
         node("MatMul", ["h", "exponent"], ["bh"]),
-        node("Add", ["bh", "exponent_bias"], ["bh_c"]),
-        node("Sub", ["most", "bh_c"], ["below"]),
-        node("Relu", ["below"], ["at_least_0"]),
-        node("Sub", ["most", "at_least_0"], ["least"]),
-        node("Exp", ["least"], ["power"]),
-        node("Reshape", ["power", "shape"], ["power_by_time"]),
-        node("Transpose", ["power_by_time"], ["powers"], perm=[1, 0, 2]),
-        node("Mul", ["powers", "kept"], ["log_gains"]),
-        node("Exp", ["log_gains"], ["gains"]),
+        node("Add", ["bh", "exponent_bias"], ["output"]),
     ]
     constants = {f"{name}_16": array for name, array in arrays.items()}
-    constants |= {"rows": np.array([0, -1, FEATURES]), "most": MOST}
-    inputs = {"features": ["C", "T", HIGH, FEATURES], "kept": ["C", "T", 1], "hidden": [1, "R", HIDDEN]}
-    outputs = {"gains": ["C", "T", HIGH], "new_hidden": [1, "R", HIDDEN]}
+    inputs = {"features": ["T", "R", FEATURES], "hidden": [1, "R", HIDDEN]}  # R rows: channels times bands
+    outputs = {"output": ["T", 1, "R", 1], "new_hidden": [1, "R", HIDDEN]}
     model = helper.make_graph(
         nodes,
         "high_band",
@@ -145,10 +134,10 @@ def varied(parts: Energies, rng: np.random.Generator) -> Energies:
     return {name: np.float32(x * gain) for name, x in found.items()}
 
 
-def features(parts: Energies) -> torch.Tensor:
-    """Return the network's features (rows, T, B, F), as in use."""
+def logs_of(parts: Energies) -> np.ndarray:
+    """Return the logarithms of energies from which the network's features come, as in use."""
     high = parts["speech"] + parts["noise"] + 2 * parts["cross"]
-    return torch.from_numpy(BandGains(len(high)).features(high.clip(0), parts["before"], parts["after"]))
+    return log_energies(np.concatenate((high.clip(0), parts["before"], parts["after"]), 2))
 
 
 def _db(x: torch.Tensor) -> torch.Tensor:
