@@ -19,9 +19,9 @@ from high_band_data import COLUMNS, FRAMES, prepared
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from modelscope_ext.inference.band_gains import FEATURES, HIDDEN, HIGH, LOW, MOST, BandGains, kept, log_energies
+from modelscope_ext.inference.band_gains import HIDDEN, HIGH, LOW, BandGains, kept, log_energies
 
-DENSE = 32
+FEATURES, DENSE, MOST = 17, 32, np.float32(5)
 MIXTURES, HELD = 1250, 80
 STEPS, RATE, ROWS, LENGTH, SAVE = 200, 4e-3, 24, 400, 50
 #: Weights of the terms of the loss, all in dB: attenuation in pauses, relative error, level of speech.
@@ -71,11 +71,14 @@ class Net(nn.Module):
 
 
 def graph(arrays: dict[str, np.ndarray]) -> onnx.ModelProto:
-    """Return the graph that `band_gains.py` runs, step 4 there: 16-bit weights that are made float32 first."""
+    """Return the graph that `band_gains.py` runs, steps 4 and 5 there: 16-bit weights that are made float32 first."""
     node, floats = helper.make_node, functools.partial(helper.make_tensor_value_info, elem_type=TensorProto.FLOAT)
     nodes = [node("Cast", [f"{name}_16"], [name], to=TensorProto.FLOAT) for name in arrays]
     nodes += [
-        node("MatMul", ["features", "dense"], ["Ax"]),
+        node("Transpose", ["features"], ["by_time"], perm=[1, 0, 2, 3]),  # (T, C, B, features)
+        node("Shape", ["by_time"], ["shape"], start=0, end=3),
+        node("Reshape", ["by_time", "rows"], ["x"]),  # (T, C * B, features)
+        node("MatMul", ["x", "dense"], ["Ax"]),
         node("Add", ["Ax", "dense_bias"], ["Ax_a"]),
         node("Relu", ["Ax_a"], ["y"]),
         node(
@@ -86,11 +89,20 @@ def graph(arrays: dict[str, np.ndarray]) -> onnx.ModelProto:
             linear_before_reset=1,
         ),
         node("MatMul", ["h", "exponent"], ["bh"]),
-        node("Add", ["bh", "exponent_bias"], ["output"]),
+        node("Add", ["bh", "exponent_bias"], ["bh_c"]),
+        node("Sub", ["most", "bh_c"], ["below"]),
+        node("Relu", ["below"], ["at_least_0"]),
+        node("Sub", ["most", "at_least_0"], ["least"]),
+        node("Exp", ["least"], ["power"]),
+        node("Reshape", ["power", "shape"], ["power_by_time"]),
+        node("Transpose", ["power_by_time"], ["powers"], perm=[1, 0, 2]),
+        node("Mul", ["powers", "kept"], ["log_gains"]),
+        node("Exp", ["log_gains"], ["gains"]),
     ]
     constants = {f"{name}_16": array for name, array in arrays.items()}
-    inputs = {"features": ["T", "R", FEATURES], "hidden": [1, "R", HIDDEN]}  # R rows: channels times bands
-    outputs = {"output": ["T", 1, "R", 1], "new_hidden": [1, "R", HIDDEN]}
+    constants |= {"rows": np.array([0, -1, FEATURES]), "most": MOST}
+    inputs = {"features": ["C", "T", HIGH, FEATURES], "kept": ["C", "T", 1], "hidden": [1, "R", HIDDEN]}
+    outputs = {"gains": ["C", "T", HIGH], "new_hidden": [1, "R", HIDDEN]}
     model = helper.make_graph(
         nodes,
         "high_band",

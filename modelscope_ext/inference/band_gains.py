@@ -9,9 +9,10 @@ Axes: (C, T, ...), a channel a row. `full_band.py` defines the energies. L is th
 3. Features of a band, 17: L - N of it, of the next lower and the next higher one above 8 kHz (of itself at the ends);
    L - N of the 6 bands below; what the network keeps of these, the logarithm of output over input, at least -7; the
    logarithm in step 2 less M; the number of the band, -3 … 3. Each is clipped to -12 … 12; 0.3 times that is x.
-4. Network, an ONNX file. y = max(0, A x + a). A GRU as in PyTorch takes y and gives h. Its output is b h + c.
+4. Network. y = max(0, A x + a). A GRU as in PyTorch takes y and gives h. The exponent is exp(min(b h + c, 5)). Steps 4
+   and 5 are an ONNX file.
 5. Gain. g is the share of the amplitude that the network keeps in the upper two of its bands, with 1e-10 added to both
-   energies, at most 1. The gain is (exp(-0.02) g) to the power of exp(min(b h + c, 5)).
+   energies, at most 1. The gain is (exp(-0.02) g) to the power of the exponent.
 """
 
 import functools
@@ -24,15 +25,11 @@ from modelscope_ext.pretrained import HIGH_BAND
 
 #: Bands above 8 kHz; bands below; numbers of the GRU's state for a band.
 HIGH, LOW, HIDDEN = 8, 6, 48
-#: Of a band; step 3.
-FEATURES = 3 + 2 * LOW + 2
 TINY, LEAST_SHARE = np.float32(1e-10), np.float32(-7)
 #: Least shares of the distance by which the floor follows in a frame, and how far the level falls.
 RISE, FALL, DECAY = 0.005, 0.1, np.float32(0.6 * np.log(10) / 125)
 #: What is taken from the logarithm of the kept share, so that the gain may be low where all is kept.
 OFFSET = np.float32(0.02)
-#: The largest output of the network that is used.
-MOST = np.float32(5)
 PLACES = np.linspace(-3, 3, HIGH, dtype=np.float32)
 #: The columns of each band's features; see `BandGains.features`.
 OF_BANDS = [
@@ -78,10 +75,9 @@ class BandGains:
                 network's input in the 6 bands below; of its output there.
         """
         logs = log_energies(energies)
-        rows = self.features(logs).swapaxes(0, 1).reshape(logs.shape[1], -1, FEATURES)  # time first
-        output, self.hidden = _session().run(("output", "new_hidden"), {"features": rows, "hidden": self.hidden})
-        exponents = np.exp(np.minimum(output, MOST)).reshape(len(rows), -1, HIGH).swapaxes(0, 1)
-        return np.exp(kept(logs) * exponents)
+        inputs = {"features": self.features(logs), "kept": kept(logs), "hidden": self.hidden}
+        gains, self.hidden = _session().run(("gains", "new_hidden"), inputs)
+        return gains
 
     def features(self, logs: np.ndarray) -> np.ndarray:
         """Return the features (C, T, 8, 17) of the next frames from `log_energies`."""
