@@ -19,7 +19,7 @@ from high_band_data import COLUMNS, FRAMES, prepared
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from modelscope_ext.inference.band_gains import HIDDEN, HIGH, LOW, BandGains, kept
+from modelscope_ext.inference.band_gains import HIDDEN, HIGH, LOW, BandGains, kept, log_energies
 
 FEATURES, DENSE, MOST = 17, 32, np.float32(5)
 MIXTURES, HELD = 1250, 80
@@ -48,11 +48,12 @@ class Net(nn.Module):
 
     def forward(self, parts: Energies) -> torch.Tensor:
         """Return the gains (rows, T, B)."""
-        found = features(parts)  # (rows, T, B, features)
+        logs = logs_of(parts)
+        found = torch.from_numpy(BandGains(len(logs)).features(logs))  # (rows, T, B, features)
         each = found.transpose(1, 2).flatten(0, 1)  # (rows * B, T, features)
         states = self.gru(self.dropout(torch.relu(self.dense(each))))[0]
         exponents = self.exponent(states).clamp(max=float(MOST)).exp()  # (rows * B, T, 1)
-        share = torch.from_numpy(kept(parts["before"], parts["after"]))  # (rows, T, 1)
+        share = torch.from_numpy(kept(logs))  # (rows, T, 1)
         return torch.exp(exponents.view(len(found), HIGH, -1).transpose(1, 2) * share)
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -145,10 +146,10 @@ def varied(parts: Energies, rng: np.random.Generator) -> Energies:
     return {name: np.float32(x * gain) for name, x in found.items()}
 
 
-def features(parts: Energies) -> torch.Tensor:
-    """Return the network's features (rows, T, B, F), as in use."""
+def logs_of(parts: Energies) -> np.ndarray:
+    """Return the logarithms of energies from which the network's features come, as in use."""
     high = parts["speech"] + parts["noise"] + 2 * parts["cross"]
-    return torch.from_numpy(BandGains(len(high)).features(high.clip(0), parts["before"], parts["after"]))
+    return log_energies(np.concatenate((high.clip(0), parts["before"], parts["after"]), 2))
 
 
 def _db(x: torch.Tensor) -> torch.Tensor:

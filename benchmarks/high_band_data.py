@@ -10,6 +10,7 @@ import soxr
 
 from modelscope_ext import Denoiser
 from modelscope_ext.audio import StreamResampler
+from modelscope_ext.inference.band_gains import HIGH, LOW
 from modelscope_ext.inference.full_band import HighBand
 
 RATE, SECONDS, FRAMES = 48000, 6, 750
@@ -32,9 +33,9 @@ COLUMNS = {
 class Recorder:
     """Keeps the energies that a `HighBand` gives to its gains."""
 
-    def update(self, high: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        self.seen = high[0, :FRAMES], before[0, :FRAMES], after[0, :FRAMES]
-        return np.ones_like(high)
+    def update(self, energies: np.ndarray) -> np.ndarray:
+        self.seen = tuple(np.split(energies[0, :FRAMES], (HIGH, HIGH + LOW), 1))
+        return np.ones_like(energies[..., :HIGH])
 
 
 class Corpora:

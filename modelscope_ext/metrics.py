@@ -69,7 +69,7 @@ def require(names: Iterable[str]) -> None:
             "nb_pesq": ("PESQ", "pesq"),
             "stoi": ("STOI", "pystoi"),
             "si_sdr": ("SI-SDR",),
-        }.get(name, ("DNSMOS", "speechmos", "onnxruntime"))
+        }.get(name, ("DNSMOS", "speechmos", "librosa", "onnxruntime"))
         for package in packages:
             if importlib.util.find_spec(package) is None:
                 raise ModuleNotFoundError(HINT.format(title, package))

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
 
 from modelscope_ext.audio import open_audio
 
@@ -64,6 +63,7 @@ def draw_spectrograms(
     """
     try:
         from matplotlib.figure import Figure
+        from PIL import Image
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("a picture needs matplotlib: pip install 'modelscope-ext[demo]'") from error
     rows = 2 if levels is None else 3

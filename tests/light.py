@@ -44,6 +44,11 @@ def main() -> None:
             "pip install 'modelscope-ext[full]'"
             in run("denoise", "--model", folder, target, "-o", f"{folder}/new", code=1)[1]
         )
+        # Scores need no torch, and a device needs no folder.
+        assert "pip install 'modelscope-ext[metrics]'" in run("evaluate", "--pairs", folder, code=1)[1]
+        for device in ("cuda", "cuda:1"):
+            said = run("denoise", "--device", device, target, "-o", f"{folder}/new.wav", code=1)[1]
+            assert f"device '{device}' needs torch: pip install" in said
         assert "pip install 'modelscope-ext[demo]'" in run("report", target, "-o", Path(folder) / "a.html", code=1)[1]
     assert len(run("stream", "-q", stdin=PCM)[0]) == len(PCM)
     assert b"CRUSE4-64-1xGRU4" in run("info")[0]

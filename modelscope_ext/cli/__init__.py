@@ -24,7 +24,7 @@ from modelscope_ext.text import printable
 __all__ = ["COMMANDS", "add_command", "execute", "main"]
 
 #: For commands of a light install that need the packages it leaves out.
-INSTALL_ALL = "this needs {}, which a light install leaves out: pip install 'modelscope-ext[full]'"
+INSTALL = "this needs {}, which a light install leaves out: pip install 'modelscope-ext[{}]'"
 #: What torch, Python and C++ say in a RuntimeError where memory is scarce.
 SCARCE = ("can't allocate memory", "can't start new thread", "bad alloc", "bad_alloc", "could not create a primitive")
 #: Command → its line in `--help`; the module `cli/NAME.py` has the rest.
@@ -76,7 +76,8 @@ def _execute(parse: Callable[[], argparse.Namespace]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # discard what is still buffered
         return 141
     except ModuleNotFoundError as error:
-        print_error(INSTALL_ALL.format(error.name) if error.name else error)  # messages of ours say what to install
+        extra = "metrics" if error.name == "pandas" else "full"  # `evaluate` needs no torch
+        print_error(INSTALL.format(error.name, extra) if error.name else error)  # messages of ours say what to install
         return 1
     except (ValueError, OSError, ImportError) as error:  # a library that the system does not load, for want of memory
         print_error(error)

@@ -18,8 +18,14 @@ REINSTALL = "pip install --force-reinstall --no-deps modelscope-ext"
 
 def check_packaged_graphs() -> Found:
     """Check the ONNX files of the models in this package."""
-    for folder in dict.fromkeys(MODELS.values()):
-        yield from _check(graph_of(folder), REINSTALL)
+    for name, folder in MODELS.items():
+        yield from named(name, _check(graph_of(folder), REINSTALL))
+
+
+def named(name: str, results: Found) -> Found:
+    """Yield the results of one of several models with its name before each."""
+    for level, what, *fix in results:
+        yield level, f"{name}: {what}", *fix
 
 
 def check_graph(path: str | Path) -> Found:

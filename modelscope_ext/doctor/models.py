@@ -10,7 +10,7 @@ import torch
 
 from modelscope_ext import hub, pretrained
 from modelscope_ext.checkpoint import FRCRN_TYPE, TYPES, CheckpointError, read_configuration
-from modelscope_ext.doctor.graphs import REINSTALL, Found, check_graph, check_packaged_graphs, denoise_with
+from modelscope_ext.doctor.graphs import REINSTALL, Found, check_graph, check_packaged_graphs, denoise_with, named
 from modelscope_ext.hub import CONFIGURATION, RELEASED_WEIGHTS, WEIGHTS
 from modelscope_ext.inference.stock import is_stock, load_network
 from modelscope_ext.training.config import SegmentConfig
@@ -18,8 +18,8 @@ from modelscope_ext.training.config import SegmentConfig
 
 def check_packaged_models() -> Found:
     """Check the models in this package."""
-    for folder in dict.fromkeys(pretrained.MODELS.values()):
-        yield from _check_folder(folder, REINSTALL)
+    for name, folder in pretrained.MODELS.items():
+        yield from named(name, _check_folder(folder, REINSTALL))
     yield from check_packaged_graphs()
 
 

@@ -37,6 +37,11 @@ OF_BANDS = [
     for b in range(HIGH)
 ]
 OF_BANDS = np.array(OF_BANDS)
+#: From the 20 energies to these, the mean of the network's input and the sums of the upper two bands of both.
+_SUMS = np.zeros((HIGH + 2 * LOW, HIGH + 2 * LOW + 3), np.float32)
+np.fill_diagonal(_SUMS, 1)
+_SUMS[HIGH : HIGH + LOW, -3] = 1 / LOW
+_SUMS[HIGH + LOW - 2 : HIGH + LOW, -2] = _SUMS[-2:, -1] = 1
 
 
 @functools.cache
@@ -44,10 +49,14 @@ def _session() -> Any:
     return open_session(HIGH_BAND)
 
 
-def kept(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+def log_energies(energies: np.ndarray) -> np.ndarray:
+    """Return the logarithms (C, T, 23) of energies (C, T, 20), with the three means and sums of steps 2 and 5 last."""
+    return np.log(energies @ _SUMS + TINY)
+
+
+def kept(logs: np.ndarray) -> np.ndarray:
     """Return the logarithm (C, T, 1) of what the gain is a power of; see step 5."""
-    put, got = (energy[..., -2:-1] + energy[..., -1:] + TINY for energy in (before, after))
-    return np.float32(0.5) * np.log(np.minimum(got / put, 1)) - OFFSET
+    return np.float32(0.5) * np.minimum(logs[..., -1:] - logs[..., -2:-1], 0) - OFFSET
 
 
 class BandGains:
@@ -58,35 +67,31 @@ class BandGains:
         self.floor = self.level = np.zeros((channels, 1), np.float32)
         self.hidden = np.zeros((1, channels * HIGH, HIDDEN), np.float32)
 
-    def update(self, high: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    def update(self, energies: np.ndarray) -> np.ndarray:
         """Return the gains (C, T, 8) of the next frames.
 
         Args:
-            high: energies (C, T, 8) of the recording above 8 kHz; 0 where it has no such band.
-            before: energies (C, T, 6) of the network's input.
-            after: energies (C, T, 6) of its output.
+            energies: (C, T, 20): of the recording in the 8 bands above 8 kHz, 0 in those that it lacks; of the
+                network's input in the 6 bands below; of its output there.
         """
-        inputs = {"features": self.features(high, before, after), "kept": kept(before, after), "hidden": self.hidden}
+        logs = log_energies(energies)
+        inputs = {"features": self.features(logs), "kept": kept(logs), "hidden": self.hidden}
         gains, self.hidden = _session().run(("gains", "new_hidden"), inputs)
         return gains
 
-    def features(self, high: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        """Return the features (C, T, 8, 17) of the next frames; see `update`."""
-        mean = before.sum(2, keepdims=True) / np.float32(LOW)
-        logs = np.log(np.concatenate((high, before, after, mean), 2) + TINY)
-        tracked, loud = logs[..., : HIGH + LOW], logs[..., -1:]
-        found = np.empty((*logs.shape[:2], HIGH + 2 * LOW + 1 + HIGH), np.float32)
-        shares = logs[..., HIGH + LOW : -1] - logs[..., HIGH : HIGH + LOW]
-        np.maximum(shares, LEAST_SHARE, out=found[..., HIGH + LOW : -1 - HIGH])
-        found[..., -HIGH:] = PLACES
+    def features(self, logs: np.ndarray) -> np.ndarray:
+        """Return the features (C, T, 8, 17) of the next frames from `log_energies`."""
+        tracked, loud = logs[..., : HIGH + LOW], logs[..., -3:-2]
+        floors, levels = np.empty_like(tracked), np.empty_like(loud)
+        if self.frame == 0:
+            self.floor, self.level = tracked[:, 0], loud[:, 0]
         for t in range(logs.shape[1]):
-            if self.frame == 0:
-                self.floor, self.level = tracked[:, 0], loud[:, 0]
             share, step = 1 / (1 + self.frame), tracked[:, t] - self.floor
-            self.floor = self.floor + np.minimum(max(RISE, share) * step, max(FALL, share) * step)
-            self.level = np.maximum(loud[:, t], self.level - DECAY)
-            np.subtract(tracked[:, t], self.floor, out=found[:, t, : HIGH + LOW])
-            np.subtract(loud[:, t], self.level, out=found[:, t, -1 - HIGH : -HIGH])
+            least = np.minimum(step * max(RISE, share), step * max(FALL, share))
+            self.floor = np.add(self.floor, least, out=floors[:, t])
+            self.level = np.maximum(loud[:, t], self.level - DECAY, out=levels[:, t])
             self.frame += 1
-        found = np.float32(0.3) * np.minimum(np.maximum(found, -12), 12)
-        return found.take(OF_BANDS, -1)
+        shares = np.maximum(logs[..., HIGH + LOW : -3] - logs[..., HIGH : HIGH + LOW], LEAST_SHARE)
+        places = np.broadcast_to(PLACES, (*logs.shape[:2], HIGH))
+        found = np.concatenate((tracked - floors, shares, loud - levels, places), 2)
+        return (np.float32(0.3) * np.minimum(np.maximum(found, -12), 12)).take(OF_BANDS, -1)

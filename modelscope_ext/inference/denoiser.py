@@ -252,7 +252,6 @@ def _backend(model: "str | Path | nn.Module", device: str | None) -> Backend:
     try:
         from modelscope_ext.inference.torch_backend import load_backend  # imports torch
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"a model folder or id needs {error.name}: pip install 'modelscope-ext[full]'"
-        ) from error
+        what = f"device {device!r}" if model in MODELS.values() else "a model folder or id"
+        raise ModuleNotFoundError(f"{what} needs {error.name}: pip install 'modelscope-ext[full]'") from error
     return load_backend(model, device)

@@ -22,7 +22,7 @@ The rule, exactly. `rate` is that of the recording, the network below runs at 16
 import numpy as np
 
 from modelscope_ext.audio import SAMPLE_RATE, response
-from modelscope_ext.inference.band_gains import HIGH, BandGains
+from modelscope_ext.inference.band_gains import HIGH, LOW, BandGains
 
 #: Limits of the bands; those below half the rate are used.
 EDGES_HZ = (8000, 9500, 11000, 13000, 15500, 18000, 20000, 22000, 24000)
@@ -30,7 +30,19 @@ EDGES_HZ = (8000, 9500, 11000, 13000, 15500, 18000, 20000, 22000, 24000)
 FRAMES = 125
 #: Length in samples of the frames of the network's input and output at 16 kHz, and limits of their bands in bins.
 SPAN, LOW_BINS = 128, (1, 4, 8, 16, 32, 46, 61)
-LOW_SCALE = np.float32(np.diff(LOW_BINS) * SPAN)
+
+
+def _low_spectrum() -> np.ndarray:
+    """Return the matrix (128, 120) from samples to scaled real and imaginary parts in turn, window included."""
+    bins, counts = np.arange(LOW_BINS[0], LOW_BINS[-1]), np.diff(LOW_BINS)
+    angles = 2 * np.pi / SPAN * np.outer(np.arange(SPAN), bins)
+    window, scale = np.hanning(SPAN + 1)[:-1, None, None], np.sqrt(SPAN * counts.repeat(counts))
+    return np.float32(window * np.stack((np.cos(angles), np.sin(angles)), 2) / scale[:, None]).reshape(SPAN, -1)
+
+
+#: The spectra of the network's input and output, and where the bands of both begin among their squares.
+LOW_SPECTRUM = _low_spectrum()
+LOW_STARTS = 2 * np.add.outer([0, LOW_BINS[-1] - LOW_BINS[0]], np.array(LOW_BINS[:-1]) - LOW_BINS[0]).ravel()
 
 
 class HighBand:
@@ -44,7 +56,6 @@ class HighBand:
     def __init__(self, rate: int, channels: int) -> None:
         self.rate, self.hop = rate, round(rate / FRAMES)
         self.window = np.sqrt(np.hanning(2 * self.hop + 1)[:-1]).astype(np.float32)
-        self.low_window = np.float32(np.hanning(SPAN + 1)[:-1])
         self.size = 1 << (2 * self.hop - 1).bit_length()
         self._plan_bands()
         self.audio = np.zeros((channels, self.hop), np.float32)  # from the beginning of the next frame on
@@ -67,10 +78,12 @@ class HighBand:
         self.first, self.last = int(edges[0]), int(edges[-1])
         self.starts = edges[:-1][edges[:-1] < len(freqs)] - self.first
         counts = np.diff(self.starts, append=self.last - self.first)
-        self.scale = np.float32(counts * self.hop)
+        self.share = np.ones(HIGH + 2 * LOW, np.float32)
+        self.share[: len(counts)] = 1 / (counts * self.hop)
         centres = np.add.reduceat(freqs[self.first : self.last], self.starts) / counts
-        self.to_bins = np.zeros((HIGH, len(freqs)), np.float32)
-        self.to_bins[: len(centres)] = [np.interp(freqs, centres, unit) * share for unit in np.eye(len(centres))]
+        to_bins = np.zeros((HIGH, len(freqs)), np.float32)
+        to_bins[: len(centres)] = [np.interp(freqs, centres, unit) * share for unit in np.eye(len(centres))]
+        self.to_parts = to_bins.repeat(2, 1)  # of real and imaginary parts in turn, as numbers lie in memory
 
     def feed(self, audio: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Take more of the stream and of the network's input and output (C, any n); return the finished (C, m)."""
@@ -111,33 +124,28 @@ class HighBand:
 
     def _process(self, count: int) -> np.ndarray:
         """Return the finished samples (C, count * hop) after the next `count` frames."""
-        hops = self.audio[:, : (count + 1) * self.hop].reshape(len(self.audio), -1, self.hop)
-        frames = np.concatenate((hops[:, :-1], hops[:, 1:]), 2)
-        spec = _spectra(frames * self.window, self.size)
-        energy = np.zeros((*spec.shape[:2], HIGH), np.float32)
-        power = _power(spec[..., self.first : self.last])
-        energy[..., : len(self.starts)] = np.add.reduceat(power, self.starts, 2) / self.scale
-        spec *= self.gains.update(energy, *self._below(count)) @ self.to_bins
-        made = np.fft.irfft(spec, self.size)[..., : 2 * self.hop].astype(np.float32, copy=False) * self.window
-        done = made[..., : self.hop]
+        hop, rise, fall = self.hop, self.window[: self.hop], self.window[self.hop :]
+        hops = self.audio[:, : (count + 1) * hop].reshape(len(self.audio), -1, hop)
+        frames = np.concatenate((hops[:, :-1] * rise, hops[:, 1:] * fall), 2)
+        spec = np.fft.rfft(frames, self.size).astype(np.complex64, copy=False)  # NumPy 1 has double precision
+        parts = spec.view(np.float32)
+        energies = np.zeros((*spec.shape[:2], HIGH + 2 * LOW), np.float32)
+        power = np.square(parts[..., 2 * self.first : 2 * self.last])
+        np.add.reduceat(power, 2 * self.starts, 2, out=energies[..., : len(self.starts)])
+        np.add.reduceat(self._powers_below(count), LOW_STARTS, 2, out=energies[..., HIGH:])
+        energies *= self.share
+        parts *= self.gains.update(energies) @ self.to_parts
+        made = np.fft.irfft(spec, self.size).astype(np.float32, copy=False)
+        done, rest = made[..., :hop] * rise, made[..., hop : 2 * hop] * fall
         done[:, 0] += self.tail
-        done[:, 1:] += made[:, :-1, self.hop :]
-        self.tail = made[:, -1, self.hop :]
+        done[:, 1:] += rest[:, :-1]
+        self.tail = rest[:, -1]
         return done.reshape(len(done), -1)
 
-    def _below(self, count: int) -> np.ndarray:
-        """Return the energies (2, C, count, 6) of the network's input and output in the next frames."""
-        spans = np.empty((2, len(self.audio), count, SPAN), np.float32)
+    def _powers_below(self, count: int) -> np.ndarray:
+        """Return what adds up to the energies of the network's input and output in the next frames, (C, count, 240)."""
+        spans = np.empty((len(self.audio), count, 2, SPAN), np.float32)
         for j in range(count):
             n = self._centre(self.frame + j) - self.start
-            spans[0, :, j], spans[1, :, j] = self.before[:, n - SPAN : n], self.after[:, n - SPAN : n]
-        power = _power(_spectra(spans * self.low_window, SPAN)[..., : LOW_BINS[-1]])
-        return np.add.reduceat(power, LOW_BINS[:-1], 3) / LOW_SCALE
-
-
-def _spectra(frames: np.ndarray, size: int) -> np.ndarray:
-    return np.fft.rfft(frames, size).astype(np.complex64, copy=False)  # NumPy 1 transforms in double precision
-
-
-def _power(spec: np.ndarray) -> np.ndarray:
-    return np.square(spec.real) + np.square(spec.imag)
+            spans[:, j, 0], spans[:, j, 1] = self.before[:, n - SPAN : n], self.after[:, n - SPAN : n]
+        return np.square(spans.reshape(-1, SPAN) @ LOW_SPECTRUM).reshape(len(spans), count, -1)

@@ -7,15 +7,16 @@ from processes import python
 from modelscope_ext import metrics
 
 #: In a process of its own, since a process keeps the networks that it has loaded.
-DNSMOS_WITHOUT_ITS_PACKAGE = """
+DNSMOS_WITHOUT_A_PACKAGE = """
 import sys, numpy
-sys.modules["speechmos"] = None
+package = sys.argv[1]
+sys.modules[package] = None
 from modelscope_ext import metrics
 for call in (lambda: metrics.require(["ovrl"]), lambda: metrics.dnsmos(numpy.zeros(16000))):
     try:
         call()
     except ModuleNotFoundError as error:
-        assert "DNSMOS needs the package speechmos: pip install 'modelscope-ext[metrics]'" in str(error)
+        assert f"DNSMOS needs the package {package}: pip install 'modelscope-ext[metrics]'" in str(error)
     else:
         raise AssertionError
 """
@@ -125,7 +126,8 @@ def test_missing_packages_are_errors(noisy, monkeypatch):
             metrics.require(["si_sdr", name])
         with pytest.raises(ModuleNotFoundError, match=message):
             metric(noisy, noisy)
-    python("-c", DNSMOS_WITHOUT_ITS_PACKAGE)
+    for package in ("speechmos", "librosa"):
+        python("-c", DNSMOS_WITHOUT_A_PACKAGE, package)
     metrics.require(["si_sdr"])
     with pytest.raises(ValueError, match="unknown metric 'q'; known are wb_pesq"):
         metrics.require(["q"])

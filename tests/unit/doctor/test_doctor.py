@@ -46,8 +46,12 @@ def test_this_installation_has_no_problem(capsys, monkeypatch):
     assert (code, report["problems"]) == (0, 0)
     fine = [result["what"] for result in report["findings"] if result["level"] == "ok"]
     assert {"torch", "pipeline of ModelScope", "trainer of ModelScope", "ModelScope's hub answers"} <= set(fine)
-    assert any("all weights (model.safetensors, 3.7 MB) fit together" in what for what in fine)
-    assert any(what.startswith("denoises a second of audio in ") for what in fine)
+    for name, megabytes in (("file", 3.8), ("stream", 3.7)):
+        weights = f"all weights (model.safetensors, {megabytes} MB) fit together"
+        assert any(what.startswith(f"{name}: ") and weights in what for what in fine)
+        for backend in ("torch", "onnxruntime"):
+            begin, end = f"{name}: denoises a second of audio in ", f" by {backend}"
+            assert any(what.startswith(begin) and what.endswith(end) for what in fine)
 
 
 def test_lines_for_a_pipe(quick, capsys):
