@@ -1,6 +1,6 @@
 """Write a model for the package: the mean of the weights of some model folders, in 8 or 16 bits.
 
-    python benchmarks/release.py runs/file/best runs/other/best --limit 32 \
+    python benchmarks/release.py runs/file/best runs/other/best --limit 42 \
         --out modelscope_ext/pretrained/speech_cruse_bidirectional_ans_16k
 
 `--bits 8` rounds the matrices of recurrent layers to 8 bits, all else is in 16. The ONNX file comes by
